@@ -1,0 +1,343 @@
+"""Messages between the processes. Imperative down (Grant, Cancel), past tense up (Accepted, Finished).
+
+A message is a list on the wire, its first element the name. Payloads are opaque byte strings; per-task data
+are packed as in ``records``. Everything that came from outside is checked by ``wire.codec`` before it gets here.
+
+    client -> broker   Hello Submit Watch Cancel Ask Beat Consumed
+    broker -> client   Welcome Unknown Denied Accepted Refused Resolved Page Cancelled Answer Beat
+    agent  -> broker   Hello Finished Beat Capacity Goodbye
+    broker -> agent    Welcome Unknown Denied Mount Grant Recall Cancel Kept Beat Stop
+    agent <-> rank     RankReady Bundle Done Kill Stop RankBeat
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class Message(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=True, gc=False):
+    """Base of all messages: an array whose first element is the class's name."""
+
+
+# --- sessions -----------------------------------------------------------------------------------------
+
+
+class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A grant that an agent still holds, told after a reconnect; ``left`` has a byte 1 per unfinished task."""
+
+    grant: int
+    batch: int
+    lo: int
+    count: int
+    attempt: int
+    left: bytes
+
+
+class Hello(Message):
+    version: int
+    kind: str  #: "client" or "agent"
+    name: str  #: node's name, or user@host:pid
+    incarnation: str  #: random for each process, so that a second agent of one name is seen as such
+    rank_count: int = 0
+    cores: int = 0
+    allocation: str = ""  #: Slurm job id, or empty
+    held: list[Held] = []
+
+
+class Welcome(Message):
+    version: int
+    epoch: int
+    payload_bytes_max: int
+    heartbeat_s: float
+    lease_s: float
+
+
+class Unknown(Message):
+    """The broker does not know this connection: say Hello again. Sent after a restart."""
+
+
+class Denied(Message):
+    """This connection may not do that; it is not tried again."""
+
+    code: str
+    what: str
+    fix: str = ""
+
+
+class Beat(Message):
+    """Both ways; an agent tells what runs now as pairs (grant, offset in batch)."""
+
+    counter: int
+    running: list[tuple[int, int]] = []
+    load: float = 0.0
+    memory_bytes: int = 0
+    idle: int = 0  #: ranks without work
+
+
+class Goodbye(Message):
+    """An agent leaves in order: what it had not started was handed back before."""
+
+    reason: str = ""
+
+
+class Stop(Message):
+    """End in order; with drain the running tasks are finished first."""
+
+    drain: bool = True
+    reason: str = ""
+
+
+# --- client and broker --------------------------------------------------------------------------------
+
+
+class Submit(Message):
+    """One batch. Batches of a job go in order of ``number``; the same key and number twice is one batch."""
+
+    key: bytes
+    number: int
+    first: int
+    count: int
+    last: bool
+    socket: str  #: a socket's name, or ``module:function`` of deployed code
+    offsets: bytes
+    payload: bytes
+    edges: bytes = b""
+    priority: int = 0
+    retries: int = 0
+    time_limit_s: float = 0.0
+    name: str = ""
+    shape: bytes = b""
+    on_failure: int = 0
+    resend: bool = False
+    watch: bool = True  #: push the results to this connection
+
+
+class Accepted(Message):
+    """The batch is in the ledger: it will run and be settled."""
+
+    key: bytes
+    number: int
+    job: int
+
+
+class Refused(Message):
+    """The batch is not in the ledger and never will be under this key."""
+
+    key: bytes
+    number: int
+    code: str
+    what: str
+    fix: str = ""
+    retry_after_s: float = -1.0  #: >= 0: nothing is wrong with it, send it again after so long
+
+
+class Range(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Final tasks ``first`` to ``first + count`` of a job."""
+
+    first: int
+    count: int
+    states: bytes
+    offsets: bytes
+    payload: bytes
+
+
+class Resolved(Message):
+    """Outcomes, after their commit. A hint: the client can always ask for pages."""
+
+    job: int
+    ranges: list[Range]
+
+
+class Watch(Message):
+    """Push what becomes final from now on, and send the page of what is final after the cursor."""
+
+    job: int
+    cursor: tuple[int, int] = (0, -1)  #: (batch, lo) of the last range read
+    live: bool = True
+
+
+class Page(Message):
+    job: int
+    known: bool  #: False: there is no such job
+    ranges: list[Range]
+    cursor: tuple[int, int]
+    more: bool
+    total: int  #: tasks of the job, -1 while batches may follow
+    shape: bytes = b""
+    name: str = ""
+
+
+class Consumed(Message):
+    """The client has taken so many bytes of pushed results in all."""
+
+    payload_bytes: int
+
+
+class Cancel(Message):
+    """Client to broker: tasks of a job (request > 0). Broker to agent: of a grant (request 0, job is the grant)."""
+
+    request: int
+    job: int
+    first: int
+    count: int  #: -1: all
+
+
+class Cancelled(Message):
+    request: int
+    count: int  #: tasks that this request ended
+
+
+class Ask(Message):
+    """Anything that is not on the hot path: a verb of the desk and its arguments as msgpack."""
+
+    request: int
+    verb: str
+    body: bytes = b""
+
+
+class Answer(Message):
+    request: int
+    ok: bool
+    body: bytes  #: msgpack; when not ok a map with code, what, where, fix
+
+
+# --- broker and agent ---------------------------------------------------------------------------------
+
+
+class Mount(Message):
+    """Where the code of a grant lives; sent to a node before the first grant that needs it."""
+
+    code: int
+    repository: str
+    commit: str
+    module: str
+    environment: str
+    python: str
+    workdir: str
+
+
+class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The right to run tasks ``lo`` to ``lo + count`` of a batch, all at one attempt."""
+
+    grant: int
+    batch: int
+    job: int
+    first: int  #: index in the job of the first of them
+    lo: int
+    count: int
+    attempt: int
+    code: int
+    function: str
+    time_limit_s: float
+    offsets: bytes
+    payload: bytes
+    inputs: list[list[bytes]] = []  #: per task the results it depends on, by slot; empty: no task has any
+
+
+class Grant(Message):
+    epoch: int
+    items: list[Item]
+
+
+class Recall(Message):
+    """Hand back up to so many tasks that have not started: another node is idle."""
+
+    count: int
+
+
+class Outcome(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """How tasks ``lo`` to ``lo + count`` of a grant ended, all on one rank."""
+
+    grant: int
+    batch: int
+    lo: int
+    count: int
+    attempt: int
+    rank: int
+    causes: bytes
+    started: bytes
+    durations: bytes
+    offsets: bytes
+    payload: bytes
+    outputs: bytes = b""
+
+
+class Finished(Message):
+    outcomes: list[Outcome]
+
+
+class Kept(Message):
+    """These outcomes are in the ledger, or will never count: the agent may forget them. (grant, lo, count)"""
+
+    ranges: list[tuple[int, int, int]]
+
+
+class Capacity(Message):
+    """The node wants to hold so many unfinished tasks in all, and has so many ranks alive."""
+
+    tasks: int
+    rank_count: int
+    draining: bool = False
+
+
+# --- agent and rank -----------------------------------------------------------------------------------
+
+
+class RankReady(Message):
+    rank: int  #: its number in the MPI world, or the number of the one it replaces
+    world: int  #: size of its MPI world
+    pid: int
+    core: int  #: the core it is bound to, -1: none
+
+
+class RankBeat(Message):
+    counter: int
+
+
+class Bundle(Message):
+    """Tasks for a rank, run one after the other in a runner of the named environment."""
+
+    bundle: int
+    grant: int
+    batch: int
+    job: int
+    first: int
+    lo: int
+    count: int
+    attempt: int
+    python: str
+    workdir: str
+    module: str
+    function: str
+    time_limit_s: float
+    offsets: bytes
+    payload: bytes
+    inputs: list[list[bytes]] = []
+
+
+class Done(Message):
+    """Tasks ``lo`` and up of a bundle ended; a bundle's outcomes come in order."""
+
+    bundle: int
+    outcome: Outcome
+
+
+class Kill(Message):
+    """End these tasks of a bundle: the one that runs by signal, the others unrun. count -1: the whole bundle."""
+
+    bundle: int
+    lo: int
+    count: int
+    cause: int  #: what to report for them
+
+
+FromClient: TypeAlias = Hello | Submit | Watch | Cancel | Ask | Beat | Consumed
+FromAgent: TypeAlias = Hello | Finished | Beat | Capacity | Goodbye
+ToClient: TypeAlias = (
+    Welcome | Unknown | Denied | Accepted | Refused | Resolved | Page | Cancelled | Answer | Beat
+)
+ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Recall | Cancel | Kept | Beat | Stop
+FromRank: TypeAlias = RankReady | RankBeat | Done
+ToRank: TypeAlias = Bundle | Kill | Stop

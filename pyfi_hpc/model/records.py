@@ -1,0 +1,113 @@
+"""Records: what the broker decided, in past tense. Committed before any message that follows from them.
+
+Applying all records of a ledger in order gives the broker's state. Per-task data are byte strings with one
+element a task: ``states`` and ``causes`` one byte, ``started`` float64, ``durations`` float32, ``offsets``
+count + 1 uint32, all little-endian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId, NodeName, SocketId
+from pyfi_hpc.model.states import Cause, OnFailure
+
+
+@dataclass(slots=True)
+class JobOpened:
+    """A request was accepted; its batches follow. UNIQUE(owner, key): opening is idempotent."""
+
+    job: JobId
+    key: bytes  #: 16 random bytes, made by the client before the first send
+    owner: str
+    name: str
+    shape: bytes  #: how the tasks' results make up the job's result; opaque, empty: a list of all
+    on_failure: OnFailure
+    opened_at: float  #: seconds since 1970, UTC
+
+
+@dataclass(slots=True)
+class BatchAdmitted:
+    """``count`` tasks of a job, indexes ``first`` and up, all for one socket."""
+
+    batch: BatchId
+    job: JobId
+    number: int  #: 0, 1, 2 ... within the job
+    first: int
+    count: int
+    last: bool  #: no batch of this job follows
+    socket: SocketId
+    code: CodeId
+    priority: int
+    retries: int
+    time_limit_s: float  #: 0: none
+    offsets: bytes
+    payload: bytes
+    edges: bytes  #: msgpack list of (offset in batch, slot, producer's job, producer's index); empty: none
+
+
+@dataclass(slots=True)
+class OutcomeSettled:
+    """Tasks ``lo`` to ``lo + count`` of a batch are final, for ever. Ranges of a batch never overlap."""
+
+    batch: BatchId
+    job: JobId
+    lo: int
+    count: int
+    attempt: int
+    epoch: Epoch
+    grant: GrantId  #: 0 where no attempt was made (cancelled, skipped)
+    node: NodeName
+    rank: int  #: -1 where no attempt was made
+    states: bytes
+    started: bytes
+    durations: bytes
+    offsets: bytes
+    payload: bytes  #: results; for other states the error, see runner/payload.py
+    outputs: bytes = b""  #: msgpack list of (offset in batch, standard output, standard error)
+    settled_at: float = 0.0
+
+
+@dataclass(slots=True)
+class AttemptFailed:
+    """An attempt that ended badly and is followed by another, or an outcome that came too late."""
+
+    batch: BatchId
+    job: JobId
+    offset: int
+    attempt: int
+    epoch: Epoch
+    grant: GrantId
+    cause: Cause
+    node: NodeName
+    rank: int
+    error: bytes  #: as in OutcomeSettled.payload
+    outputs: bytes = b""
+    failed_at: float = 0.0
+
+
+@dataclass(slots=True)
+class BatchClosed:
+    """All tasks of the batch are final: recovery need not look at it."""
+
+    batch: BatchId
+
+
+Record: TypeAlias = JobOpened | BatchAdmitted | OutcomeSettled | AttemptFailed | BatchClosed
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a ledger holds of unfinished work, in the order in which ``apply`` wants it.
+
+    Batches come without payload and edges come with it; outcomes come without results.
+    """
+
+    epoch: Epoch
+    next_job: JobId
+    next_batch: BatchId
+    jobs: list[JobOpened] = field(default_factory=list)
+    batches: list[BatchAdmitted] = field(default_factory=list)
+    outcomes: list[OutcomeSettled] = field(default_factory=list)
+    attempts: list[AttemptFailed] = field(default_factory=list)

@@ -1,0 +1,125 @@
+"""What the loop and the machines need from outside, as Protocols. Adapters and the simulator fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from pyfi_hpc.model.effects import Action, Effects, Query
+from pyfi_hpc.model.ids import BatchId, Epoch, JobId, Peer
+from pyfi_hpc.model.messages import Message, Range
+from pyfi_hpc.model.records import Record, Recovered
+
+
+class Machine(Protocol):
+    """Decides: pure, without clock, socket, SQL, thread, randomness or log line."""
+
+    stopped: bool
+
+    def handle(self, event: Any, now: float, out: Effects) -> None:
+        """Take one event; ``now`` is monotonic seconds."""
+
+    def advance(self, now: float, out: Effects) -> None:
+        """After a round of events: whatever is better decided once per round than once per event."""
+
+    def wake_at(self) -> float:
+        """When ``advance`` wants to be called though nothing happened, monotonic seconds."""
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float: ...
+
+    def utc(self) -> float:
+        """Seconds since 1970; only for what people read."""
+
+
+class Port(Protocol):
+    """A source of events with a file descriptor or zmq socket to wait on."""
+
+    #: what ``zmq.Poller.register`` takes
+    waitable: Any
+
+    def receive(self) -> list[Any]:
+        """All events that are there now, bounded; never blocks."""
+
+
+class Sender(Protocol):
+    def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
+        """Send to one peer as one frame; False: unreachable. Never blocks."""
+
+
+class Doer(Protocol):
+    """Carries out actions of a rank or an agent; what comes of them returns as events of a port."""
+
+    def do(self, action: Action) -> None: ...
+
+
+class Ledger(Protocol):
+    """Durable memory. All methods block; the loop calls them through ``ledger.writer`` in a thread.
+
+    The same contract suite runs against the one in memory and Postgres.
+    """
+
+    def take_over(self, holder: str) -> Recovered:
+        """Become the only writer: raise the epoch and read what is unfinished.
+
+        Raises
+        ------
+        BrokerHeld
+            A live broker holds the ledger; the text names it.
+        LedgerUnavailable
+        """
+
+    def commit(self, records: Sequence[Record], seq: int) -> None:
+        """Make the records durable, all or none. ``seq`` counts commits of this epoch from 1.
+
+        A commit of unknown outcome is settled inside, by the row that it leaves in ``ledger_commit``.
+
+        Raises
+        ------
+        StaleEpoch
+            Another broker has taken over; this one must end.
+        LedgerUnavailable
+            Not committed; the same call may be tried again.
+        """
+
+    def find_job(self, owner: str, key: bytes) -> tuple[JobId | None, int]:
+        """The job opened under this key and the number of its next batch; (None, 0) if there is none."""
+
+    def payloads(self, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:
+        """(batch, offsets, payload) of each."""
+
+    def values(self, wanted: Sequence[tuple[JobId, int]]) -> dict[tuple[JobId, int], tuple[int, bytes]]:
+        """State and result (or error) of the final ones among these tasks (job, index)."""
+
+    def page(self, job: JobId, cursor: tuple[int, int], bytes_max: int) -> PageOfOutcomes | None:
+        """Outcomes after the cursor (batch, lo) in order, at least one range; None: no such job."""
+
+    def close(self) -> None: ...
+
+
+class PageOfOutcomes(Protocol):
+    owner: str
+    name: str
+    shape: bytes
+    total: int
+    ranges: list[Range]
+    cursor: tuple[int, int]
+    more: bool
+
+
+class Journal(Protocol):
+    """The loop's side of the ledger: one group is committed while the next one gathers."""
+
+    waitable: Any
+
+    def submit(self, records: list[Record], queries: list[Query]) -> None:
+        """Start a group commit, then the reads. Only when not busy."""
+
+    @property
+    def busy(self) -> bool: ...
+
+    def receive(self) -> tuple[bool, list[Any]]:
+        """(the group was committed, events: answers to queries, LedgerDown, LedgerUp)."""
+
+    def epoch(self) -> Epoch: ...
