@@ -261,7 +261,7 @@ class Broker:
         node.draining = message.draining
 
     def _goodbye(self, node: Node, message: m.Goodbye, now: float, out: Effects) -> None:
-        cause = Cause.WALLTIME if message.reason == "walltime" else Cause.NODE_FAIL
+        cause = Cause.WALLTIME if message.reason == "walltime" else Cause.PREEMPTED
         settle.lost(self.state, node, cause, now, out)
 
     # --- local events ---------------------------------------------------------------------------------
@@ -350,10 +350,12 @@ class Broker:
                 s.graph.admit(s.book.batches[record.batch], edges_of(record.edges, record.job), self._unready)
         if s.book.open_count:
             s.recover_until = now + s.limits.recover_s
+            s.queue.held = True
 
     def _end_recovery(self) -> None:
         s = self.state
         s.recover_until = 0.0
+        s.queue.held = False
         for batch in s.book.batches.values():
             admit.enqueue_pending(s, batch)
 

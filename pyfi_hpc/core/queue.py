@@ -60,6 +60,8 @@ class ReadyQueue:
         #: classes in the order in which they are looked at: by priority, then by turn
         self._turns: dict[int, deque[RequestClass]] = {}
         self.ready = 0
+        #: after a restart nothing is queued until agents have said what they still run: see Broker._end_recovery
+        self.held = False
         #: tasks granted and not settled, per socket; and how many may be
         self.running: dict[SocketId, int] = {}
         self.concurrency: dict[SocketId, int] = {}
@@ -68,18 +70,22 @@ class ReadyQueue:
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Tasks ``lo`` to ``hi`` of a batch, all PENDING, are ready."""
-        if lo < hi:
+        if lo < hi and not self.held:
             entry = self._class_of(batch)
             entry.fresh.append((batch, lo, hi))
             self._count(entry, hi - lo)
 
     def push_first(self, batch: Batch, lo: int, hi: int) -> None:
         """The same, before all others of their class: these were granted once and handed back."""
+        if self.held:
+            return
         entry = self._class_of(batch)
         entry.fresh.appendleft((batch, lo, hi))
         self._count(entry, hi - lo)
 
     def push_retry(self, batch: Batch, offset: int) -> None:
+        if self.held:
+            return
         entry = self._class_of(batch)
         entry.retries.append((batch, offset))
         self._count(entry, 1)
@@ -87,7 +93,7 @@ class ReadyQueue:
     def withdrawn(self, batch: Batch, count: int) -> None:
         """So many PENDING tasks of the batch were settled without running."""
         entry = self._classes.get(_key_of(batch))
-        if entry is not None:
+        if entry is not None and not self.held:
             self._count(entry, -count)
 
     def started(self, socket: SocketId, count: int) -> None:

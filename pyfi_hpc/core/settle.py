@@ -284,8 +284,7 @@ def cancel(s: State, job: Job, first: int, count: int, now: float, out: Effects)
         offsets = [k for k in range(lo, hi) if batch.states[k] < FIRST_FINAL]
         pending = batch.states.count(TaskState.PENDING, lo, hi)
         running = {k for k in offsets if batch.states[k] == _RUNNING}
-        if s.recover_until == 0:
-            s.queue.withdrawn(batch, pending)
+        s.queue.withdrawn(batch, pending)
         settle_unrun(s, batch, offsets, TaskState.CANCELLED, error, now + s.utc_offset, out)
         total += len(offsets)
         _end_running(s, batch, running, out)
