@@ -14,7 +14,7 @@ from typing import Any
 from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
 from pyfi_hpc.core.ranks import Durations, Flight, Rank
 from pyfi_hpc.model import messages as m
-from pyfi_hpc.model.effects import CheckCode, Effects, KillProcess, ReplaceRank, StartRanks
+from pyfi_hpc.model.effects import CheckCode, Effects, KillProcess, ReplaceRank, Sample, StartRanks, WatchProcess
 from pyfi_hpc.model.events import CodeChecked, ProcessExited, Received, Sampled, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
@@ -29,6 +29,10 @@ _RANK_SILENCE_S = 10.0
 _REPLACE_AFTER_S = 0.3
 #: a rank step that was started must be there after so long, seconds
 _STEP_START_S = 60.0
+#: from a rank step that ended at once to the next try, seconds
+_STEP_AGAIN_S = 2.0
+#: between two hellos while no broker answers, seconds
+_HELLO_S = 0.25
 #: outcomes that were not kept for so long are offered again, seconds
 _OFFER_AGAIN_S = 5.0
 #: ranks have so long to end when the agent stops, seconds
@@ -113,6 +117,8 @@ class Agent:
 
     def wake_at(self) -> float:
         wake = self._beat_at
+        if self._own_step and not self._ranks:
+            wake = min(wake, self._step_until)
         if self._missing:
             wake = min(wake, min(at for _, at in self._missing.values()) + _REPLACE_AFTER_S)
         if self._stop_at is not None:
@@ -133,7 +139,6 @@ class Agent:
         self._welcome = True
         self._fenced = False
         self._capacity_told = (-1, -1, False)
-        self._mounts_known = True
         again = self._holdings.offer_again(float("inf"), now)
         if again:
             out.send(BROKER, m.Finished(again))
@@ -151,21 +156,23 @@ class Agent:
     def _mount(self, message: m.Mount, now: float, out: Effects) -> None:
         if message.code not in self._mounts:
             self._mounts[message.code] = message
-            check = CheckCode(
-                message.code, message.repository, message.commit, message.module, message.environment,
-                message.python, message.workdir,
-            )  # fmt: skip
-            out.actions.append(check)
+            self._check(message, out)
+
+    def _check(self, mount: m.Mount, out: Effects) -> None:
+        check = CheckCode(
+            mount.code, mount.repository, mount.commit, mount.module, mount.environment, mount.python, mount.workdir
+        )
+        out.actions.append(check)
 
     def _grant(self, message: m.Grant, now: float, out: Effects) -> None:
         for item in message.items:
             if item.grant in self._holdings.grants:
                 continue
             grant = self._holdings.take(item)
-            problem = self._checked.get(item.code)
-            if problem:
-                self._holdings.make(grant, item.lo, item.lo + item.count, Cause.ENVIRONMENT, _broken(problem))
-            elif self._draining or self._stop_at is not None:
+            if self._checked.get(item.code):
+                del self._checked[item.code]  # it was not there; it may be now
+                self._check(self._mounts[item.code], out)
+            if self._draining or self._stop_at is not None:
                 self._holdings.make(grant, item.lo, item.lo + item.count, Cause.RELEASED)
             else:
                 self._holdings.wait(grant, item.lo, item.lo + item.count)
@@ -234,6 +241,7 @@ class Agent:
         self._by_peer[peer] = rank
         self._missing.pop(message.rank, None)
         self._step_until = 0.0
+        out.actions.append(WatchProcess(message.pid))
         if self._stop_at is not None:
             out.send(peer, m.Stop(False))
 
@@ -256,6 +264,8 @@ class Agent:
         rank = next((r for r in self._ranks.values() if r.pid == event.pid), None)
         if rank is not None:
             self._rank_lost(rank, now, f"rank {rank.number} died: {event.how}")
+        elif self._own_step and not self._ranks and self._stop_at is None:
+            self._step_until = now + _STEP_AGAIN_S  # the launcher: nobody came of it
 
     def _rank_lost(self, rank: Rank, now: float, why: str) -> None:
         """The task that ran is charged with the death; those behind it never started and go to other ranks."""
@@ -352,10 +362,7 @@ class Agent:
         for grant in [g for g in self._holdings.grants.values() if g.item.code == event.code]:
             item = grant.item
             for lo, hi in self._holdings.drop_waiting(grant, item.lo, item.lo + item.count):
-                self._holdings.make(grant, lo, hi, Cause.ENVIRONMENT, _broken(event.problem))
-        # asked again with the next grant: what was missing may be there then
-        self._mounts.pop(event.code, None)
-        self._checked.pop(event.code, None)
+                self._holdings.make(grant, lo, hi, Cause.ENVIRONMENT, failure("EnvironmentFailed", event.problem))
 
     def _tell_capacity(self, out: Effects) -> None:
         """How many tasks this node wants to hold: what its ranks run, and a buffer of 50 ms of work."""
@@ -378,15 +385,14 @@ class Agent:
     # --- time -----------------------------------------------------------------------------------------
 
     def _beat(self, now: float, out: Effects) -> None:
-        self._beat_at = now + self._limits.heartbeat_s
+        self._beat_at = now + (self._limits.heartbeat_s if self._welcome else _HELLO_S)
         for rank in self._ranks.values():
             out.send(rank.peer, m.Beat(self._counter))
         if not self._welcome:
-            if now - self._hello_at >= self._limits.heartbeat_s / 2 or self._counter == 0:
-                self._counter += 1
-                self._hello(now, out)
+            self._hello(now, out)
         else:
             self._counter += 1
+            out.actions.append(Sample())
             running = [(r.flights[0].grant.item.grant, r.flights[0].next) for r in self._ranks.values() if r.flights]
             idle = sum(not r.flights for r in self._ranks.values())
             out.send(BROKER, m.Beat(self._counter, running, self._load, self._memory, idle))
@@ -442,10 +448,6 @@ class Agent:
             for rank in self._ranks.values():
                 out.actions.append(KillProcess(rank.pid, True))
             self.stopped = True
-
-
-def _broken(problem: str) -> bytes:
-    return failure("EnvironmentFailed", problem)
 
 
 _Handler = Callable[[Agent, Any, float, Effects], None]
