@@ -23,6 +23,7 @@ from pyfi_hpc.errors import LedgerUnavailable, SettingsError
 from pyfi_hpc.ledger.queries import load
 
 Connection = psycopg2.extensions.connection
+Cursor = psycopg2.extensions.cursor
 
 QUERIES = load()
 _SCHEME = re.compile(r"^postgres(ql)?(\+\w+)?://")
@@ -32,7 +33,7 @@ _TRANSIENT = ("08", "40", "53", "57", "58", "55P03", "25006")
 
 
 def engine_url(url: str) -> str:
-    """The URL for SQLAlchemy. SQLAlchemy 2.1 reads a bare ``postgresql://`` as psycopg 3, so the driver is named."""
+    """The URL for SQLAlchemy, with the driver's name: 2.1 reads a bare ``postgresql://`` as psycopg 3."""
     return _SCHEME.sub("postgresql+psycopg2://", _checked(url))
 
 
@@ -162,6 +163,13 @@ def _watch() -> None:
                 Watchdog._some.clear()
 
 
-def columns(cursor: Any) -> list[tuple[Any, ...]]:
+def one(cursor: Cursor) -> tuple[Any, ...]:
+    """The row of a statement that always has one."""
+    row = cursor.fetchone()
+    assert row is not None
+    return row
+
+
+def columns(cursor: Cursor) -> list[tuple[Any, ...]]:
     """All rows, with ``memoryview`` (psycopg2's bytea) as ``bytes``."""
     return [tuple(bytes(v) if isinstance(v, memoryview) else v for v in row) for row in cursor.fetchall()]

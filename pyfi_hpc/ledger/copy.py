@@ -6,9 +6,10 @@ size come first, so that one ``struct`` packs them all together with the length 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
+from typing import Any
 
 import msgspec
 
@@ -30,12 +31,13 @@ _edges = msgspec.msgpack.Decoder(list[tuple[int, int, int, int]])
 #: columns in the order in which the functions below pack them
 COLUMNS = {
     "job": "id, on_failure, opened_at, epoch, key, owner, name, shape",
-    "task_batch": "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s, epoch, "
-    "offsets, payload",
+    "task_batch": "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s,"
+    " epoch, offsets, payload",
     "edge": "job, batch, producers, edges",
-    "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states, started, "
-    "durations, offsets, payload, outputs",
-    "attempt_failed": "job, batch, lo, attempt, cause, epoch, grant_id, rank, failed_at, node, error, outputs",
+    "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
+    " started, durations, offsets, payload, outputs",
+    "attempt_failed": "job, batch, lo, attempt, cause, epoch, grant_id, rank, failed_at, node, error,"
+    " outputs",
 }
 STATEMENTS = {
     table: f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)" for table, columns in COLUMNS.items()
@@ -67,14 +69,14 @@ def pack(records: Sequence[Record], epoch: Epoch) -> Group:
     tables: dict[str, list[bytes]] = {table: [] for table in COLUMNS}
     counts = dict.fromkeys(COLUMNS, 0)
     for record in records:
-        if type(record) is BatchClosed:
+        if isinstance(record, BatchClosed):
             closed.append(record.batch)
             continue
         table, add = _PACKERS[type(record)]
         add(tables[table], record, epoch)
         counts[table] += 1
         group.job_max = max(group.job_max, record.job)
-        if type(record) is BatchAdmitted and record.edges:
+        if isinstance(record, BatchAdmitted) and record.edges:
             _pack_edges(tables["edge"], record)
             counts["edge"] += 1
     group.parts = {table: parts for table, parts in tables.items() if parts}
@@ -146,8 +148,8 @@ def _pack_attempt(parts: list[bytes], r: AttemptFailed, epoch: int) -> None:
     node = text(r.node)
     parts.append(
         _attempt(
-            12, 8, r.job, 8, r.batch, 4, r.offset, 4, r.attempt, 2, r.cause, 8, r.epoch, 8, r.grant, 4, r.rank,
-            8, r.failed_at, len(node),
+            12, 8, r.job, 8, r.batch, 4, r.offset, 4, r.attempt, 2, r.cause, 8, r.epoch, 8, r.grant,
+            4, r.rank, 8, r.failed_at, len(node),
         )
     )  # fmt: skip
     parts.append(node)
@@ -171,7 +173,7 @@ def _varying(parts: list[bytes], *columns: bytes) -> None:
         parts.append(column)
 
 
-_PACKERS = {
+_PACKERS: dict[type, tuple[str, Callable[[list[bytes], Any, int], None]]] = {
     JobOpened: ("job", _pack_job),
     BatchAdmitted: ("task_batch", _pack_batch),
     OutcomeSettled: ("outcome_batch", _pack_outcome),

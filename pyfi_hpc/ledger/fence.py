@@ -1,8 +1,8 @@
-"""Who may write: one live holder, one epoch, and a commit whose outcome is unknown is looked up, never guessed.
+"""Who may write: one live holder, one epoch; a commit of unknown outcome is looked up, never guessed.
 
 Two advisory locks of the database, never the clock:
 
-- ``LIVE`` is held by the broker's session as long as it lives; a second broker is refused with the holder's name.
+- ``LIVE`` is held by the broker's session as long as it lives; a second broker is refused, naming the holder.
 - ``FENCE`` is taken shared by every group commit and exclusively by a takeover, which raises the epoch under
   it: after that no commit of an older epoch can come late.
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import psycopg2
 
-from pyfi_hpc.errors import BrokerHeld, SettingsError, StaleEpoch
-from pyfi_hpc.ledger.connection import QUERIES, Connection, shown
+from pyfi_hpc.errors import BrokerHeld, StaleEpoch
+from pyfi_hpc.ledger.connection import QUERIES, Connection, Cursor, one, shown
 from pyfi_hpc.model.ids import Epoch
 
 #: first key of our advisory locks: "pyfi"
@@ -86,7 +86,7 @@ class Claim:
                 cursor.execute(
                     QUERIES["raise_epoch"], {"shard": self.shard, "holder": self.holder, "nonce": self.nonce}
                 )
-                epoch = Epoch(cursor.fetchone()[0])
+                epoch = Epoch(one(cursor)[0])
                 cursor.execute(QUERIES["forget_commits"], {"shard": self.shard, "epoch": epoch})
                 cursor.execute("COMMIT")
             except StaleEpoch:
@@ -96,34 +96,30 @@ class Claim:
             self.sessions = {connection.get_backend_pid()}
         return known
 
-    def name_holder(self, cursor: psycopg2.extensions.cursor) -> str:
+    def name_holder(self, cursor: Cursor) -> str:
         """Who wrote its name into ledger_epoch last, in words."""
         cursor.execute(QUERIES["holder"], {"shard": self.shard})
         row = cursor.fetchone()
         return f"{row[1]}, epoch {row[0]}, since {row[3][:19]}" if row else "nobody"
 
-    def _hold(self, cursor: psycopg2.extensions.cursor) -> None:
+    def _hold(self, cursor: Cursor) -> None:
         """Take the live lock; end our own lost session if that still has it."""
         give_up = time.monotonic() + HOLD_WAIT_S
         while True:
-            try:
-                cursor.execute(QUERIES["hold"], {"class": CLASS, "lock": self._live})
-            except psycopg2.errors.UndefinedTable as error:
-                raise SettingsError(str(error), where=shown(self.url)) from None
-            if cursor.fetchone()[0]:
+            cursor.execute(QUERIES["hold"], {"class": CLASS, "lock": self._live})
+            if one(cursor)[0]:
                 return
             holders = self._holders(cursor, self._live)
             self._terminate(cursor, [pid for pid in holders if pid in self.sessions])
             if time.monotonic() > give_up and not set(holders) & self.sessions:
                 name = self.name_holder(cursor)
-                error = StaleEpoch if self.epoch else BrokerHeld
-                raise error(
+                raise (StaleEpoch if self.epoch else BrokerHeld)(
                     f"another broker holds this ledger: {name}", where=shown(self.url),
                     fix="stop it first with `pyfi down`, or use its instance",
                 )  # fmt: skip
             time.sleep(0.02)
 
-    def _lock_fence(self, cursor: psycopg2.extensions.cursor) -> None:
+    def _lock_fence(self, cursor: Cursor) -> None:
         """Begin a transaction that no group commit overlaps; sessions that do not end in time are ended."""
         while True:
             cursor.execute(f"BEGIN; SET LOCAL lock_timeout = {FENCE_WAIT_MS}")
@@ -135,19 +131,20 @@ class Claim:
                 cursor.execute("ROLLBACK")
                 self._terminate(cursor, self._holders(cursor, self.fence))
 
-    def _check_still_ours(self, cursor: psycopg2.extensions.cursor) -> None:
+    def _check_still_ours(self, cursor: Cursor) -> None:
         cursor.execute(QUERIES["holder"], {"shard": self.shard})
         row = cursor.fetchone()
         if row is None or row[2] != self.nonce:
+            name = self.name_holder(cursor)
             raise StaleEpoch(
-                f"another broker has taken over this ledger: {self.name_holder(cursor)}", where=shown(self.url),
+                f"another broker has taken over this ledger: {name}", where=shown(self.url),
                 fix="this one ends; start it again only if the other one is stopped",
             )  # fmt: skip
 
-    def _holders(self, cursor: psycopg2.extensions.cursor, lock: int) -> list[int]:
+    def _holders(self, cursor: Cursor, lock: int) -> list[int]:
         cursor.execute(QUERIES["lock_holders"], {"class": CLASS, "lock": lock})
         return [pid for (pid,) in cursor.fetchall()]
 
-    def _terminate(self, cursor: psycopg2.extensions.cursor, pids: list[int]) -> None:
+    def _terminate(self, cursor: Cursor, pids: list[int]) -> None:
         if pids:
             cursor.execute(QUERIES["terminate"], {"pids": pids})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable, StaleEpoch
 from pyfi_hpc.ledger.reading import OutcomePage, value_at
@@ -73,7 +74,8 @@ class MemoryLedger:
         self._reach()
         store = self.store
         if store.epoch != self._epoch:
-            raise StaleEpoch(f"another broker has taken over: {store.holder}, epoch {store.epoch}", where="memory")
+            name = f"{store.holder}, epoch {store.epoch}"
+            raise StaleEpoch(f"another broker has taken over: {name}", where="memory")
         if self._lost:
             known = (self._epoch, seq) in store.commits
             self._raise_epoch(store.holder)
@@ -151,17 +153,19 @@ class MemoryLedger:
 
     def _recover(self) -> Recovered:
         store = self.store
-        batches = [b for b in sorted(store.batches) if b not in store.closed]
-        outcomes = [store.outcomes.get(b, {})[lo] for b in batches for lo in sorted(store.outcomes.get(b, {}))]
+        jobs = sorted({b.job for b in store.batches.values() if b.batch not in store.closed})
+        batches = sorted(b for job in jobs for b in store.of_job[job])
+        outcomes = [o for b in batches for _, o in sorted(store.outcomes.get(b, {}).items())]
         attempts = [a for b in batches for a in store.attempts.get(b, ())]
         return Recovered(
             epoch=store.epoch,
             next_job=JobId(max(store.jobs, default=0) + 1),
             next_batch=BatchId(max(store.batches, default=0) + 1),
-            jobs=[replace(store.jobs[j]) for j in sorted({store.batches[b].job for b in batches})],
+            jobs=[replace(store.jobs[j]) for j in jobs],
             batches=[replace(store.batches[b], offsets=b"", payload=b"") for b in batches],
             outcomes=[
-                replace(o, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"") for o in outcomes
+                replace(o, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")
+                for o in outcomes
             ],
             attempts=[
                 replace(a, outputs=b"")
@@ -180,15 +184,16 @@ class MemoryLedger:
 
 
 def _check(store: MemoryStore, records: Sequence[Record]) -> None:
-    """What Postgres refuses by constraint is a bug here too, found before anything is applied: all or none."""
+    """What Postgres refuses by constraint is a bug here too, and found before anything is applied."""
     seen: set[tuple[object, ...]] = set()
     for r in records:
         if isinstance(r, JobOpened):
-            assert r.job not in store.jobs and (r.owner, r.key) not in store.keys, f"{r} was opened before"
+            assert r.job not in store.jobs, f"{r} was opened before"
+            assert (r.owner, r.key) not in store.keys, f"{r} was opened before"
             mark: tuple[object, ...] = ("job", r.owner, r.key)
         elif isinstance(r, BatchAdmitted):
-            same = (r.job, r.number) in store.numbers
-            assert r.batch not in store.batches and not same, f"{r} was admitted before"
+            assert r.batch not in store.batches, f"{r} was admitted before"
+            assert (r.job, r.number) not in store.numbers, f"{r} was admitted before"
             mark = ("batch", r.job, r.number)
         elif isinstance(r, OutcomeSettled):
             assert r.lo not in store.outcomes.get(r.batch, {}), f"{r} was settled before"
@@ -223,7 +228,7 @@ def _closed(store: MemoryStore, r: BatchClosed) -> None:
     store.closed.add(r.batch)
 
 
-_APPLY = {
+_APPLY: dict[type, Callable[[MemoryStore, Any], None]] = {
     JobOpened: _opened,
     BatchAdmitted: _admitted,
     OutcomeSettled: _settled,

@@ -1,4 +1,4 @@
-"""The ledger on Postgres: group commits by binary COPY, fenced by epoch, and reads on a connection of their own."""
+"""The ledger on Postgres: group commits by binary COPY, fenced by epoch; reads on another connection."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg2
-import psycopg2.extensions
 
 from pyfi_hpc.errors import SettingsError, StaleEpoch
 from pyfi_hpc.ledger import reading
 from pyfi_hpc.ledger.connection import (
     QUERIES,
     Connection,
+    Cursor,
     Watchdog,
     connect,
     libpq_url,
+    one,
     shown,
     transient,
     unavailable,
@@ -31,7 +32,6 @@ from pyfi_hpc.model.ids import BatchId, Epoch, JobId
 from pyfi_hpc.model.records import Record, Recovered
 
 T = TypeVar("T")
-_Cursor = psycopg2.extensions.cursor
 
 #: bytes a second below which a disk counts as mute, so that a big group is not cut off while it is written
 _SLOWEST_BYTES_S = 4 << 20
@@ -138,7 +138,8 @@ class PostgresLedger:
     # --- commits ------------------------------------------------------------------------------------
 
     def _write(self, group: Group, seq: int) -> None:
-        assert self._writer is not None and self._claim is not None
+        assert self._writer is not None
+        assert self._claim is not None
         self._unknown = (self._claim.epoch, seq)
         seconds = self._patience * self._commit_s + group.payload_bytes / _SLOWEST_BYTES_S
         dog = Watchdog(self._writer)
@@ -151,7 +152,7 @@ class PostgresLedger:
                     cursor.copy_expert(STATEMENTS[table], io.BytesIO(group.buffer(table)), size=1 << 20)
                 if self._closed_rows > _CLOSED_ROWS_MAX:
                     cursor.execute("SELECT ledger_merge_closed()")
-                    self._closed_rows = cursor.fetchone()[0]
+                    self._closed_rows = one(cursor)[0]
                 cursor.execute("COMMIT")
         except psycopg2.Error:
             self._patience = min(16.0, 2 * self._patience) if dog.fired else self._patience
@@ -170,7 +171,7 @@ class PostgresLedger:
             "lo": [lo for lo, _ in group.closed], "hi": [hi for _, hi in group.closed],
         }  # fmt: skip
 
-    def _add_partitions(self, cursor: _Cursor, job_max: int) -> set[int]:
+    def _add_partitions(self, cursor: Cursor, job_max: int) -> set[int]:
         """Make the partitions up to this job; returns their numbers, which count once they are committed."""
         number = job_max // PARTITION_JOBS
         if number in self._partitions:
@@ -201,7 +202,8 @@ class PostgresLedger:
 
     def _after(self, error: psycopg2.Error) -> Exception:
         """Put the connection in order after an error, or give it up; returns what to raise."""
-        assert self._writer is not None and self._claim is not None
+        assert self._writer is not None
+        assert self._claim is not None
         with suppress(psycopg2.Error):
             # a second patience: the server may be mute
             with Watchdog(self._writer).patience(self._commit_s), self._writer.cursor() as cursor:
@@ -220,7 +222,7 @@ class PostgresLedger:
 
     # --- reads --------------------------------------------------------------------------------------
 
-    def _read(self, what: Callable[[_Cursor], T]) -> T:
+    def _read(self, what: Callable[[Cursor], T]) -> T:
         with self._reading:
             # once more on a new connection: an idle one is lost without notice when the server restarts
             for again in (True, False):
@@ -244,4 +246,3 @@ class PostgresLedger:
                 fix="run `pyfi db upgrade`",
             )  # fmt: skip
         return unavailable(error, self._url) if transient(error, connection) else error
-

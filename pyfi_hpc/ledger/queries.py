@@ -7,7 +7,7 @@ from importlib.resources import files
 
 
 def load(file: str = "queries.sql") -> dict[str, str]:
-    """The statements of a file in this folder by name; ``-- name: x`` starts one, other comments are dropped."""
+    """The statements of a file in this folder by name: ``-- name: x`` starts one."""
     parts = re.split(r"^-- name: (\w+)$", text_of(file), flags=re.MULTILINE)[1:]
     names, bodies = parts[::2], parts[1::2]
     assert len(set(names)) == len(names), "a statement's name occurs twice"

@@ -53,28 +53,33 @@ SELECT coalesce((SELECT max(id) FROM job), 0), coalesce((SELECT max(batch) FROM 
 -- name: closed
 SELECT lo, hi FROM closed_range ORDER BY lo
 
--- name: open_batches
+-- name: open_jobs
 -- Unfinished work: what lies in the gaps between closed ranges. Through the index on batch, never a full scan.
-SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries,
-       b.time_limit_s, coalesce(e.edges, '')
+SELECT DISTINCT b.job
 FROM unnest(%(lo)s::bigint[], %(hi)s::bigint[]) AS gap (lo, hi)
 JOIN task_batch b ON b.batch BETWEEN gap.lo AND gap.hi
+ORDER BY b.job
+
+-- name: jobs
+SELECT j.id AS job, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN job j ON j.id = wanted.job ORDER BY j.id
+
+-- name: job_batches
+SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries,
+       b.time_limit_s, coalesce(e.edges, '') AS edges
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job)
+JOIN task_batch b ON b.job = wanted.job
 LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch
 ORDER BY b.batch
 
--- name: jobs
-SELECT id, key, owner, name, shape, on_failure, opened_at FROM job WHERE id = ANY (%(jobs)s::bigint[]) ORDER BY id
-
--- name: open_outcomes
-SELECT o.batch, o.job, o.lo, o.count, o.attempt, o.epoch, o.grant_id, o.node, o.rank, o.states, o.settled_at
-FROM unnest(%(jobs)s::bigint[], %(batches)s::bigint[]) AS wanted (job, batch)
-JOIN outcome_batch o ON o.job = wanted.job AND o.batch = wanted.batch
+-- name: job_outcomes
+SELECT o.batch, o.job, o.lo, o.count, o.attempt, o.epoch, o.grant_id AS "grant", o.node, o.rank, o.states, o.settled_at
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN outcome_batch o ON o.job = wanted.job
 ORDER BY o.batch, o.lo
 
--- name: open_attempts
-SELECT a.batch, a.job, a.lo, a.attempt, a.epoch, a.grant_id, a.cause, a.node, a.rank, a.error, a.failed_at
-FROM unnest(%(jobs)s::bigint[], %(batches)s::bigint[]) AS wanted (job, batch)
-JOIN attempt_failed a ON a.job = wanted.job AND a.batch = wanted.batch
+-- name: job_attempts
+SELECT a.batch, a.job, a.lo AS "offset", a.attempt, a.epoch, a.grant_id AS "grant", a.cause, a.node, a.rank, a.error, a.failed_at
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN attempt_failed a ON a.job = wanted.job
 ORDER BY a.batch, a.lo, a.attempt, a.failed_at
 
 -- name: find_job

@@ -1,15 +1,14 @@
-"""Reads of the ledger: unfinished work after a restart, payloads, results, pages. Statements are in queries.sql."""
+"""Reads of the ledger: unfinished work after a restart, payloads, results, pages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from struct import unpack_from
+from typing import Any, TypeVar
 
-import psycopg2.extensions
-
-from pyfi_hpc.ledger.connection import QUERIES, columns
-from pyfi_hpc.model.ids import BatchId, Epoch, JobId, NodeName
+from pyfi_hpc.ledger.connection import QUERIES, Cursor, columns, one
+from pyfi_hpc.model.ids import BatchId, Epoch, JobId
 from pyfi_hpc.model.messages import Range
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, JobOpened, OutcomeSettled, Recovered
 from pyfi_hpc.model.states import Cause, OnFailure
@@ -54,57 +53,63 @@ def gaps(closed: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return [*found, (next_batch, _FOR_EVER)]
 
 
-def recover(cursor: psycopg2.extensions.cursor, epoch: Epoch) -> Recovered:
-    """Read what is unfinished: cost follows the open batches, not the ledger's size."""
-    cursor.execute("SELECT ledger_merge_closed()")
+def recover(cursor: Cursor, epoch: Epoch) -> Recovered:
+    """Read what is unfinished: every job that has an open batch, with all of its batches.
+
+    The whole job, because its size, its next number and the place of an index follow from all its batches.
+    Cost follows the unfinished jobs, not the ledger's size.
+    """
+    # the planner knows nothing of what lies in a gap, and a guess too high would read whole tables
+    cursor.execute("BEGIN; SET LOCAL enable_seqscan = off; SELECT ledger_merge_closed()")
     cursor.execute(QUERIES["highest"])
-    job, batch = cursor.fetchone()
+    job, batch = one(cursor)
     found = Recovered(epoch=epoch, next_job=JobId(job + 1), next_batch=BatchId(batch + 1))
     cursor.execute(QUERIES["closed"])
     holes = gaps(cursor.fetchall())
-    cursor.execute(QUERIES["open_batches"], {"lo": [lo for lo, _ in holes], "hi": [hi for _, hi in holes]})
-    found.batches = [
-        BatchAdmitted(*row[:11], offsets=b"", payload=b"", edges=row[11]) for row in columns(cursor)
-    ]
-    if not found.batches:
-        return found
-    wanted = {"jobs": [b.job for b in found.batches], "batches": [b.batch for b in found.batches]}
-    cursor.execute(QUERIES["jobs"], {"jobs": sorted(set(wanted["jobs"]))})
-    found.jobs = [
-        JobOpened(JobId(row[0]), row[1], row[2], row[3], row[4], OnFailure(row[5]), row[6])
-        for row in columns(cursor)
-    ]
-    cursor.execute(QUERIES["open_outcomes"], wanted)
-    found.outcomes = [
-        OutcomeSettled(
-            *row[:7], NodeName(row[7]), row[8], row[9], b"", b"", b"", b"", b"", settled_at=row[10]
-        )
-        for row in columns(cursor)
-    ]
-    cursor.execute(QUERIES["open_attempts"], wanted)
-    found.attempts = [
-        AttemptFailed(*row[:6], Cause(row[6]), *row[7:10], failed_at=row[10]) for row in columns(cursor)
-    ]
+    cursor.execute(QUERIES["open_jobs"], {"lo": [lo for lo, _ in holes], "hi": [hi for _, hi in holes]})
+    wanted = {"jobs": [job for (job,) in cursor.fetchall()]}
+    cursor.execute(QUERIES["jobs"], wanted)
+    found.jobs = _records(cursor, JobOpened)
+    cursor.execute(QUERIES["job_batches"], wanted)
+    found.batches = _records(cursor, BatchAdmitted, offsets=b"", payload=b"")
+    cursor.execute(QUERIES["job_outcomes"], wanted)
+    found.outcomes = _records(cursor, OutcomeSettled, started=b"", durations=b"", offsets=b"", payload=b"")
+    cursor.execute(QUERIES["job_attempts"], wanted)
+    found.attempts = _records(cursor, AttemptFailed)
+    cursor.execute("COMMIT")
     return found
 
 
-def find_job(cursor: psycopg2.extensions.cursor, owner: str, key: bytes) -> tuple[JobId | None, int]:
+_R = TypeVar("_R", JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed)
+#: columns that are more than numbers
+_KINDS: dict[str, Callable[[Any], Any]] = {"on_failure": OnFailure, "cause": Cause}
+
+
+def _records(cursor: Cursor, kind: type[_R], **rest: Any) -> list[_R]:
+    """Rows whose columns are named as the record's fields."""
+    found: list[_R] = []
+    names = [column.name for column in cursor.description or ()]
+    for row in columns(cursor):
+        values: dict[str, Any] = dict(zip(names, row, strict=True)) | rest
+        for name in _KINDS.keys() & values.keys():
+            values[name] = _KINDS[name](values[name])
+        found.append(kind(**values))
+    return found
+
+
+def find_job(cursor: Cursor, owner: str, key: bytes) -> tuple[JobId | None, int]:
     cursor.execute(QUERIES["find_job"], {"owner": owner, "key": key})
     row = cursor.fetchone()
     return (JobId(row[0]), row[1]) if row else (None, 0)
 
 
-def payloads(
-    cursor: psycopg2.extensions.cursor, batches: Sequence[BatchId]
-) -> list[tuple[BatchId, bytes, bytes]]:
+def payloads(cursor: Cursor, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:
     cursor.execute(QUERIES["payloads"], {"batches": list(batches)})
     rows = {row[0]: row for row in columns(cursor)}
     return [(batch, *rows[batch][1:]) for batch in batches if batch in rows]
 
 
-def values(
-    cursor: psycopg2.extensions.cursor, wanted: Sequence[tuple[JobId, int]]
-) -> dict[tuple[JobId, int], tuple[int, bytes]]:
+def values(cursor: Cursor, wanted: Sequence[tuple[JobId, int]]) -> dict[tuple[JobId, int], tuple[int, bytes]]:
     """Two statements: where they are, then each range once, however many of its tasks are wanted."""
     jobs, indexes = [job for job, _ in wanted], [index for _, index in wanted]
     cursor.execute(QUERIES["locate_values"], {"jobs": jobs, "indexes": indexes})
@@ -120,9 +125,7 @@ def values(
     return found
 
 
-def page(
-    cursor: psycopg2.extensions.cursor, job: JobId, after: tuple[int, int], bytes_max: int
-) -> OutcomePage | None:
+def page(cursor: Cursor, job: JobId, after: tuple[int, int], bytes_max: int) -> OutcomePage | None:
     """The ranges after a place, as many as fit into ``bytes_max`` but at least one."""
     cursor.execute(QUERIES["page_head"], {"job": job})
     head = cursor.fetchone()

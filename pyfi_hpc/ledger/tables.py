@@ -1,4 +1,4 @@
-"""Tables of the hot path: appended by COPY, never updated. One row per batch, per outcome range, per failed attempt.
+"""Tables of the hot path, appended by COPY and never updated: a row per batch, outcome range, failed attempt.
 
 ::
 
@@ -15,6 +15,8 @@ big tables are partitioned by ranges of jobs, which the writer makes on demand (
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -37,7 +39,7 @@ class Base(DeclarativeBase):
     )
 
 
-def _required(name: str, kind: type[sa.types.TypeEngine[object]]) -> sa.Column[object]:
+def _required(name: str, kind: type[sa.types.TypeEngine[Any]]) -> sa.Column[Any]:
     return sa.Column(name, kind, nullable=False)
 
 
@@ -152,7 +154,8 @@ edge = sa.Table(
 
 closed_range = sa.Table(
     "closed_range", Base.metadata,
-    sa.Column("lo", sa.BigInteger, primary_key=True, autoincrement=False),
+    # no key: a batch may be closed again after a restart, and merging takes care of overlaps
+    _required("lo", sa.BigInteger),
     _required("hi", sa.BigInteger),
     sa.CheckConstraint("lo <= hi", name="order"),
 )  # fmt: skip
@@ -191,5 +194,5 @@ for _table, _columns in EXTERNAL.items():
     for _column in _columns:
         sa.event.listen(
             Base.metadata.tables[_table], "after_create",
-            sa.DDL(f"ALTER TABLE {_table} ALTER {_column} SET STORAGE EXTERNAL"),
+            sa.DDL(f"ALTER TABLE {_table} ALTER {_column} SET STORAGE EXTERNAL"),  # type: ignore[no-untyped-call]
         )  # fmt: skip
