@@ -1,0 +1,12 @@
+"""A pipeline: each step gets the previous result first, then its own arguments.
+
+pyfi up && pyfi deploy examples/sample && python examples/01_pipeline.py      (Slurm: pyfi up --slurm -N 2 ...)
+"""
+
+from pyfi_hpc import functions, pipeline
+
+SAMPLE = "pyfi.processors.sample"
+square, add = functions(f"{SAMPLE}.square", f"{SAMPLE}.add")
+
+# ((3 squared) + 1) squared
+print("PIPELINE:", pipeline([square(3), add(1), square()]).get())
