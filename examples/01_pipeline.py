@@ -1,6 +1,8 @@
 """A pipeline: each step gets the previous result first, then its own arguments.
 
-pyfi up && pyfi deploy examples/sample && python examples/01_pipeline.py      (Slurm: pyfi up --slurm -N 2 ...)
+pyfi up && pyfi deploy examples/sample && python examples/01_pipeline.py
+
+On Slurm: pyfi up --slurm -N 2 -t 10:00 first; the rest is the same.
 """
 
 from pyfi_hpc import functions, pipeline

@@ -1,6 +1,8 @@
 """A parallel structure: all at once, the results in the order in which they were written down.
 
-pyfi up && pyfi deploy examples/sample && python examples/02_parallel.py      (Slurm: pyfi up --slurm -N 2 ...)
+pyfi up && pyfi deploy examples/sample && python examples/02_parallel.py
+
+On Slurm: pyfi up --slurm -N 2 -t 10:00 first; the rest is the same.
 """
 
 from pyfi_hpc import functions, parallel, pipeline

@@ -1,6 +1,8 @@
 """Structures in structures: a pipeline with a parallel inside, in a parallel, in a funnel.
 
-pyfi up && pyfi deploy examples/sample && python examples/04_nested.py      (Slurm: pyfi up --slurm -N 2 ...)
+pyfi up && pyfi deploy examples/sample && python examples/04_nested.py
+
+On Slurm: pyfi up --slurm -N 2 -t 10:00 first; the rest is the same.
 """
 
 from pyfi_hpc.client.api import functions, funnel, parallel, pipeline

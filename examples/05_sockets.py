@@ -1,6 +1,8 @@
 """A processor and two sockets made by the script itself, then called like functions.
 
-pyfi up && python examples/05_sockets.py      (Slurm: pyfi up --slurm -N 2 ...)
+pyfi up && python examples/05_sockets.py
+
+On Slurm: pyfi up --slurm -N 2 -t 10:00 first; the rest is the same.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Model selection on scikit-learn's handwritten digits: 1797 images of 8 by 8 points, ten classes.
 
-`grid` lists several hundred models, `fit` cross-validates one of them (a task), `best` picks the winner of many
-(the end of a funnel), `final` trains it on three quarters of the images and tests it on the rest.
+`grid` lists several hundred models, `fit` cross-validates one of them (a task), `best` picks the winner of
+many (the end of a funnel), `final` trains it on three quarters of the images and tests it on the rest.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,9 @@ def choose_module(root: Path, folder_name: str) -> str:
     )  # fmt: skip
 
 
-def list_public(workdir: Path, module: str, environment: Environment, keep_in: Path) -> dict[str, list[str]]:
+def list_public(
+    workdir: Path, module: str, environment: Environment, keep_in: Path, progress: Callable[[str], None]
+) -> dict[str, list[str]]:
     """Public functions of a module and the names of their parameters, in the order of its text.
 
     Parameters
@@ -122,6 +125,7 @@ def list_public(workdir: Path, module: str, environment: Environment, keep_in: P
         return remembered
     except (OSError, ValueError):
         pass
+    progress(f"importing {module}")
     functions = _look(workdir, module, environment)
     fresh = kept.with_suffix(f".{os.getpid()}")
     fresh.write_text(json.dumps(functions))

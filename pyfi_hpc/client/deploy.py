@@ -84,8 +84,7 @@ def prepare(
     root = discovery.import_root(checkout)
     chosen = module or manifest.module or discovery.choose_module(root, folder_name)
     workdir = _workdir(root, chosen, env, recipe)
-    told(f"importing {chosen}")
-    found = discovery.list_public(workdir, chosen, env, checkout.parent)
+    found = discovery.list_public(workdir, chosen, env, checkout.parent, told)
     wanted = list(functions) if functions is not None else list(manifest.functions) or list(found)
     _check_functions(wanted, found, chosen)
 
