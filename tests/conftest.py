@@ -26,6 +26,6 @@ def _slurm() -> Iterator[slurm_cluster.Cluster]:
 
 @pytest.fixture
 def cluster(_slurm: slurm_cluster.Cluster) -> Iterator[slurm_cluster.Cluster]:
-    """A real Slurm cluster, idle: four nodes with four cores each, started once for all tests (about 1.5 s)."""
+    """A real Slurm cluster, idle: four nodes with four cores each, started once for all tests in 1.5 s."""
     yield _slurm
     _slurm.reset()

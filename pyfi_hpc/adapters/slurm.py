@@ -261,7 +261,7 @@ run_ranks() {
       kill -TERM "$agents"
       return 1
     fi
-    sleep $((2 * failures))
+    sleep "$failures"
   done
 }
 run_ranks &

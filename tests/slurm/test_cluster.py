@@ -36,18 +36,29 @@ os._exit(0)  # MPI_Finalize would wait for the dead
 """
 
 #: stands for our hosts until they are there: says what it is and hears, and never ends by itself
-_HOST = """#!/bin/bash
-name="${2##*.} $SLURM_PROCID"
-trap 'echo "$name heard USR1"; exit 0' USR1
-trap 'echo "$name heard TERM"; exit 0' TERM
-echo "$name of $SLURM_NTASKS on $SLURMD_NODENAME, $PYFI_SLURM_RANKS ranks a node, ends $SLURM_JOB_END_TIME"
-while :; do sleep 600 & wait $!; done
+_HOST = f"""#!{sys.executable}
+import os, signal, sys
+
+def hear(number, frame):
+    print(name, "heard", signal.Signals(number).name, flush=True)
+    sys.exit()
+
+env = os.environ
+name = sys.argv[2].split(".")[-1] + " " + env["SLURM_PROCID"]
+signal.signal(signal.SIGUSR1, hear)
+signal.signal(signal.SIGTERM, hear)
+print(
+    name, "of", env["SLURM_NTASKS"], "on", env["SLURMD_NODENAME"] + ",", env.get("PYFI_SLURM_RANKS"),
+    "ranks a node, ends", env.get("SLURM_JOB_END_TIME"), flush=True,
+)
+while True:
+    signal.pause()
 """
 
 
 @pytest.fixture
 def login(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This process as on a login node of the cluster: a fresh folder there, and the stand-in for our hosts."""
+    """This process as on a login node: a fresh folder of the cluster, with the stand-in for our hosts."""
     folder = cluster.shared / f"login{time.monotonic_ns()}"
     folder.mkdir()
     for name, value in cluster.env.items():
@@ -85,7 +96,8 @@ def test_nodes_are_machines_of_their_own(cluster: Cluster) -> None:
     assert "mark" not in cluster.run_on(second, ["ls", "/tmp"])
     assert not Path("/tmp/mark").exists()
     for name in (*cluster.nodes, cluster.head):
-        assert cluster.run_on(second, ["getent", "hosts", name]) and cluster.run(["getent", "hosts", name])
+        assert cluster.run_on(second, ["getent", "hosts", name])
+        assert cluster.run(["getent", "hosts", name]).stdout
     assert cluster.run_on(second, ["ls", str(Path(__file__).parent)])
     command = "import socket; socket.create_connection(('{}', {}), 5).close()"
     with socket.create_server((cluster.host_address, 0)) as server:
@@ -128,7 +140,7 @@ def test_mpi_ranks_survive_a_rank_and_a_node(cluster: Cluster, login: Path) -> N
 
 
 def test_allocation_lives_through_losses_and_drains(cluster: Cluster, login: Path) -> None:
-    """Our script for a minute on 4 nodes: a killed rank, a node DOWN, a broken rank step, then USR1 by walltime."""
+    """Our script for a minute: a rank killed, a node DOWN, a broken rank step, USR1 before the walltime."""
     request = AllocationRequest(
         nodes=4, ntasks_per_node=4, time="1", drain_s=30, python=str(login / "host"), home=login
     )
@@ -153,12 +165,12 @@ def test_allocation_lives_through_losses_and_drains(cluster: Cluster, login: Pat
     assert all(len(_ranks(cluster, node, "hosts.agent")) >= 1 for node in cluster.nodes[:3])
 
     # Slurm looks at time limits now and then, so the signal may be up to a minute early
-    assert len(_wait_for(out, r"^agent \d heard USR1", 3, timeout=70)) == 3
+    assert len(_wait_for(out, r"^agent \d heard SIGUSR1", 3, timeout=70)) == 3
     assert cluster.wait_job(job, "COMPLETED", "FAILED", "TIMEOUT") == "COMPLETED"
 
 
 def test_broker_in_the_job(cluster: Cluster, login: Path) -> None:
-    """Our script with the broker inside: it is started again when killed, and told to end after the agents."""
+    """Our script with the broker inside: started again when killed, and told to end after the agents."""
     job = slurm.submit(
         AllocationRequest(nodes=2, time="5", broker="job", python=str(login / "host"), home=login)
     ).slurm_job_id
@@ -170,8 +182,8 @@ def test_broker_in_the_job(cluster: Cluster, login: Path) -> None:
     os.kill(broker, signal.SIGKILL)
     _wait_for(out, "^broker .* ranks a node", 2)
     cluster.run(["scancel", "--batch", "--signal=USR1", str(job)])
-    _wait_for(out, r"^agent \d heard USR1", 2)
-    _wait_for(out, "^broker.*heard TERM")
+    _wait_for(out, r"^agent \d heard SIGUSR1", 2)
+    _wait_for(out, "^broker.*heard SIGTERM")
     assert cluster.wait_job(job, "COMPLETED", "FAILED") == "COMPLETED"
 
 
@@ -220,7 +232,8 @@ def test_bad_option_shows_slurms_words(login: Path, options: dict[str, object], 
 def test_dry_run_submits_nothing(cluster: Cluster, login: Path) -> None:
     """A dry run tells where the job would start, and the queue stays empty."""
     answer = slurm.submit(AllocationRequest(nodes=4, ntasks_per_node=4), dry_run=True)
-    assert "to start at" in answer.words and answer.slurm_job_id is None
+    assert "to start at" in answer.words
+    assert answer.slurm_job_id is None
     assert cluster.run(["squeue", "-h"]).stdout == ""
 
 
@@ -239,7 +252,7 @@ def test_killed_slurmd_leaves_the_rank_alive(cluster: Cluster, login: Path) -> N
 
 
 def test_cluster_of_a_killed_process_leaves_nothing() -> None:
-    """A process starts a second cluster and is killed: its machines die with it, the next start takes the rest."""
+    """Kills a process that has a cluster: its machines die with it, the next start removes the rest."""
     if lacks := missing():
         pytest.skip("a Slurm cluster on this machine needs " + ", ".join(lacks))
     code = (
@@ -251,7 +264,8 @@ def test_cluster_of_a_killed_process_leaves_nothing() -> None:
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
-    assert owner.stdin and owner.stdout
+    assert owner.stdin
+    assert owner.stdout
     tag, *inits = owner.stdout.readline().split()
     owner.kill()
     owner.wait(10)

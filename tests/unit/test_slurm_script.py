@@ -65,7 +65,8 @@ def test_every_option_reaches_the_script() -> None:
     for line in (
         "#!/bin/bash -l", "#SBATCH --job-name=pyfi-mine", "#SBATCH --nodes=3", "#SBATCH --ntasks-per-node=8",
         "#SBATCH --time=2-0", "#SBATCH --partition=debug", "#SBATCH --account='my project'",
-        "#SBATCH --qos=low", "#SBATCH --constraint='a&b'", "#SBATCH --reservation=r1", "#SBATCH --mem=0", "#SBATCH --exclusive",
+        "#SBATCH --qos=low", "#SBATCH --constraint='a&b'", "#SBATCH --reservation=r1",
+        "#SBATCH --mem=0", "#SBATCH --exclusive",
         "#SBATCH --signal=B:USR1@120", "#SBATCH --output=/logs/%j.out", "module load python/3.12",
         "instance=mine", "home='/a b/home'", "python=/opt/py/bin/python",
     ):  # fmt: skip
@@ -154,7 +155,8 @@ def test_environment() -> None:
     seen = slurm.environment({
         "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "1", "SLURM_STEP_ID": "0", "SLURMD_NODENAME": "n2",
         "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS_PER_NODE": "1", "PYFI_SLURM_RANKS": "4",
-        "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_CPUS_ON_NODE": "8", "SLURM_JOB_END_TIME": "1795200300",
+        "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_CPUS_ON_NODE": "8",
+        "SLURM_JOB_END_TIME": "1795200300",
     })  # fmt: skip
     assert seen == slurm.SlurmEnvironment(12, 1, "0", "n2", ("n1", "n2"), 4, 1, 0, 8, 1795200300.0)
     assert slurm.environment({"SLURM_CONF": "/etc/slurm.conf"}) is None
