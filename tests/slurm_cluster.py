@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import shutil
@@ -25,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -98,12 +100,10 @@ def missing() -> list[str]:
     if os.geteuid() != 0:
         lacks.append("root (to make network namespaces)")
     elif not lacks:
-        trial = subprocess.run(
-            ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "true"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-        if trial.returncode:
-            lacks.append(f"namespaces ({trial.stderr.strip()})")
+        try:
+            _unshare()
+        except OSError as error:
+            lacks.append(str(error))
     return lacks
 
 
@@ -271,8 +271,7 @@ class Cluster:
         script = _HOST_INIT.format(name=name, state=self.state, repo=_repository())
         with open(self.state / name / "init.log", "wb") as log:
             self._machines[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--uts", "--mount", "--ipc", "--pid",
-                 "--fork", "--kill-child", "--mount-proc", "sh", "-ec", script],
+                ["setpriv", "--pdeathsig", "KILL", *_unshare(), "sh", "-ec", script],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         parent = self._machines[name]
@@ -419,6 +418,47 @@ def _edit_hosts(*, add: list[str], tag: str) -> None:
             file.seek(0)
             file.write(after)
             file.truncate()
+
+
+@functools.cache
+def _unshare() -> tuple[str, ...]:
+    """The command that starts a process as a machine of its own, whose mounts stay its own.
+
+    Raises
+    ------
+    OSError
+        It is not possible here, and why.
+    """
+    machine = (
+        "unshare",
+        "--net",
+        "--uts",
+        "--ipc",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--mount",
+    )
+    trial = subprocess.run([*machine, "true"], capture_output=True, text=True, timeout=10, check=False)
+    if not trial.returncode:
+        return machine
+    # In a chroot the root is no mount point, so unshare cannot cut the ties to the outer mounts. They may be
+    # cut already: mount something inside, and look whether it shows outside.
+    machine = (*machine, "--propagation", "unchanged")
+    with tempfile.TemporaryDirectory(dir=_BASE) as folder:
+        look = ["sh", "-c", 'mount -t tmpfs tmpfs "$0" && echo mounted && read -r end', folder]
+        with subprocess.Popen(
+            [*machine, *look], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as inside:
+            assert inside.stdout is not None
+            mounted = inside.stdout.readline()
+            leaks = os.path.ismount(folder)
+        if leaks:
+            subprocess.run(["umount", folder], timeout=10, check=True)
+    if not mounted or leaks:
+        raise OSError(f"namespaces ({trial.stderr.strip()})")
+    return machine
 
 
 def _ip(*words: str, inside: str = "") -> None:
