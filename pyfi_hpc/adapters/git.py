@@ -15,7 +15,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def hardened(
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """The bare copy of one repository. Made by `open_mirror`; the methods want its lock held."""
+    """The bare copy of one repository. Made by `open_mirror`, which holds its lock meanwhile."""
 
     address: Address
     cache_dir: Path
@@ -210,15 +211,18 @@ class Mirror:
         )  # fmt: skip
 
 
-def open_mirror(cache_dir: Path, address: Address) -> Mirror:
-    """The mirror of a repository, made empty when it is not there yet (want its lock held)."""
+@contextmanager
+def open_mirror(cache_dir: Path, address: Address, progress: Callable[[str], None]) -> Iterator[Mirror]:
+    """The mirror of a repository, made empty when it is not there yet, and its lock for the time of use."""
     digest = hashlib.sha256(address.text.encode()).hexdigest()[:12]
     base = re.sub(r"[^A-Za-z0-9._-]", "-", address.base_name)[:40]
     mirror = Mirror(address, cache_dir, cache_dir / "mirrors" / f"{base}-{digest}.git")
-    if not (mirror.path / "HEAD").exists():
-        mirror.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mirror.must("init", "--quiet", "--bare", "--template=", str(mirror.path))
-    return mirror
+    mirror.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = mirror.path.with_suffix(".lock")
+    with hold(lock, timeout_s=FETCH_S, what=f"the mirror of {address.text}", progress=progress):
+        if not (mirror.path / "HEAD").exists():
+            mirror.must("init", "--quiet", "--bare", "--template=", str(mirror.path))
+        yield mirror
 
 
 def checkout(mirror: Mirror, commit: str, subdir: str, progress: Callable[[str], None]) -> tuple[Path, str]:

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pyfi_hpc.adapters import discovery, environment, git
-from pyfi_hpc.adapters.filelock import hold
 from pyfi_hpc.adapters.worktree import WorkTree, find_worktree, snapshot, unknown_revision
 from pyfi_hpc.errors import DirtyTree, ModuleFailed, NotFound, UsageError
 from pyfi_hpc.model.deployment import CodeSpec, DeploymentSpec, SocketSpec
 from pyfi_hpc.model.repositories import Address, check_allowed, check_revision, parse_address
-from pyfi_hpc.settings import Settings
+from pyfi_hpc.settings import Settings, private_folder
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _CHANGES_SHOWN = 10
@@ -115,10 +114,8 @@ def _fetch(
         address = Address("local", "", 0, str(worktree.top))
         own = worktree.belongs_to(os.getuid() if owner_uid is None else owner_uid)
     check_allowed(address, allow=settings.allow, deny=settings.deny, own=own)
-    settings.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = settings.cache_dir / "mirrors.lock"
-    with hold(lock, timeout_s=git.FETCH_S, what="the mirrors", progress=told):
-        mirror = git.open_mirror(settings.cache_dir, address)
+    private_folder(settings.cache_dir)
+    with git.open_mirror(settings.cache_dir, address, told) as mirror:
         dirty = False
         if worktree is None:
             full = _from_address(mirror, commit, told)
