@@ -19,7 +19,7 @@ from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.adapters.router import RouterPort, harden
 from pyfi_hpc.adapters.signals import SignalPort
-from pyfi_hpc.adapters.surroundings import Surroundings
+from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.core.agent import Agent
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.hosts import daemon
@@ -97,7 +97,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     ranks = RouterPort(socket, codec.FROM_RANK, role="rank")
     rank_log = open(settings.log_dir / f"ranks-{node.name()}.log", "ab", buffering=0)
     command = [sys.executable, "-m", "pyfi_hpc.hosts.rank", "--instance", settings.instance, "--home", str(settings.home)]
-    around = Surroundings(command, rank_log)
+    around = NodeProcesses(command, rank_log)
     machine = Agent(
         limits, node.name(), secrets.token_hex(8), node.allocation(), rank_count, len(node.usable_cores()), own_step,
         clock.monotonic(),

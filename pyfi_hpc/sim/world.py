@@ -240,7 +240,9 @@ class BrokerHost(Host):
         agent = world.agents.get(peer.decode().partition("#")[0])
         client = world.clients.get(peer)
         if agent is not None and agent.peer == peer:
-            if world.now >= agent.cut_until:
+            if world.now < agent.cut_until:
+                agent.torn = True
+            elif not agent.torn:
                 world.carry(self, agent, lambda: agent.tell(Received(BROKER, "broker", "", message)))
         elif client is not None:
             world.carry(self, client, lambda: client.receive(message))
@@ -257,6 +259,7 @@ class AgentHost(Host):
         incarnation = f"{world.random.random()}"
         self.peer = Peer(f"{self.name}#{incarnation}".encode())
         self.cut_until = 0.0
+        self.torn = False
         self.machine = Agent(
             world.limits, name, incarnation, allocation, world.plan.ranks_per_node, 4, True, world.now
         )
@@ -280,9 +283,18 @@ class AgentHost(Host):
                 world.at(world.now, lambda: self.tell(Unreachable(peer)))
         elif broker is None:
             world.at(world.now, lambda: self.tell(Unreachable(BROKER)))
-        elif world.now >= self.cut_until:
+        elif world.now < self.cut_until:
+            self.torn = True
+        else:
+            self._mend()
             event = Received(self.peer, "agent", "owner", message)
             world.carry(self, broker, lambda: broker.tell(event))
+
+    def _mend(self) -> None:
+        """What a cut swallowed is lost; ZeroMQ connects anew, under another routing id."""
+        if self.torn:
+            self.torn = False
+            self.peer = Peer(f"{self.name}#{self.world.random.random()}".encode())
 
     def _do(self, action: Any) -> None:
         world = self.world
