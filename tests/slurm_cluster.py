@@ -366,7 +366,8 @@ class Cluster:
         return [pid for pid in self.node_pids(node, "slurmd") if _name(pid) == "slurmd"]
 
     def _enter(self, machine: str) -> list[str]:
-        spaces = ("--net", "--uts", "--mount", "--ipc", "--pid")
+        # --root: entering the mounts alone would leave a chroot that we may be in
+        spaces = ("--net", "--uts", "--mount", "--ipc", "--pid", "--root", "--wd")
         return ["nsenter", "--target", str(self._inits[machine]), *spaces]
 
     def _wait_node(self, node: str, timeout: float) -> None:
