@@ -7,7 +7,8 @@ are packed as in ``records``. Everything that came from outside is checked by ``
     broker -> client   Welcome Unknown Denied Accepted Refused Resolved Page Cancelled Answer Beat
     agent  -> broker   Hello Finished Beat Capacity Goodbye
     broker -> agent    Welcome Unknown Denied Mount Grant Recall Cancel Kept Beat Stop
-    agent <-> rank     RankReady Bundle Done Kill Stop RankBeat
+    rank   -> agent    RankReady Done RankBeat
+    agent  -> rank     Bundle Kill Stop Beat
 """
 
 from __future__ import annotations
@@ -340,4 +341,4 @@ ToClient: TypeAlias = (
 )
 ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Recall | Cancel | Kept | Beat | Stop
 FromRank: TypeAlias = RankReady | RankBeat | Done
-ToRank: TypeAlias = Bundle | Kill | Stop
+ToRank: TypeAlias = Bundle | Kill | Stop | Beat

@@ -1,0 +1,139 @@
+"""What surrounds a runner: the environment it inherits, the processes it leaves behind, the memory limit it hits."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+_MARK = "PYFI_RUNNER"
+_PR_SET_CHILD_SUBREAPER = 36
+
+#: a rank has one core: libraries that start a thread per core of the node would fight over it
+_THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS",
+)  # fmt: skip
+#: the rank's own place in its MPI world: a function that starts MPI itself is a world of its own
+_MPI_PREFIXES = ("PMI_", "PMI2_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MPIR_CVAR_CH4_")
+_OURS_KEPT = {"PYFI_HOME", "PYFI_INSTANCE"}
+_PYTHON = {"PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"}
+
+
+def runner_environment(python: str, mark: str) -> dict[str, str]:
+    """The environment of the rank, less what is the rank's own, with the virtual environment active.
+
+    ``mark`` tells whose everything is that the runner starts, see ``Orphans``.
+    """
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_MPI_PREFIXES)
+        and name not in _PYTHON
+        # PYFI_LEDGER may hold a password
+        and (not name.startswith("PYFI_") or name in _OURS_KEPT)
+    }
+    for name in _THREADS:
+        env.setdefault(name, "1")
+    folder = os.path.dirname(python)
+    env["PATH"] = folder + os.pathsep + env.get("PATH", os.defpath)
+    env[_MARK] = mark
+    env["VIRTUAL_ENV"] = os.path.dirname(folder)
+    return env
+
+
+class Orphans:
+    """Processes that a function started and left: they become ours, not init's, whatever session they are in."""
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._next = 0.0
+
+    def reap(self, now: float, runners: set[int]) -> None:
+        """Once a second: let those that ended go, or the node runs out of process ids."""
+        if now < self._next:
+            return
+        self._next = now + 1.0
+        for pid in _children() - runners:
+            _wait(pid, os.WNOHANG)
+
+    def end(self, mark: str, runners: set[int]) -> None:
+        """Kill what the runner with this mark has left; ``runners`` are the other ones alive."""
+        for _ in range(100):  # what dies may leave children of its own to us
+            left = [pid for pid in _children() - runners if _has_mark(pid, mark, bool(runners))]
+            if not left:
+                return
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                _wait(pid, 0)
+
+
+def _has_mark(pid: int, mark: str, are_others: bool) -> bool:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        variables = []
+    own = [v for v in variables if v.startswith(_MARK.encode() + b"=")]
+    # without a mark (a zombie, or an environment made empty) it is whoever's; with one runner only that one's
+    return own == [f"{_MARK}={mark}".encode()] if own else not are_others
+
+
+def _wait(pid: int, flags: int) -> None:
+    try:
+        os.waitpid(pid, flags)
+    except ChildProcessError:
+        pass
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        try:
+            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+        except OSError:
+            pass  # a thread that has just ended, or a kernel without this file
+    return found
+
+
+class MemoryKills:
+    """Counts the kernel's out-of-memory kills in this process's control group."""
+
+    def __init__(self) -> None:
+        self._file = _memory_events()
+        self._count = self._read()
+
+    def happened(self) -> bool:
+        """Whether there was one since the last question."""
+        before, self._count = self._count, self._read()
+        return self._count > before
+
+    def _read(self) -> int:
+        if self._file is None:
+            return 0
+        try:
+            words = self._file.read_text().split()
+            return int(words[words.index("oom_kill") + 1])
+        except (OSError, ValueError):
+            return 0
+
+
+def _memory_events() -> Path | None:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            file = Path("/sys/fs/cgroup" + path) / "memory.events"
+        elif "memory" in controllers.split(","):
+            file = Path("/sys/fs/cgroup/memory" + path) / "memory.oom_control"
+        else:
+            continue
+        if file.exists():
+            return file
+    return None

@@ -1,0 +1,422 @@
+"""What a rank decides: which runner runs which bundle, how long a task may take, and what to report.
+
+One core, so one runner is active at a time; bundles run in the order of their arrival. A bundle is written to
+a runner as a *run*; what a dying runner leaves of it goes to the next one as a new run. The first task without
+an outcome of the oldest run is its *head*: the one that runs, and the one that a death or a time limit is
+charged to. Outcomes of a bundle are reported in order.
+
+    runner   starting --ready--> ready --signal or stop--> ending --RunnerExited--> gone
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyfi_hpc.core.outcomes import OutcomePacker, death_error
+from pyfi_hpc.errors import RemoteProtocolError
+from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
+from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke
+from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.messages import Beat, Bundle, Kill, RankBeat, RankReady, Stop
+from pyfi_hpc.model.states import Cause
+
+#: the only peer of a rank
+AGENT = Peer(b"agent")
+#: runs written to a runner: the one that runs and one ahead
+RUNS_AHEAD = 2
+#: runners kept warm, of other environments than the active one
+WARM_MAX = 4
+#: an import that takes longer has failed, seconds
+IMPORT_LIMIT_S = 120.0
+#: a runner that was told to skip a task answers within this time unless the task runs already, seconds
+SKIP_S = 0.05
+
+Key = tuple[str, str, str]
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A bundle that is not finished."""
+
+    bundle: Bundle
+    #: tasks that are not to run, or not to go on, by position in the bundle
+    killed: dict[int, Cause] = field(default_factory=dict)
+    #: the first task without an outcome, as position in the bundle
+    next: int = 0
+    #: the run that it is written as; 0: not written
+    run: int = 0
+    #: position in the bundle of the run's first task
+    base: int = 0
+
+    @property
+    def key(self) -> Key:
+        return (self.bundle.python, self.bundle.workdir, self.bundle.module)
+
+    @property
+    def finished(self) -> bool:
+        return self.next >= self.bundle.count
+
+
+@dataclass(slots=True, eq=False)
+class _Runner:
+    number: int
+    key: Key
+    #: when it gets its next signal: end of the import, of the head's time, or of the grace after a signal
+    deadline: float
+    #: its module is imported
+    ready: bool = False
+    #: it got a signal or was told to stop; it gets no more runs
+    ending: bool = False
+    #: why the import failed was reported already
+    told: bool = False
+    runs: deque[_Work] = field(default_factory=deque)
+    head_since: float = 0.0
+    used_at: float = 0.0
+    #: the head that the signal was meant for, and why
+    target: tuple[_Work, int, Cause] | None = None
+
+
+class RankMachine:
+    """See ``ports.Machine``.
+
+    Parameters
+    ----------
+    rank, world : int
+        Number in, and size of, its MPI world.
+    pid, core : int
+        Of this process; -1 where it is not bound to a core.
+    """
+
+    def __init__(
+        self, limits: Limits, rank: int, world: int, pid: int, core: int, import_limit_s: float = IMPORT_LIMIT_S
+    ) -> None:
+        self.stopped = False
+        self._limits = limits
+        self._ready = RankReady(rank=rank, world=world, pid=pid, core=core)
+        self._import_limit_s = import_limit_s
+        self._work: deque[_Work] = deque()
+        self._runners: dict[int, _Runner] = {}
+        self._next_runner = 1
+        self._next_run = 1
+        self._counter = 0
+        self._beat_at = 0.0
+        self._greeted = False
+        self._heard_at = 0.0
+        #: UTC minus the loop's clock, learned from what runners say; only for what people read
+        self._utc_offset = 0.0
+        #: no new work; what runs is finished first
+        self._draining = False
+        #: everything ends now
+        self._leaving = False
+        self._leave_at = float("inf")
+        self._done = OutcomePacker(rank, limits.batch_bytes_goal)
+
+    # --- what happens ---------------------------------------------------------------------------------
+
+    def handle(self, event: Any, now: float, out: Effects) -> None:
+        """Take one event."""
+        if isinstance(event, RunnerSpoke):
+            self._spoke(event, now, out)
+        elif isinstance(event, RunnerExited):
+            self._exited(event, now, out)
+        elif isinstance(event, Received):
+            self._heard_at = now
+            self._received(event.message, now, out)
+        self._done.flush(out, AGENT)
+
+    def advance(self, now: float, out: Effects) -> None:
+        """Beat, look at the deadlines, give runners work."""
+        if not self._greeted:
+            self._greeted = True
+            self._heard_at = now
+            out.reply(AGENT, self._ready)
+        if now >= self._beat_at:
+            self._counter += 1
+            out.reply(AGENT, RankBeat(counter=self._counter))
+            self._beat_at = now + self._limits.heartbeat_s
+        if not self._leaving and now - self._heard_at > self._limits.lease_s:
+            self._leave(now, out)  # nobody would hear of the outcomes
+        for runner in list(self._runners.values()):
+            if now >= runner.deadline:
+                self._late(runner, now, out)
+        if self._draining:
+            self._drain(now, out)
+        else:
+            self._feed(now, out)
+        self._done.flush(out, AGENT)
+
+    def wake_at(self) -> float:
+        """The next beat or deadline."""
+        return min(self._beat_at, self._leave_at, *(runner.deadline for runner in self._runners.values()))
+
+    def _received(self, message: Any, now: float, out: Effects) -> None:
+        if isinstance(message, Bundle):
+            self._take(message, now, out)
+        elif isinstance(message, Kill):
+            self._kill(message, now, out)
+        elif isinstance(message, Stop):
+            self._stop(message.drain, now, out)
+        elif not isinstance(message, Beat):
+            raise RemoteProtocolError(f"a rank does not take {type(message).__name__}")
+
+    def _take(self, bundle: Bundle, now: float, out: Effects) -> None:
+        if len(bundle.offsets) != 4 * (bundle.count + 1) or bundle.count < 1:
+            raise RemoteProtocolError(f"bundle {bundle.bundle}: its offsets are not those of {bundle.count} tasks")
+        work = _Work(bundle)
+        self._work.append(work)
+        if self._draining:
+            self._mark(work, range(bundle.count), Cause.RELEASED, now, out)
+
+    # --- giving work ----------------------------------------------------------------------------------
+
+    def _feed(self, now: float, out: Effects) -> None:
+        """Write the oldest bundles to the runner of their environment, no other runner at the same time."""
+        if not self._work:
+            return
+        key = self._work[0].key
+        if any(r.runs and (r.ending or r.key != key) for r in self._runners.values()):
+            return  # another one is active, or dying
+        runner = next((r for r in self._runners.values() if r.key == key and not r.ending), None)
+        if runner is None:
+            self._start(key, now, out)
+        elif runner.ready:
+            for work in self._work:
+                if len(runner.runs) >= RUNS_AHEAD or work.key != key:
+                    break
+                if not work.run:
+                    self._write(runner, work, now, out)
+
+    def _start(self, key: Key, now: float, out: Effects) -> None:
+        idle = [r for r in self._runners.values() if r.ready and not r.ending]
+        if len(idle) >= WARM_MAX:
+            self._end(min(idle, key=lambda r: r.used_at), now, out)
+        runner = _Runner(self._next_runner, key, deadline=now + self._import_limit_s)
+        self._next_runner += 1
+        self._runners[runner.number] = runner
+        python, workdir, module = key
+        out.actions.append(StartRunner(runner=runner.number, python=python, workdir=workdir, module=module))
+
+    def _write(self, runner: _Runner, work: _Work, now: float, out: Effects) -> None:
+        b = work.bundle
+        work.run, work.base = self._next_run, work.next
+        self._next_run += 1
+        for i in sorted(work.killed):
+            if i >= work.base:  # before the run itself, so that it cannot be late
+                self._skip(runner, work, i, i + 1, out)
+        frame = [
+            "run", work.run, b.job, b.first + work.base, b.attempt, b.grant, b.function, b.offsets[4 * work.base :],
+            b.payload, b.inputs[work.base :],
+        ]  # fmt: skip
+        out.actions.append(WriteRunner(runner=runner.number, frame=frame))
+        runner.runs.append(work)
+        runner.used_at = now
+        if len(runner.runs) == 1:
+            self._head_began(runner, now)
+
+    def _skip(self, runner: _Runner, work: _Work, lo: int, hi: int, out: Effects) -> None:
+        frame = ["skip", work.run, lo - work.base, hi - work.base]
+        out.actions.append(WriteRunner(runner=runner.number, frame=frame))
+
+    def _head_began(self, runner: _Runner, now: float) -> None:
+        runner.head_since = now
+        if runner.ending:
+            return  # its deadline is that of the grace
+        runner.deadline = float("inf")
+        if runner.runs:
+            work = runner.runs[0]
+            if work.bundle.time_limit_s > 0:
+                runner.deadline = now + work.bundle.time_limit_s
+            if work.killed.get(work.next, Cause.RELEASED) is not Cause.RELEASED:
+                runner.deadline = min(runner.deadline, now + SKIP_S)
+
+    # --- what runners say -----------------------------------------------------------------------------
+
+    def _spoke(self, event: RunnerSpoke, now: float, out: Effects) -> None:
+        runner = self._runners[event.runner]
+        if self._leaving:
+            return
+        moved = False
+        for frame in event.frames:
+            match frame[0]:
+                case "done":
+                    _, run, index, cause, started, duration, result, stdout, stderr = frame
+                    work = self._head(runner, run, index)
+                    self._done.add(work.bundle, work.next, cause, started, duration, result, stdout, stderr)
+                    self._utc_offset = started + duration - now
+                    self._settled(runner, work)
+                    moved = True
+                case "skipped":
+                    work = self._head(runner, frame[1], frame[2])
+                    self._report_killed(work)
+                    self._settled(runner, work)
+                    moved = True
+                case "ready":
+                    self._utc_offset = frame[3] - now
+                    runner.ready = moved = True
+                case "broken":
+                    runner.told = True
+                    self._fail_environment(runner.key, frame[1])
+                case other:
+                    raise AssertionError(f"a runner said {other!r}")
+        if moved:
+            self._head_began(runner, now)
+
+    def _head(self, runner: _Runner, run: int, index: int) -> _Work:
+        work = runner.runs[0]
+        assert (work.run, work.next) == (run, work.base + index), "outcomes come in order"
+        return work
+
+    def _settled(self, runner: _Runner, work: _Work) -> None:
+        """The head has its outcome."""
+        work.next += 1
+        if work.finished:
+            runner.runs.popleft()
+            self._work.remove(work)
+
+    def _fail_environment(self, key: Key, error: bytes, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        """All bundles of this environment that wait: importing it again at once would fail again."""
+        for work in [w for w in self._work if w.key == key and not w.run]:
+            while not work.finished:
+                cause = work.killed.get(work.next, Cause.ENVIRONMENT)
+                self._done.add(work.bundle, work.next, cause, 0.0, 0.0, error, stdout, stderr)
+                work.next += 1
+                stdout = stderr = b""
+            self._work.remove(work)
+
+    # --- how runners end ------------------------------------------------------------------------------
+
+    def _exited(self, event: RunnerExited, now: float, out: Effects) -> None:
+        runner = self._runners.pop(event.runner)
+        if self._leaving:
+            return  # the agent knows that what it gave us is lost
+        if not runner.ready and not runner.told and not self._draining:
+            error = death_error(Cause.ENVIRONMENT, self._import_text(runner, event), event.stderr)
+            self._fail_environment(runner.key, error, event.stdout, event.stderr)
+        if runner.runs:
+            self._head_died(runner, event, now)
+        for work in list(runner.runs):
+            work.run = 0  # the others never started: a fresh runner takes them, nothing is charged
+            self._report_leading_killed(work)
+
+    def _import_text(self, runner: _Runner, event: RunnerExited) -> str:
+        module = runner.key[2]
+        if runner.ending:
+            return f"importing {module} took longer than {self._import_limit_s:g} s"
+        return f"the runner ended before it could import {module}: {event.how}"
+
+    def _head_died(self, runner: _Runner, event: RunnerExited, now: float) -> None:
+        work = runner.runs[0]
+        position = work.next
+        cause = Cause.OUT_OF_MEMORY if event.out_of_memory else Cause.CRASH
+        if runner.target is not None:
+            target, at, cause = runner.target
+            if (target, at) != (work, position):
+                return  # the signal came after its task had ended: this one runs again
+        self._done.add(
+            work.bundle, position, cause, runner.head_since + self._utc_offset, now - runner.head_since,
+            death_error(cause, self._death_text(cause, work.bundle, event), event.stderr), event.stdout, event.stderr,
+        )  # fmt: skip
+        self._settled(runner, work)
+
+    def _death_text(self, cause: Cause, bundle: Bundle, event: RunnerExited) -> str:
+        if cause is Cause.TIME_LIMIT:
+            return f"{bundle.function} ran over its time limit of {bundle.time_limit_s:g} s and was ended"
+        if cause is Cause.CANCELLED:
+            return f"{bundle.function} was cancelled while it ran"
+        if cause in (Cause.CRASH, Cause.OUT_OF_MEMORY):
+            return f"the process of {bundle.function} died: {event.how}"
+        return f"{bundle.function} was ended: {cause.name}"
+
+    def _late(self, runner: _Runner, now: float, out: Effects) -> None:
+        """A deadline passed: of the import, of the head, or of the grace."""
+        if runner.ending:
+            self._signal(runner, now, out, hard=True)
+            return
+        if runner.runs:
+            work = runner.runs[0]
+            runner.target = (work, work.next, work.killed.get(work.next, Cause.TIME_LIMIT))
+        self._signal(runner, now, out)
+
+    def _signal(self, runner: _Runner, now: float, out: Effects, hard: bool = False) -> None:
+        out.actions.append(KillRunner(runner=runner.number, hard=hard))
+        runner.ending = True
+        runner.deadline = now + self._limits.kill_grace_s
+
+    def _end(self, runner: _Runner, now: float, out: Effects) -> None:
+        """End an idle runner in order."""
+        runner.ending = True
+        runner.deadline = now + self._limits.kill_grace_s
+        out.actions.append(WriteRunner(runner=runner.number, frame=["stop"]))
+
+    # --- killing and stopping -------------------------------------------------------------------------
+
+    def _kill(self, kill: Kill, now: float, out: Effects) -> None:
+        work = next((w for w in self._work if w.bundle.bundle == kill.bundle), None)
+        if work is None:
+            return  # all of it has ended already
+        lo, hi = 0, work.bundle.count
+        if kill.count >= 0:
+            lo = kill.lo - work.bundle.lo
+            hi = min(hi, lo + kill.count)
+        self._mark(work, range(max(lo, work.next), hi), Cause(kill.cause), now, out)
+
+    def _mark(self, work: _Work, positions: range, cause: Cause, now: float, out: Effects) -> None:
+        """These tasks are not to run. The one that runs is ended, unless it is only to be handed back."""
+        fresh = [i for i in positions if work.killed.get(i, Cause.RELEASED) is Cause.RELEASED]
+        if not fresh:
+            return
+        work.killed.update(dict.fromkeys(fresh, cause))
+        runner = next((r for r in self._runners.values() if work in r.runs), None)
+        if runner is None:
+            self._report_leading_killed(work)
+            return
+        self._skip(runner, work, fresh[0], fresh[-1] + 1, out)
+        is_head = runner.runs[0] is work and work.next == fresh[0]
+        if is_head and cause is not Cause.RELEASED and not runner.ending:
+            runner.target = (work, work.next, cause)
+            self._signal(runner, now, out)
+
+    def _report_leading_killed(self, work: _Work) -> None:
+        while not work.finished and work.next in work.killed:
+            self._report_killed(work)
+            work.next += 1
+        if work.finished and work in self._work:
+            self._work.remove(work)
+
+    def _report_killed(self, work: _Work) -> None:
+        cause = work.killed[work.next]
+        error = b""
+        if cause is not Cause.RELEASED:
+            error = death_error(cause, f"{work.bundle.function} was ended before it started: {cause.name}")
+        self._done.add(work.bundle, work.next, cause, 0.0, 0.0, error)
+
+    def _stop(self, drain: bool, now: float, out: Effects) -> None:
+        if not drain:
+            self._leave(now, out)
+        elif not self._draining:
+            self._draining = True
+            for work in list(self._work):
+                self._mark(work, range(work.next, work.bundle.count), Cause.RELEASED, now, out)
+
+    def _drain(self, now: float, out: Effects) -> None:
+        """Runners end as soon as they have nothing to finish; then this rank does."""
+        for runner in self._runners.values():
+            if not runner.ending and not runner.runs:
+                if runner.ready:
+                    self._end(runner, now, out)
+                else:
+                    self._signal(runner, now, out, hard=True)
+        if not self._runners or now >= self._leave_at:
+            self.stopped = True
+
+    def _leave(self, now: float, out: Effects) -> None:
+        """End at once; what runs is lost and not reported."""
+        self._draining = self._leaving = True
+        self._leave_at = now + self._limits.kill_grace_s
+        self._work.clear()
+        for runner in self._runners.values():
+            runner.runs.clear()
+            self._signal(runner, now, out, hard=True)
