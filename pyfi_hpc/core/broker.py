@@ -66,7 +66,7 @@ class Broker:
         self.stopped = False
         self._stopping: tuple[Peer, int] | None = None
         self._stop_at = 0.0
-        self._beat_at = now
+        self._sweep_at = now
         self._unready: Effects = Effects()
         self._set_sockets(sockets)
         self._recover(recovered, now)
@@ -86,8 +86,8 @@ class Broker:
             self._unready.queries = []
         if s.recover_until and now >= s.recover_until:
             self._end_recovery()
-        if now >= self._beat_at:
-            self._beat_at = now + s.limits.heartbeat_s / 4
+        if now >= self._sweep_at:
+            self._sweep_at = now + s.limits.heartbeat_s / 4
             self._sweep(now, out)
         s.graph.shed()
         dispatch.fill(s, now, out)
@@ -100,9 +100,10 @@ class Broker:
         if s.recover_until:
             wake = min(wake, s.recover_until)
         if s.nodes.by_name:
-            wake = min(wake, min(node.lease_until for node in s.nodes.by_name.values()))
+            lease_end = min(node.lease_until for node in s.nodes.by_name.values())
+            wake = min(wake, max(lease_end, self._sweep_at))
         if s.clients.by_peer:
-            wake = min(wake, self._beat_at + s.limits.client_silence_s)
+            wake = min(wake, self._sweep_at + s.limits.client_silence_s)
         return wake
 
     # --- messages -------------------------------------------------------------------------------------
