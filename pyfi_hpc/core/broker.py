@@ -202,7 +202,14 @@ class Broker:
         for held in hello.held:
             self._adopt(node, held, now)
         self._forget_unknown(node, hello.held, out)
+        self._mount_held(node, out)
         return True
+
+    def _mount_held(self, node: Node, out: Effects) -> None:
+        """What was told on the old connection may have been lost: tell where the code of its grants lives."""
+        node.mounted = {grant.batch.code for grant in node.grants.values()}
+        for code in node.mounted:
+            out.send(node.peer, self.state.mounts[code])
 
     def _compare(self, node: Node, held: list[m.Held], now: float, out: Effects) -> None:
         """After a lost connection: what the agent no longer holds was lost on the way and goes out again."""
@@ -214,6 +221,7 @@ class Broker:
             for lo, hi in settle.runs([k for k in offsets if batch.states[k] == TaskState.RUNNING]):
                 settle.release(self.state, batch, lo, hi)
         self._forget_unknown(node, held, out)
+        self._mount_held(node, out)
 
     def _adopt(self, node: Node, held: m.Held, now: float) -> None:
         """A grant of an earlier epoch whose tasks run on: they are not started again."""
