@@ -9,7 +9,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def sendable(dtype: np.dtype[Any]) -> bool:
     return not dtype.hasobject and dtype.itemsize > 0
 
 
-zones = st.none() | st.just(UTC) | st.just(ZoneInfo("Europe/Zurich")) | st.builds(
+zones = st.none() | st.just(timezone.utc) | st.just(ZoneInfo("Europe/Zurich")) | st.builds(
     timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23)), st.text(max_size=5)
 )  # fmt: skip
 hashables = st.recursive(
@@ -106,7 +106,7 @@ SAMPLES = [
     np.float32(1.5), np.bool_(True), np.str_("a\0"), np.bytes_(b"a\0"), np.str_(""), np.datetime64("2024-01-01"),
     np.zeros(1, [("a", "i4"), ("b", "f8")])[0], np.longdouble(1) / 3, bytearray(b"x"), Path("/tmp/x"),
     pathlib.PureWindowsPath("c:\\x"), datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Zurich"), fold=1),
-    datetime.max, time(1, 2, 3, 4, tzinfo=UTC), timedelta(-1, 5, 7), date.min, Decimal("sNaN12"),
+    datetime.max, time(1, 2, 3, 4, tzinfo=timezone.utc), timedelta(-1, 5, 7), date.min, Decimal("sNaN12"),
     Decimal("-0.00"), -0.0, math.inf, complex(-0.0, math.nan), UUID(int=7), [[[]]], {}, set(), (), ((),),
 ]  # fmt: skip
 
@@ -230,13 +230,7 @@ def bomb() -> bytes:
 def test_hostile_headers_cost_no_memory() -> None:
     """Huge claims in headers are checked against the bytes that are there; run under a memory limit."""
     array = p._encode(p.Ext(p._ARRAY, p._U32.pack(8) + p._encode(["<f8", [2**40], "C"])[:8]))
-    for bad in (
-        b"\xdd\xff\xff\xff\xff",
-        b"\xdf\xff\xff\xff\xff",
-        b"\xc9\xff\xff\xff\xff\x01",
-        array,
-        b"\x91" * 10**6,
-    ):
+    for bad in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01", array, b"\x91" * 10**6):
         with pytest.raises(ValueError):
             p.decode_value(bad)
     code = (
@@ -302,13 +296,7 @@ def test_builtin_exceptions_come_back_as_themselves(error: Exception) -> None:
 
 def test_other_exceptions_travel_as_text() -> None:
     """User types, SystemExit and args that cannot be sent are not rebuilt, and nothing raises."""
-    for error in (
-        Odd(1, 2),
-        SystemExit(3),
-        ValueError(object()),
-        KeyboardInterrupt(),
-        ValueError("x" * 10**6),
-    ):
+    for error in (Odd(1, 2), SystemExit(3), ValueError(object()), KeyboardInterrupt(), ValueError("x" * 10**6)):
         failure = p.decode_error(p.encode_error(raised(error)))
         assert failure.type_name == type(error).__qualname__
         assert len(failure.message) < 40_000
