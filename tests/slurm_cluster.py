@@ -62,6 +62,7 @@ TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+GresTypes=gpu
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 SlurmdParameters=config_overrides
@@ -95,10 +96,9 @@ def missing() -> list[str]:
     """What this machine lacks for a cluster, in words; empty when it can start."""
     if not sys.platform.startswith("linux"):
         return ["Linux"]
-    packages = {pkg for name, pkg in _PROGRAMS.items() if not shutil.which(name, path=_path())}
-    lacks = [f"the programs of {pkg}" for pkg in sorted(packages)]
+    lacks = sorted({pkg for name, pkg in _PROGRAMS.items() if not shutil.which(name, path=_path())})
     if os.geteuid() != 0:
-        lacks.append("root (to make network namespaces)")
+        lacks.append("root")
     elif not lacks:
         try:
             _unshare()
@@ -307,11 +307,15 @@ class Cluster:
 
     def _write_config(self) -> None:
         nodes = "\n".join(
-            f"NodeName={node} NodeAddr={self._net}.{i + 11} CPUs={_CPUS_PER_NODE} RealMemory=4000"
+            f"NodeName={node} NodeAddr={self._net}.{i + 11} CPUs={_CPUS_PER_NODE} RealMemory=4000 Gres=gpu:4"
             for i, node in enumerate(self.nodes)
         )
         text = _SLURM_CONF.format(tag=self.tag, net=self._net, state=self.state, nodes=nodes)
         (self.state / "slurm.conf").write_text(text)
+        # counted, not there: enough to see that Slurm takes what we ask for
+        for number in range(4):
+            (self.state / f"gpu{number}").touch()
+        (self.state / "gres.conf").write_text(f"Name=gpu File={self.state}/gpu[0-3]\n")
         # written in place: the machines see this very file over their /etc/hosts
         here = socket.gethostname()
         lines = ["127.0.0.1 localhost", f"{self.host_address} {here}", *self._host_lines()]
@@ -366,7 +370,8 @@ class Cluster:
         return [pid for pid in self.node_pids(node, "slurmd") if _name(pid) == "slurmd"]
 
     def _enter(self, machine: str) -> list[str]:
-        spaces = ("--net", "--uts", "--mount", "--ipc", "--pid")
+        # --root: entering the mounts alone would leave a chroot that we may be in
+        spaces = ("--net", "--uts", "--mount", "--ipc", "--pid", "--root", "--wd")
         return ["nsenter", "--target", str(self._inits[machine]), *spaces]
 
     def _wait_node(self, node: str, timeout: float) -> None:

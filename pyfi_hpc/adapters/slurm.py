@@ -129,11 +129,10 @@ def render_sbatch(request: AllocationRequest) -> str:
     modules = f"\nmodule load {shlex.join(request.modules)}\n" if request.modules else ""
     # a login shell knows the module command
     shell = "#!/bin/bash -l" if request.modules else "#!/bin/bash"
-    cpus = f" --cpus-per-task={request.cpus_per_task}" if request.cpus_per_task else ""
     in_job = request.broker == "job"
     return "".join((
         f"{shell}\n{_HEAD}{options}\n", modules, _where(request), _BROKER if in_job else "",
-        _STEPS.replace("@MPI", request.mpi).replace("@CPUS", cpus), _BROKER_END if in_job else "", _END,
+        _STEPS.replace("@MPI", request.mpi), _BROKER_END if in_job else "", _END,
     ))  # fmt: skip
 
 
@@ -251,8 +250,8 @@ run_ranks() {
     began=$SECONDS
     nodes=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%D)
     nodes=${nodes:-$SLURM_NNODES}
-    "${step[@]}" --mpi=@MPI@CPUS --nodes="$nodes" --ntasks=$((nodes * PYFI_SLURM_RANKS)) \\
-      --ntasks-per-node="$PYFI_SLURM_RANKS" \\
+    "${step[@]}" --mpi=@MPI --nodes="$nodes" --ntasks=$((nodes * PYFI_SLURM_RANKS)) \\
+      --ntasks-per-node="$PYFI_SLURM_RANKS" ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} \\
       "$python" -m pyfi_hpc.hosts.rank --instance "$instance" --home "$home"
     echo "pyfi: the rank step ended with $?"
     (( SECONDS - began < 30 )) && failures=$((failures + 1)) || failures=0

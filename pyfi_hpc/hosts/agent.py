@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import zmq
 
 from pyfi_hpc.adapters import access as access_file
-from pyfi_hpc.adapters import node
+from pyfi_hpc.adapters import node, pidfile
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.adapters.router import RouterPort, harden
@@ -103,6 +103,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         clock.monotonic(),
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
+    mark = pidfile.claim(settings, f"agent-{node.name()}")
     try:
         Loop(machine, clock, [broker, ranks, around, signals], Switch(settings, broker, ranks), doer=around).run()
     finally:
@@ -111,6 +112,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         context.term()
         around.close()
         point.unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
         log.info("agent ended")
 
 
