@@ -60,7 +60,7 @@ def flood(n):
     print("head"); sys.stdout.flush()
     for _ in range(n): os.write(1, block)
     print("tail")
-def speak(): print("h\\u00e9llo \\udc80"); sys.stdout.buffer.write(b"\\xff\\n"); print("err", file=sys.stderr); os.system("echo sub")
+def speak(): print("h\\u00e9llo \\udc80"); sys.stdout.buffer.write(b"\\xff\\n"); sys.stdout.flush(); print("err", file=sys.stderr); os.system("echo sub")
 def lambdas(): return [1, {"f": lambda: 0}]
 def big(n): return b"x" * n
 def twice(v): return [v, v]
