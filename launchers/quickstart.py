@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("PYFI_HOME", str(ROOT / ".pyfi"))
 os.environ.setdefault("PYFI_INSTANCE", "quickstart")
 
+import msgspec  # noqa: E402
+
 from pyfi_hpc import settings as settings_module  # noqa: E402
 from pyfi_hpc.client import deploy, session  # noqa: E402
 from pyfi_hpc.errors import PyfiError, SiteError  # noqa: E402
@@ -66,13 +68,13 @@ def start(settings: settings_module.Settings) -> None:
     begun = time.perf_counter()
     instance.start_agent(settings, None)
     wanted = len(os.sched_getaffinity(0))
-    joined = instance.wait_for_ranks(settings, lambda: session.current().ask("nodes", {}), wanted, _JOIN_S)
+    joined = instance.wait_for_ranks(settings, lambda: session.current().ask("info", {})["broker"]["nodes"], wanted, _JOIN_S)
     print(f"- {'ranks':8} {joined} of {wanted} joined, one per core  {time.perf_counter() - begun:.1f} s")
 
 
 def deploy_digits(settings: settings_module.Settings) -> None:
     spec = deploy.prepare(settings, str(ROOT / "examples/digits"), allow_dirty=True)
-    session.current().ask("deploy", deploy.request(spec))
+    session.current().ask("deploy", msgspec.to_builtins(spec))
     built = f"built in {spec.build_s:.1f} s" if spec.built else "unchanged"
     print(f"- {'deployed':8} {spec.name} @ {spec.code.commit[:7]}, environment {built}")
 

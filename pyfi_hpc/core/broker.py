@@ -32,7 +32,7 @@ from pyfi_hpc.model.events import (
     Unreachable,
     ValuesRead,
 )
-from pyfi_hpc.model.ids import BatchId, GrantId, JobId, NodeName, Peer
+from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.records import Recovered
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
@@ -50,12 +50,20 @@ class Broker:
     recovered : Recovered
         What the ledger holds of unfinished work.
     sockets : list of SocketSpec
+    mounts : list of Mount
+        Code of recovered tasks: their sockets may call newer code by now.
     now, utc : float
         Monotonic seconds and UTC at the start.
     """
 
     def __init__(
-        self, limits: Limits, recovered: Recovered, sockets: list[SocketSpec], now: float, utc: float
+        self,
+        limits: Limits,
+        recovered: Recovered,
+        sockets: list[SocketSpec],
+        mounts: list[m.Mount],
+        now: float,
+        utc: float,
     ) -> None:
         book = JobBook(limits.ended_keys_max)
         self.state = State(
@@ -68,6 +76,7 @@ class Broker:
         self._stop_at = 0.0
         self._sweep_at = now
         self._unready: Effects = Effects()
+        self.state.mounts.update({CodeId(mount.code): mount for mount in mounts})
         self._set_sockets(sockets)
         self._recover(recovered, now)
 

@@ -94,7 +94,7 @@ def wait_for_ranks(settings: Settings, ask_nodes: Callable[[], Any], wanted: int
     Parameters
     ----------
     ask_nodes : callable
-        Asks the broker for its nodes: ``{"nodes": [{"ranks": n, ...}]}``.
+        Asks the broker for its live nodes: ``[{"ranks": n, ...}]``.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def wait_for_ranks(settings: Settings, ask_nodes: Callable[[], Any], wanted: int
     """
     deadline = time.monotonic() + limit_s
     while True:
-        joined = sum(node["ranks"] for node in ask_nodes()["nodes"])
+        joined = sum(node["ranks"] for node in ask_nodes())
         if joined >= wanted:
             return joined
         if time.monotonic() > deadline:
