@@ -151,8 +151,11 @@ class RankMachine:
         if not self._work:
             return
         key = self._work[0].key
-        if any(r.runs and (r.ending or r.key != key) for r in self._runners.values()):
-            return  # another one is active, or dying
+        for r in self._runners.values():
+            if r.runs and (r.ending or r.key != key):
+                return  # another one is active, or dying
+            if r.ending and not r.ready and r.key == key:
+                return  # its import took too long: what waits for it fails with it
         runner = next((r for r in self._runners.values() if r.key == key and not r.ending), None)
         if runner is None:
             self._start(key, now, out)
