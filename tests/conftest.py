@@ -16,7 +16,7 @@ import slurm_cluster
 @pytest.fixture(scope="session")
 def _slurm() -> Iterator[slurm_cluster.Cluster]:
     if lacks := slurm_cluster.missing():
-        reason = "a Slurm cluster on this machine needs " + ", ".join(lacks)
+        reason = "a Slurm cluster needs " + ", ".join(lacks)
         if "slurm" in os.environ.get("PYFI_TEST_REQUIRE", "").split(","):
             pytest.fail(reason)
         pytest.skip(reason)

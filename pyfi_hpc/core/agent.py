@@ -33,6 +33,8 @@ _STEP_START_S = 60.0
 _STEP_AGAIN_S = 2.0
 #: between two hellos while no broker answers, seconds
 _HELLO_S = 0.25
+#: between two looks for tasks that wait behind a long one, seconds
+_EVEN_OUT_S = 0.02
 #: outcomes that were not kept for so long are offered again, seconds
 _OFFER_AGAIN_S = 5.0
 #: ranks have so long to end when the agent stops, seconds
@@ -78,6 +80,9 @@ class Agent:
         self._mounts: dict[int, m.Mount] = {}
         self._checked: dict[int, str] = {}
         self._bundles = 0
+        #: tasks that the broker asked back and has not got
+        self._recalled = 0
+        self._even_at = 0.0
         self._welcome = False
         self._hello_at = now
         self._heard_at = now
@@ -119,7 +124,9 @@ class Agent:
         wake = self._beat_at
         if self._own_step and not self._ranks:
             wake = min(wake, self._step_until)
-        if self._missing:
+        if self._even_at > 0.0 and self._uneven():
+            wake = min(wake, self._even_at)
+        if self._missing and self._ranks:
             wake = min(wake, min(at for _, at in self._missing.values()) + _REPLACE_AFTER_S)
         if self._stop_at is not None:
             wake = min(wake, self._stop_at)
@@ -178,13 +185,31 @@ class Agent:
                 self._holdings.wait(grant, item.lo, item.lo + item.count)
 
     def _recall(self, message: m.Recall, now: float, out: Effects) -> None:
-        """Hand back from the end of the line; an empty Finished says there was nothing."""
-        left = message.count
-        while left > 0 and (piece := self._holdings.last_piece(left)) is not None:
-            left -= piece.hi - piece.lo
+        """Hand back from the end of the line, and what ranks have not started."""
+        self._recalled = message.count
+        self._hand_back()
+        if self._recalled:
+            self._reclaim(self._recalled, out)
+
+    def _hand_back(self) -> None:
+        while self._recalled > 0 and (piece := self._holdings.last_piece(self._recalled)) is not None:
+            self._recalled -= piece.hi - piece.lo
             self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
-        if left == message.count:
-            out.send(BROKER, m.Finished([]))
+
+    def _reclaim(self, count: int, out: Effects) -> int:
+        """Ask ranks for tasks that wait behind another, from the longest line first; how many were asked for."""
+        asked = 0
+        for rank in sorted(self._ranks.values(), key=Rank.line, reverse=True):
+            for position, flight in reversed(list(enumerate(rank.flights))):
+                start = flight.next + (position == 0)
+                lo = max(start, flight.hi - (count - asked))
+                if lo < flight.hi and not flight.reclaimed:
+                    flight.reclaimed = True
+                    asked += flight.hi - lo
+                    out.send(rank.peer, m.Kill(flight.bundle, lo, flight.hi - lo, Cause.RELEASED))
+                if asked >= count:
+                    return asked
+        return asked
 
     def _cancel(self, message: m.Cancel, now: float, out: Effects) -> None:
         grant = self._holdings.grants.get(message.job)
@@ -246,19 +271,29 @@ class Agent:
             out.send(peer, m.Stop(False))
 
     def _done(self, rank: Rank, message: m.Done) -> None:
-        """Outcomes of a bundle come in order, so what is done is a prefix."""
+        """Outcomes of a bundle come in order, so what is done is a prefix; only its end can be handed back."""
         outcome = message.outcome
         flight = next((f for f in rank.flights if f.bundle == message.bundle), None)
         if flight is None:
             return
         item = flight.grant.item
+        if outcome.causes.count(Cause.RELEASED) == outcome.count:
+            self._handed_back(rank, flight, outcome)
+            return
         flight.next = outcome.lo + outcome.count
         if flight.next >= flight.hi:
             rank.flights.remove(flight)
-        durations = array("f", outcome.durations)
         if outcome.count and outcome.causes.count(0) == outcome.count:
-            self._durations.report(item.code, item.function, sum(durations) / outcome.count)
+            self._durations.report(item.code, item.function, sum(array("f", outcome.durations)) / outcome.count)
         self._holdings.ended(outcome)
+
+    def _handed_back(self, rank: Rank, flight: Flight, outcome: m.Outcome) -> None:
+        """The end of a bundle comes back unstarted: another rank runs it, or the broker asked for it."""
+        flight.hi = min(flight.hi, outcome.lo)
+        if flight.next >= flight.hi:
+            rank.flights.remove(flight)
+        self._holdings.wait(flight.grant, outcome.lo, outcome.lo + outcome.count, first=True)
+        self._hand_back()
 
     def _process_exited(self, event: ProcessExited, now: float, out: Effects) -> None:
         rank = next((r for r in self._ranks.values() if r.pid == event.pid), None)
@@ -314,8 +349,12 @@ class Agent:
     def _fill(self, now: float, out: Effects) -> None:
         """Send bundles to ranks that have room: idle ones first."""
         holdings = self._holdings
-        if not holdings.waiting or self._fenced:
+        if self._fenced or self._draining:
             return
+        if not holdings.waiting:
+            self._even_out(now, out)
+            return
+        self._even_at = now + _EVEN_OUT_S
         ranks = sorted(self._ranks.values(), key=lambda rank: len(rank.flights))
         for passes in range(2):
             for rank in ranks:
@@ -324,6 +363,18 @@ class Agent:
                     if piece is None:
                         return
                     self._send_bundle(rank, piece, out)
+
+    def _even_out(self, now: float, out: Effects) -> None:
+        """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
+        if now < self._even_at:
+            return
+        if self._uneven():
+            self._even_at = now + _EVEN_OUT_S
+            self._reclaim(sum(not rank.flights for rank in self._ranks.values()), out)
+
+    def _uneven(self) -> bool:
+        ranks = self._ranks.values()
+        return any(not rank.flights for rank in ranks) and any(rank.line() > 1 and rank.askable() for rank in ranks)
 
     def _next_bundle(self) -> Piece | None:
         """The first tasks whose code is ready, as many as a rank runs in a few milliseconds."""

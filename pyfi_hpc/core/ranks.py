@@ -22,6 +22,7 @@ class Flight:
     next: int
     hi: int
     seconds: float  #: what it is expected to take in all
+    reclaimed: bool = False  #: tasks of it were asked back; not asked again
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +34,14 @@ class Rank:
     heard_at: float
     world: int = 1
     flights: deque[Flight] = field(default_factory=deque)
+
+    def line(self) -> int:
+        """Tasks that it has and that are not done."""
+        return sum(flight.hi - flight.next for flight in self.flights)
+
+    def askable(self) -> bool:
+        """Whether tasks of it can still be asked back."""
+        return any(not flight.reclaimed for flight in self.flights)
 
     def room(self, second_s_max: float) -> bool:
         """Whether a bundle can go to it: idle, or what it has is short enough for another to wait behind it."""

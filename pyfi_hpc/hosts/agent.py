@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ from collections.abc import Sequence
 import zmq
 
 from pyfi_hpc.adapters import access as access_file
-from pyfi_hpc.adapters import node
+from pyfi_hpc.adapters import node, pidfile
+from pyfi_hpc.adapters import slurm as slurm_adapter
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.adapters.router import RouterPort, harden
@@ -74,9 +74,8 @@ def main() -> None:
 
 
 def _expected(slurm: bool) -> int:
-    if slurm and os.environ.get("SLURM_NTASKS_PER_NODE"):
-        return int(os.environ["SLURM_NTASKS_PER_NODE"])
-    return len(node.usable_cores())
+    here = slurm_adapter.environment() if slurm else None
+    return here.ranks_per_node if here and here.ranks_per_node else len(node.usable_cores())
 
 
 def run(settings: Settings, rank_count: int, own_step: bool) -> None:
@@ -103,6 +102,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         clock.monotonic(),
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
+    mark = pidfile.claim(settings, f"agent-{node.name()}")
     try:
         Loop(machine, clock, [broker, ranks, around, signals], Switch(settings, broker, ranks), doer=around).run()
     finally:
@@ -111,6 +111,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         context.term()
         around.close()
         point.unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
         log.info("agent ended")
 
 

@@ -20,7 +20,8 @@ def arguments(name: str) -> argparse.ArgumentParser:
 
 
 def load(options: argparse.Namespace) -> Settings:
-    settings = settings_module.load(instance=options.instance, home=options.home)
+    given = {name: getattr(options, name, None) for name in ("instance", "home", "bind", "ledger")}
+    settings = settings_module.load(**given)
     private_folder(settings.instance_dir)
     return settings
 

@@ -1,4 +1,4 @@
--- Functions and views: they hold no data, so every upgrade replaces them all from this file.
+-- Functions: they hold no data, so every upgrade replaces them all from this file (and the views from views.sql).
 
 -- The fence and the commit's own row, one round trip. Volatile: each statement inside sees what is committed
 -- when it runs, so the compare comes after the lock. A takeover holds the lock exclusively while it raises the epoch.
@@ -48,4 +48,44 @@ CREATE OR REPLACE FUNCTION ledger_merge_closed() RETURNS bigint LANGUAGE sql AS 
     numbered AS (SELECT lo, hi, count(*) FILTER (WHERE starts) OVER (ORDER BY lo) AS island FROM marked),
     merged AS (INSERT INTO closed_range SELECT min(lo), max(hi) FROM numbered GROUP BY island RETURNING 1)
     SELECT count(*) FROM merged
+$$;
+
+-- The words of model/states.py; a test compares them.
+CREATE OR REPLACE FUNCTION ledger_state(p_state int) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (ARRAY['PENDING', 'PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'TIMEOUT', 'CANCELLED', 'SKIPPED'])[p_state + 1]
+$$;
+CREATE OR REPLACE FUNCTION ledger_state_code(p_state int) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (ARRAY['PD', 'PD', 'R', 'CD', 'F', 'TO', 'CA', 'SK'])[p_state + 1]
+$$;
+CREATE OR REPLACE FUNCTION ledger_cause(p_cause int) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (ARRAY['NONE', 'ERROR', 'TIME_LIMIT', 'CRASH', 'OUT_OF_MEMORY', 'RANK_LOST', 'NODE_FAIL', 'WALLTIME',
+                  'PREEMPTED', 'ENVIRONMENT', 'RELEASED', 'CANCELLED', 'STALE'])[p_cause + 1]
+$$;
+
+-- The i-th little-endian number of a packed column, from 0; NULL where the column has none.
+CREATE OR REPLACE FUNCTION float8_at(p_packed bytea, p_index int) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN exponent = 0 THEN 0 ELSE
+        (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 4503599627370496.0::float8)
+        * power(2::float8, exponent - 1023) END
+    FROM (
+        SELECT high, ((high & 127) << 4) | (get_byte(b, 6) >> 4) AS exponent,
+               (((get_byte(b, 6) & 15)::bigint << 48) | (get_byte(b, 5)::bigint << 40) | (get_byte(b, 4)::bigint << 32)
+                | (get_byte(b, 3)::bigint << 24) | (get_byte(b, 2)::bigint << 16) | (get_byte(b, 1)::bigint << 8)
+                | get_byte(b, 0))::float8 AS mantissa
+        FROM (SELECT b, get_byte(b, 7) AS high
+              FROM (SELECT substring(p_packed FROM 8 * p_index + 1 FOR 8) AS b) AS cut WHERE length(b) = 8) AS top
+    ) AS parts
+$$;
+CREATE OR REPLACE FUNCTION float4_at(p_packed bytea, p_index int) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN exponent = 0 THEN 0 ELSE
+        (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 8388608.0::float8)
+        * power(2::float8, exponent - 127) END
+    FROM (
+        SELECT high, ((high & 127) << 1) | (get_byte(b, 2) >> 7) AS exponent,
+               (((get_byte(b, 2) & 127) << 16) | (get_byte(b, 1) << 8) | get_byte(b, 0))::float8 AS mantissa
+        FROM (SELECT b, get_byte(b, 3) AS high
+              FROM (SELECT substring(p_packed FROM 4 * p_index + 1 FOR 4) AS b) AS cut WHERE length(b) = 4) AS top
+    ) AS parts
 $$;

@@ -177,7 +177,7 @@ class BrokerHost(Host):
         super().__init__(world)
         self.ledger = MemoryLedger(world.store)
         recovered = self.ledger.take_over("sim")
-        self.machine = Broker(world.limits, recovered, world.sockets, world.now, world.now)
+        self.machine = Broker(world.limits, recovered, world.sockets, [], world.now, world.now)
         self._gathered = Effects()
         self._busy = False
         self._seq = 0
@@ -382,12 +382,13 @@ class ImaginedRank:
         """The tasks that it names end with its cause; order within the bundle is kept."""
         hit = [(b, o) for b, o in self._line if b.bundle == kill.bundle and kill.lo <= o < kill.lo + kill.count]
         self._line = [entry for entry in self._line if entry not in hit]
-        if self._running and self._running[0].bundle == kill.bundle and self._running[1] in range(
-            kill.lo, kill.lo + kill.count
-        ):
+        wanted = range(kill.lo, kill.lo + kill.count)
+        running = self._running and self._running[0].bundle == kill.bundle and self._running[1] in wanted
+        if running and kill.cause != Cause.RELEASED:  # what runs is not handed back
+            assert self._running is not None
             hit.insert(0, self._running)
             self._running = None
-        for bundle, offset in hit:
+        for bundle, offset in reversed(hit) if kill.cause == Cause.RELEASED else hit:
             self._done(bundle, offset, Cause(kill.cause))
         self._next()
 

@@ -49,7 +49,7 @@ signal.signal(signal.SIGUSR1, hear)
 signal.signal(signal.SIGTERM, hear)
 print(
     name, "of", env["SLURM_NTASKS"], "on", env["SLURMD_NODENAME"] + ",", env.get("PYFI_SLURM_RANKS"),
-    "ranks a node, ends", env.get("SLURM_JOB_END_TIME"), flush=True,
+    "ranks a node, ends", env.get("SLURM_JOB_END_TIME"), "GPUs", env.get("CUDA_VISIBLE_DEVICES"), flush=True,
 )
 while True:
     signal.pause()
@@ -198,6 +198,16 @@ def test_rank_step_that_cannot_start_ends_the_job(cluster: Cluster, login: Path)
     assert _wait_for(out, "nosuch")
 
 
+def test_shipped_gpu_script(cluster: Cluster, login: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch slurm/gpu.sbatch with fewer cores: the command line wins, and every process sees the GPUs."""
+    monkeypatch.setenv("PYFI_PYTHON", str(login / "host"))
+    script = (Path(__file__).parents[2] / "slurm" / "gpu.sbatch").read_text()
+    job = cluster.sbatch(script, f"--chdir={login}", "--cpus-per-task=1", "--ntasks-per-node=2")
+    out = login / f"pyfi-{job}.out"
+    for line in (*_wait_for(out, "^rank . of 2", 2), *_wait_for(out, "^agent 0 of 1")):
+        assert line.endswith("GPUs 0,1,2,3")  # a rank takes its own by its local rank
+
+
 def test_shipped_script_by_hand(cluster: Cluster, login: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sbatch slurm/cpu.sbatch as a person types it: paths from PYFI_HOME and PYFI_PYTHON; then scancel."""
     monkeypatch.setenv("PYFI_PYTHON", str(login / "host"))
@@ -254,11 +264,11 @@ def test_killed_slurmd_leaves_the_rank_alive(cluster: Cluster, login: Path) -> N
 def test_cluster_of_a_killed_process_leaves_nothing() -> None:
     """Kills a process that has a cluster: its machines die with it, the next start removes the rest."""
     if lacks := missing():
-        pytest.skip("a Slurm cluster on this machine needs " + ", ".join(lacks))
+        pytest.skip("a Slurm cluster needs " + ", ".join(lacks))
     code = (
         "from slurm_cluster import Cluster\n"
         "with Cluster(nodes=1) as c:\n"
-        "    print(c.tag, *c._inits.values(), flush=True); input()\n"
+        "    print(c.tag, *(c.node_pids(n)[0] for n in (c.head, *c.nodes)), flush=True); input()\n"
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -1,0 +1,254 @@
+"""A map: one job of many batches, its results streamed in order, without an object per task.
+
+The iterables are read with bounded look-ahead: so many tasks may be submitted and not yet taken by the reader.
+First batches are small, so that work starts while the rest is still being read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyfi_hpc.client.answers import encode_body
+from pyfi_hpc.client.arguments import Slots, encode_arguments
+from pyfi_hpc.client.feed import offsets_of, pack
+from pyfi_hpc.client.options import Options
+from pyfi_hpc.client.outcome import value_of
+from pyfi_hpc.client.session import Session
+from pyfi_hpc.errors import UsageError
+from pyfi_hpc.model.ids import task_name
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.messages import Submit
+from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.runner.payload import decode_value
+
+#: tasks submitted and not taken by the reader
+AHEAD_TASKS_MAX = 65_536
+#: their arguments, bytes
+AHEAD_BYTES_MAX = 64 << 20
+BATCH_TASKS_FIRST, BATCH_TASKS_MAX = 32, 2048
+#: a batch that fills slowly is sent after so long, seconds
+BATCH_WAIT_S = 0.005
+
+
+class MapStream:
+    """Both ends of a map: reads calls, submits batches; holds results until they are taken."""
+
+    def __init__(
+        self, session: Session, socket: str, options: Options, calls: Iterator[tuple[Any, ...]],
+        chunksize: int | None = None, kwargs: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        if chunksize is not None and not 1 <= chunksize <= Limits().batch_tasks_max:
+            raise UsageError(
+                f"chunksize cannot be {chunksize}",
+                fix=f"it is a number of tasks from 1 to {Limits().batch_tasks_max}",
+            )
+        self.session = session
+        self.socket = socket
+        self.inbox = session.inbox(retains=True)
+        self.submission = session.open(self.inbox)
+        self.exhausted = False
+        self._options = options
+        self._calls = calls
+        self._kwargs = kwargs or {}
+        self._chunksize = chunksize
+        self._batch_tasks = chunksize or BATCH_TASKS_FIRST
+        #: encoded and not submitted: the last call waits here until it is known whether another follows
+        self._payloads: list[bytes] = []
+        self._edges: list[tuple[int, int, int, int]] = []
+        self._size = 0
+        self._read_count = 0
+        self._ahead_bytes = 0
+        self._batches: list[tuple[int, int]] = []
+
+    @property
+    def submitted(self) -> int:
+        return self.submission.next_index
+
+    def has_room(self, taken: int) -> bool:
+        """More may be read: ``taken`` results have left."""
+        while self._batches and self._batches[0][0] <= taken:
+            self._ahead_bytes -= self._batches.pop(0)[1]
+        return not self.exhausted and (
+            self.submitted - taken < AHEAD_TASKS_MAX and self._ahead_bytes < AHEAD_BYTES_MAX
+        )
+
+    def fill(self, taken: int = 0) -> None:
+        while self.has_room(taken):
+            self.submit_batch()
+
+    def submit_batch(self) -> None:
+        """Read one batch from the iterables and submit it.
+
+        Raises
+        ------
+        PyfiError
+            An argument cannot be sent, or the submission was refused; the job is cancelled.
+        """
+        try:
+            self._read_batch()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Read no more, and cancel what has not run.
+
+        A job must be closed by a last batch: what was read and not submitted is that, and is cancelled with it.
+        """
+        if not self.exhausted and self.submitted:
+            self.exhausted = True
+            self._send(len(self._payloads), last=True)
+        self.exhausted = True
+        if self.submitted and not self.inbox.feed.complete:
+            self.session.cancel_later(self.submission)
+
+    def finish(self) -> None:
+        """Submit the rest and wait until every task is final; results stay for the reader."""
+        self.session.release(self.inbox)
+        while not self.exhausted:
+            self.submit_batch()
+        if self.submitted:
+            self.inbox.wait(lambda: self.inbox.feed.complete, None, f"the end of a map over {self.socket}")
+
+    def _read_batch(self) -> None:
+        deadline = time.monotonic() + BATCH_WAIT_S
+        limit, bytes_goal = self._batch_tasks, Limits().batch_bytes_goal
+        for args in self._calls:
+            self._add(args)
+            count = len(self._payloads)
+            if count > 1 and (count > limit or self._size > bytes_goal or time.monotonic() > deadline):
+                self._send(count - 1, last=False)
+                break
+        else:
+            self.exhausted = True
+            if self._payloads:
+                self._send(len(self._payloads), last=True)
+        if self._chunksize is None:
+            self._batch_tasks = min(2 * self._batch_tasks, BATCH_TASKS_MAX)
+
+    def _add(self, args: tuple[Any, ...]) -> None:
+        slots = Slots(self.session)
+        whose = f"call {self._read_count} of a map over {self.socket}"
+        payload = encode_arguments(args, self._kwargs, slots, self.session.payload_bytes_max, whose)
+        for slot, producer in enumerate(slots.needs):
+            self._edges.append((self._read_count, slot, producer.job, producer._index))
+        self._payloads.append(payload)
+        self._size += len(payload)
+        self._read_count += 1
+
+    def _send(self, count: int, last: bool) -> None:
+        submission, options = self.submission, self._options
+        first = submission.next_index
+        offsets, payload = pack(self._payloads[:count])
+        edges = [(index - first, *rest) for index, *rest in self._edges if index < first + count]
+        self._edges = self._edges[len(edges) :]
+        del self._payloads[:count]
+        self._size = sum(map(len, self._payloads))
+        self._ahead_bytes += len(payload)
+        self._batches.append((first + count, len(payload)))
+        message = Submit(
+            submission.key, submission.next_number, first, count, last, self.socket, offsets, payload,
+            encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s, options.name,
+            on_failure=int(options.on_failure),
+        )  # fmt: skip
+        submission.next_number += 1
+        submission.next_index += count
+        if last:
+            self.inbox.sealed(submission.next_index)
+        self.session.submit(submission, message)
+
+
+class MapResults(Iterator[Any]):
+    """The results of a map, in order, as they become ready.
+
+    ``id`` is the job's id. Leaving the loop early cancels what has not run, as with every Executor.
+    """
+
+    def __init__(self, stream: MapStream, timeout: float | None, ended: Callable[[MapStream], None]) -> None:
+        self._stream = stream
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._ended = ended
+        self._next = 0
+        self._started = self._finished = False
+        #: what is left of the range that is being read: state and bytes of each, the next one last
+        self._ready: list[tuple[int, bytes]] = []
+
+    @property
+    def id(self) -> int:
+        """The job's id; waits until it is in the ledger. 0: there was nothing to do."""
+        submission = self._stream.submission
+        if not self._stream.submitted:
+            return 0
+        self._stream.session.wait_accepted(lambda: bool(submission.job or submission.error))
+        if submission.error is not None:
+            raise submission.error
+        return submission.job
+
+    def __iter__(self) -> MapResults:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._ready:
+            self._fetch()
+        state, data = self._ready.pop()
+        index = self._next
+        self._next = index + 1
+        if state == TaskState.COMPLETED:
+            return decode_value(data)
+        return value_of(state, data, task_name(self._stream.submission.job, index))
+
+    def _fetch(self) -> None:
+        """Wait for the next range, reading on from the iterables meanwhile."""
+        stream, inbox = self._stream, self._stream.inbox
+        self._started = True
+        while True:
+            if self._finished or (stream.exhausted and self._next >= stream.submitted):
+                self._finish()
+                raise StopIteration
+            piece = inbox.pop(self._next)
+            if piece is not None:
+                break
+            if stream.has_room(self._next):
+                stream.submit_batch()
+                continue
+            self._wait()
+        if stream.has_room(self._next - AHEAD_TASKS_MAX // 2):
+            stream.submit_batch()
+        offsets, payload = offsets_of(piece.offsets), piece.payload
+        self._ready = [
+            (state, payload[offsets[i] : offsets[i + 1]]) for i, state in enumerate(piece.states)
+        ]  # fmt: skip
+        self._ready.reverse()
+        if inbox.retains:
+            stream.session.taken(len(payload))
+
+    def _wait(self) -> None:
+        inbox, index = self._stream.inbox, self._next
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        try:
+            inbox.wait(
+                lambda: inbox.has(index), None if left is None else max(left, 0), f"result {index} of the map"
+            )
+        except TimeoutError:
+            self.close()
+            raise TimeoutError(
+                f"result {index} of the map over {self._stream.socket} is not there after {self._timeout} s"
+            ) from None
+
+    def close(self) -> None:
+        """Want no more: what has not run is cancelled."""
+        if not self._finished:
+            self._stream.stop()
+            self._finish()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._ended(self._stream)
+
+    def __del__(self) -> None:
+        # A map that nobody has looked at runs to its end; a loop that was left cancels the rest.
+        if getattr(self, "_started", False):
+            self.close()
