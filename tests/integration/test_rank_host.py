@@ -33,7 +33,9 @@ class Agent:
         self.socket.bind(f"ipc://{node.meeting_point(self.settings)}")
         self.folder = folder
         (folder / "code").mkdir()
-        (folder / "code" / "m.py").write_text("import os, time\ndef f(x): return os.getpid(), x\nsleep = time.sleep\n")
+        (folder / "code" / "m.py").write_text(
+            "import os, time\ndef f(x): return os.getpid(), x\nsleep = time.sleep\n"
+        )
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ready: dict[int, RankReady] = {}
         self.peers: dict[int, bytes] = {}
@@ -42,7 +44,16 @@ class Agent:
         self.beating = True
 
     def start(self, count: int = 0, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "pyfi_hpc.hosts.rank", "--instance", "t", "--home", str(self.settings.home), *more]
+        command = [
+            sys.executable,
+            "-m",
+            "pyfi_hpc.hosts.rank",
+            "--instance",
+            "t",
+            "--home",
+            str(self.settings.home),
+            *more,
+        ]
         if count:
             command = launcher.step_command(launcher.find_mpiexec(), count, command)
         process = subprocess.Popen(command, env=self.environment, start_new_session=True)
@@ -104,7 +115,8 @@ def gone(pid: int) -> bool:
 
 
 def test_two_ranks_by_mpiexec(agent: Agent) -> None:
-    """Each says its number and core, runs a call in its own process, ignores TERM, and ends alone when told."""
+    """Each says its number and core, runs a call in its own process, ignores TERM, and ends alone
+    when told."""
     step = agent.start(2)
     agent.until(lambda: len(agent.ready) == 2)
     assert [(r.rank, r.world) for _, r in sorted(agent.ready.items())] == [(0, 2), (1, 2)]

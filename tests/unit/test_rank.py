@@ -58,7 +58,9 @@ class Story:
         self.now += seconds
         return [w for w in self.hear(Beat(counter=2)) if w != "beat"]
 
-    def bundle(self, number: int, count: int = 1, module: str = "m", limit: float = 0.0, lo: int = 10) -> list[str]:
+    def bundle(
+        self, number: int, count: int = 1, module: str = "m", limit: float = 0.0, lo: int = 10
+    ) -> list[str]:
         return self.hear(
             Bundle(
                 bundle=number, grant=5, batch=6, job=7, first=50, lo=lo, count=count, attempt=1, python="py",
@@ -119,7 +121,11 @@ def test_two_bundles_are_written_ahead() -> None:
     s.running(1, 1)
     assert s.bundle(2) == ["write 1 run 2 first=50 x1"]
     assert s.bundle(3) == []
-    assert s.say(1, done(1, 0), done(2, 0)) == ["write 1 run 3 first=50 x1", "done 1 10+1 NONE", "done 2 10+1 NONE"]
+    assert s.say(1, done(1, 0), done(2, 0)) == [
+        "write 1 run 3 first=50 x1",
+        "done 1 10+1 NONE",
+        "done 2 10+1 NONE",
+    ]
 
 
 def test_one_runner_is_active_at_a_time() -> None:
@@ -159,7 +165,10 @@ def test_a_death_charges_the_head_only() -> None:
     failure = decode_error(s.errors[0])
     assert "signal 11" in failure.message
     assert failure.traceback_text == "in f"
-    assert s.say(2, ["ready", 9, "3.11", 5000.0]) == ["write 2 run 3 first=52 x1", "write 2 run 4 first=50 x1"]
+    assert s.say(2, ["ready", 9, "3.11", 5000.0]) == [
+        "write 2 run 3 first=52 x1",
+        "write 2 run 4 first=50 x1",
+    ]
     assert s.say(2, done(3, 0), done(4, 0)) == ["done 1 12+1 NONE", "done 2 10+1 NONE"]
 
 
@@ -179,7 +188,8 @@ def test_times_of_a_dead_task() -> None:
 
 
 def test_time_limit() -> None:
-    """Per task from the outcome before it: a soft signal, after the grace a hard one, TIME_LIMIT for the head."""
+    """Per task from the outcome before it: a soft signal, after the grace a hard one, TIME_LIMIT
+    for the head."""
     s = Story(kill_grace_s=2.0, lease_s=100, heartbeat_s=50)
     assert s.bundle(1, 3, limit=5.0) == ["start 1 m"]
     assert s.after(8.0) == []  # importing is not charged
@@ -196,7 +206,8 @@ def test_time_limit() -> None:
 
 
 def test_a_signal_that_came_too_late_charges_nobody() -> None:
-    """The head ended as it was signalled: its result counts, and the next one, which got the signal, runs again."""
+    """The head ended as it was signalled: its result counts, and the next one, which got the
+    signal, runs again."""
     s = Story(lease_s=100, heartbeat_s=50)
     s.running(1, 2, limit=5.0)
     assert s.after(5.1) == ["kill 1 soft"]
@@ -234,7 +245,9 @@ def test_killing_what_waits() -> None:
     """A bundle that is not written, or whose runner is not ready, ends at once and never runs."""
     s = Story()
     assert s.bundle(1, 2) == ["start 1 m"]
-    assert s.hear(Kill(bundle=1, lo=0, count=-1, cause=Cause.CANCELLED)) == ["done 1 10+2 CANCELLED,CANCELLED"]
+    assert s.hear(Kill(bundle=1, lo=0, count=-1, cause=Cause.CANCELLED)) == [
+        "done 1 10+2 CANCELLED,CANCELLED"
+    ]
     s.bundle(2, 3)
     assert s.hear(Kill(bundle=2, lo=11, count=1, cause=Cause.CANCELLED)) == []  # in order: behind task 10
     assert s.say(1, ["ready", 9, "3.11", 5000.0]) == ["write 1 skip 1 1 2", "write 1 run 1 first=50 x3"]
@@ -293,7 +306,8 @@ def test_draining() -> None:
 
 @pytest.mark.parametrize("how", ["stop", "silence", "unreachable"])
 def test_leaving(how: str) -> None:
-    """Told to stop at once, agent silent for a lease, connection lost: runners are killed, nothing is reported."""
+    """Told to stop at once, agent silent for a lease, connection lost: runners are killed, nothing
+    is reported."""
     s = Story(lease_s=5.0)
     s.running(1, 2)
     if how == "stop":
@@ -310,7 +324,8 @@ def test_leaving(how: str) -> None:
 
 
 def test_greeting_until_the_agent_answers() -> None:
-    """The connection is not there yet: RankReady is said again, without a busy loop; then beats each second."""
+    """The connection is not there yet: RankReady is said again, without a busy loop; then beats
+    each second."""
     machine = RankMachine(Limits(), 0, 1, 7, -1)
     out = Effects()
     machine.advance(10.0, out)
@@ -427,7 +442,8 @@ def test_every_task_ends_exactly_once_in_order(data: st.DataObject) -> None:
             counts[number] = count
             turn(Received(AGENT, "agent", "", Bundle(
                 number, 5, 6, 7, 50, 10, count, 1, "py", "w", data.draw(st.sampled_from("mn")), "f",
-                data.draw(st.sampled_from([0.0, 5.0])), struct.pack(f"<{count + 1}I", *range(count + 1)), b"p" * count,
+                data.draw(st.sampled_from([0.0, 5.0])), struct.pack(f"<{count + 1}I", *range(count + 1)),
+                b"p" * count,
             )))  # fmt: skip
         elif kind == "kill" and counts:
             cause = data.draw(st.sampled_from([Cause.CANCELLED, Cause.RELEASED]))
