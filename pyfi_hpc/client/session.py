@@ -275,7 +275,7 @@ class Session:
             theirs.setblocking(False)
             self._waker = ours
             self._thread = threading.Thread(
-                target=self._run, args=(theirs,), name="pyfi-session", daemon=True
+                target=self._run, args=(ours, theirs), name="pyfi-session", daemon=True
             )
             self._thread.start()
 
@@ -332,7 +332,7 @@ class Session:
     def _ask(self, waiter: Waiter) -> None:
         self._talk.ask(waiter, time.monotonic())
 
-    def _run(self, wakened: socket.socket) -> None:
+    def _run(self, waker: socket.socket, wakened: socket.socket) -> None:
         context = zmq.Context()
         error: BaseException = BrokerUnreachable("the session was closed", where=self._access.address)
         link = _Link(context, wakened)
@@ -358,6 +358,7 @@ class Session:
             link.close()
             context.term()
             wakened.close()
+            waker.close()
 
     def _round(self, link: _Link) -> None:
         talk = self._talk

@@ -29,6 +29,9 @@ _END_S = 8.0
 
 Progress = Callable[[str, str, float], None]
 
+#: daemons that this process started: they outlive it, but if they end before it they must not stay as zombies
+_started: list[subprocess.Popen[bytes]] = []
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -132,10 +135,12 @@ def _spawn(settings: Settings, host: str, extra: list[str], keep: Sequence[int])
     ]  # fmt: skip
     environment = {**os.environ, **_as_environment(settings)}
     with open(settings.log_dir / f"{host}.out", "ab") as log:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=keep, start_new_session=True,
             env=environment, cwd="/",
         )  # fmt: skip
+    _started.append(child)
+    return child
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:
@@ -178,6 +183,7 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
             stopped.append(daemon.name)
             _end(daemon, deadline)
         pidfile.forget(settings, daemon)
+    _started[:] = [child for child in _started if child.poll() is None]
     if not settings.ledger and embedded.status(settings) is not None:
         embedded.stop(settings)
         stopped.append("ledger")
