@@ -20,6 +20,8 @@ _BY_CODE: dict[str, type[PyfiError]] = {
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, PyfiError) and kind is not PyfiError
 }
+#: codes of the broker that name no class
+_BY_CODE |= {"protocol": ProtocolError, "version": RemoteProtocolError, "job_closed": errors.Refused}
 
 
 def error_of(code: str, what: str, where: str = "", fix: str = "") -> PyfiError:

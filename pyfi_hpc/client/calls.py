@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pyfi_hpc.client.answers import encode_body
 from pyfi_hpc.client.feed import offsets_of, pack
 from pyfi_hpc.client.options import Options
-from pyfi_hpc.client.outcome import TaskCancelled, error_of, own
+from pyfi_hpc.client.outcome import Result, TaskCancelled, error_of, own, shape_of
 from pyfi_hpc.client.sinks import Pending, Sink, Submission
 from pyfi_hpc.model.ids import task_name
 from pyfi_hpc.model.limits import Limits
@@ -31,6 +31,8 @@ from pyfi_hpc.runner.payload import decode_value
 if TYPE_CHECKING:
     from pyfi_hpc.client.session import Session
 
+#: a call that travels alone: the job's result is the call's value, not a list of one
+_SHAPE_OF_ONE = shape_of(Result(0))
 _BATCH_TASKS_MAX = Limits().batch_tasks_max
 _BATCH_BYTES_GOAL = Limits().batch_bytes_goal
 #: what a call takes of the session's room besides its arguments, bytes
@@ -246,7 +248,8 @@ class Ticket(Sink):
         self.payloads, self.needs = [], []
         return Submit(
             self.submission.key, 0, 0, count, True, self.socket, offsets, payload, encode_body(edges) if edges else b"",
-            options.priority, options.retries, options.time_limit_s, options.name, on_failure=int(options.on_failure),
+            options.priority, options.retries, options.time_limit_s, options.name, _SHAPE_OF_ONE if count == 1 else b"",
+            int(options.on_failure),
         )  # fmt: skip
 
     def settle(self, pieces: Sequence[Range]) -> None:

@@ -222,6 +222,11 @@ class Conversation:
         pending = self._unacked.get((message.key, message.number))
         if pending is None:
             return
+        if min(pending.submission.unacked) < message.number:
+            # it came before the batch that it follows, which waits to be sent again: so does this one
+            pending.sent = False
+            self._paused.setdefault(pending.submission, now + self.heartbeat_s / 4)
+            return
         pending.refused_at = pending.refused_at or now
         # trying again makes sense while others get through, or for as long as a silence would be borne
         patient = now - max(pending.refused_at, self._admitted_at) < self.timeout_s
@@ -364,15 +369,12 @@ class Conversation:
             self.out.append(m.Watch(sink.job, sink.cursor))
 
     def _take(self, sink: Sink, ranges: list[m.Range], now: float) -> bool:
-        pieces: list[m.Range] = []
-        for piece in ranges:
-            pieces += sink.feed.admit(piece)
+        pieces = sink.take(ranges)
         if pieces:
             sink.probe_wait_s = PROBE_S_MIN
             sink.probe_at = now + PROBE_S_MIN
             if sink.retains:
                 self.retained_bytes += sum(len(piece.payload) for piece in pieces)
-            sink.settle(pieces)
             if sink.feed.complete:
                 self._finish(sink)
         return bool(pieces)

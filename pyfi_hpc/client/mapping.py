@@ -89,12 +89,17 @@ class MapStream:
         try:
             self._read_batch()
         except BaseException:
-            self.exhausted = True
-            self.session.cancel_later(self.submission)
+            self.stop()
             raise
 
     def stop(self) -> None:
-        """Read no more, and cancel what has not run."""
+        """Read no more, and cancel what has not run.
+
+        A job must be closed by a last batch: what was read and not submitted is that, and is cancelled with it.
+        """
+        if not self.exhausted and self.submitted:
+            self.exhausted = True
+            self._send(len(self._payloads), last=True)
         self.exhausted = True
         if self.submitted and not self.inbox.feed.complete:
             self.session.cancel_later(self.submission)
@@ -203,7 +208,7 @@ class MapResults(Iterator[Any]):
             if self._finished or (stream.exhausted and self._next >= stream.submitted):
                 self._finish()
                 raise StopIteration
-            piece = inbox.take(self._next)
+            piece = inbox.pop(self._next)
             if piece is not None:
                 break
             if stream.has_room(self._next):

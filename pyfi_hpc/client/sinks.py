@@ -44,6 +44,15 @@ class Sink:
     def accepted(self, job: int) -> None:
         """The job's id is known."""
 
+    def take(self, ranges: Sequence[Range]) -> list[Range]:
+        """Results arrived; those that are new are settled and returned."""
+        pieces: list[Range] = []
+        for piece in ranges:
+            pieces += self.feed.admit(piece)
+        if pieces:
+            self.settle(pieces)
+        return pieces
+
     def settle(self, pieces: Sequence[Range]) -> None:
         """Results that are new."""
         raise NotImplementedError
@@ -134,7 +143,7 @@ class Waiter:
 class Inbox(Sink):
     """Results of a job as they came, undecoded; any number of threads may wait.
 
-    Memory: the results' bytes plus about 300 bytes per range; ``take`` lets go of them.
+    Memory: the results' bytes plus about 300 bytes per range; ``pop`` lets go of them.
     """
 
     def __init__(self, may_wait: Callable[[str], None], retains: bool = False) -> None:
@@ -159,13 +168,16 @@ class Inbox(Sink):
             self.job = job
             self.changed.notify_all()
 
+    def take(self, ranges: Sequence[Range]) -> list[Range]:
+        with self.changed:  # what the feed knows is here: readers look at both
+            return super().take(ranges)
+
     def settle(self, pieces: Sequence[Range]) -> None:
-        with self.changed:
-            for piece in pieces:
-                self._pieces[piece.first] = piece
-                self.size += len(piece.payload)
-            self._order = None
-            self.changed.notify_all()
+        for piece in pieces:
+            self._pieces[piece.first] = piece
+            self.size += len(piece.payload)
+        self._order = None
+        self.changed.notify_all()
 
     def describe(self, total: int, shape: bytes, name: str) -> None:
         with self.changed:
@@ -187,7 +199,7 @@ class Inbox(Sink):
             self.described = True
             self.changed.notify_all()
 
-    def take(self, index: int) -> Range | None:
+    def pop(self, index: int) -> Range | None:
         """The range that starts at ``index``, which is then forgotten; for readers in order."""
         with self.changed:
             piece = self._pieces.pop(index, None)

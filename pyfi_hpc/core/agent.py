@@ -126,7 +126,7 @@ class Agent:
             wake = min(wake, self._step_until)
         if self._even_at > 0.0 and self._uneven():
             wake = min(wake, self._even_at)
-        if self._missing:
+        if self._missing and self._ranks:
             wake = min(wake, min(at for _, at in self._missing.values()) + _REPLACE_AFTER_S)
         if self._stop_at is not None:
             wake = min(wake, self._stop_at)
@@ -354,6 +354,7 @@ class Agent:
         if not holdings.waiting:
             self._even_out(now, out)
             return
+        self._even_at = now + _EVEN_OUT_S
         ranks = sorted(self._ranks.values(), key=lambda rank: len(rank.flights))
         for passes in range(2):
             for rank in ranks:

@@ -32,7 +32,7 @@ from pyfi_hpc.model.events import (
     Unreachable,
     ValuesRead,
 )
-from pyfi_hpc.model.ids import BatchId, GrantId, JobId, NodeName, Peer
+from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.records import Recovered
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
@@ -50,12 +50,20 @@ class Broker:
     recovered : Recovered
         What the ledger holds of unfinished work.
     sockets : list of SocketSpec
+    mounts : list of Mount
+        Code of recovered tasks: their sockets may call newer code by now.
     now, utc : float
         Monotonic seconds and UTC at the start.
     """
 
     def __init__(
-        self, limits: Limits, recovered: Recovered, sockets: list[SocketSpec], now: float, utc: float
+        self,
+        limits: Limits,
+        recovered: Recovered,
+        sockets: list[SocketSpec],
+        mounts: list[m.Mount],
+        now: float,
+        utc: float,
     ) -> None:
         book = JobBook(limits.ended_keys_max)
         self.state = State(
@@ -66,8 +74,9 @@ class Broker:
         self.stopped = False
         self._stopping: tuple[Peer, int] | None = None
         self._stop_at = 0.0
-        self._beat_at = now
+        self._sweep_at = now
         self._unready: Effects = Effects()
+        self.state.mounts.update({CodeId(mount.code): mount for mount in mounts})
         self._set_sockets(sockets)
         self._recover(recovered, now)
 
@@ -86,8 +95,8 @@ class Broker:
             self._unready.queries = []
         if s.recover_until and now >= s.recover_until:
             self._end_recovery()
-        if now >= self._beat_at:
-            self._beat_at = now + s.limits.heartbeat_s / 4
+        if now >= self._sweep_at:
+            self._sweep_at = now + s.limits.heartbeat_s / 4
             self._sweep(now, out)
         s.graph.shed()
         dispatch.fill(s, now, out)
@@ -100,9 +109,10 @@ class Broker:
         if s.recover_until:
             wake = min(wake, s.recover_until)
         if s.nodes.by_name:
-            wake = min(wake, min(node.lease_until for node in s.nodes.by_name.values()))
+            lease_end = min(node.lease_until for node in s.nodes.by_name.values())
+            wake = min(wake, max(lease_end, self._sweep_at))
         if s.clients.by_peer:
-            wake = min(wake, self._beat_at + s.limits.client_silence_s)
+            wake = min(wake, self._sweep_at + s.limits.client_silence_s)
         return wake
 
     # --- messages -------------------------------------------------------------------------------------
@@ -201,7 +211,14 @@ class Broker:
         for held in hello.held:
             self._adopt(node, held, now)
         self._forget_unknown(node, hello.held, out)
+        self._mount_held(node, out)
         return True
+
+    def _mount_held(self, node: Node, out: Effects) -> None:
+        """What was told on the old connection may have been lost: tell where the code of its grants lives."""
+        node.mounted = {grant.batch.code for grant in node.grants.values()}
+        for code in node.mounted:
+            out.send(node.peer, self.state.mounts[code])
 
     def _compare(self, node: Node, held: list[m.Held], now: float, out: Effects) -> None:
         """After a lost connection: what the agent no longer holds was lost on the way and goes out again."""
@@ -213,6 +230,7 @@ class Broker:
             for lo, hi in settle.runs([k for k in offsets if batch.states[k] == TaskState.RUNNING]):
                 settle.release(self.state, batch, lo, hi)
         self._forget_unknown(node, held, out)
+        self._mount_held(node, out)
 
     def _adopt(self, node: Node, held: m.Held, now: float) -> None:
         """A grant of an earlier epoch whose tasks run on: they are not started again."""

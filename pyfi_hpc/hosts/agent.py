@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import zmq
 
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.adapters import node, pidfile
+from pyfi_hpc.adapters import slurm as slurm_adapter
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.adapters.router import RouterPort, harden
@@ -71,12 +71,14 @@ def main() -> None:
         run(settings, options.ranks or _expected(options.slurm), own_step=not options.slurm)
     except PyfiError as error:
         daemon.fail(error, error.exit_code)
+    except Exception:
+        log.exception("this is a bug; the ledger makes it safe to end here")
+        raise
 
 
 def _expected(slurm: bool) -> int:
-    if slurm and os.environ.get("SLURM_NTASKS_PER_NODE"):
-        return int(os.environ["SLURM_NTASKS_PER_NODE"])
-    return len(node.usable_cores())
+    here = slurm_adapter.environment() if slurm else None
+    return here.ranks_per_node if here and here.ranks_per_node else len(node.usable_cores())
 
 
 def run(settings: Settings, rank_count: int, own_step: bool) -> None:
@@ -109,7 +111,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     finally:
         ranks.close()
         broker.close()
-        context.term()
+        context.destroy(linger=500)
         around.close()
         point.unlink(missing_ok=True)
         mark.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import socket
 
 import msgspec
 import zmq
+from sqlalchemy.orm import Session
 
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.adapters import pidfile
@@ -22,7 +23,8 @@ from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.broker import Broker
 from pyfi_hpc.errors import PyfiError, SettingsError, SiteError, StaleEpoch
 from pyfi_hpc.hosts import daemon
-from pyfi_hpc.ledger import embedded, schema
+from pyfi_hpc.ledger import deployments, embedded, schema
+from pyfi_hpc.ledger.connection import make_engine
 from pyfi_hpc.ledger.desk import Desk
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.writer import Writer
@@ -47,6 +49,9 @@ def main() -> None:
     except PyfiError as error:
         _tell(options.ready_fd, str(error))
         daemon.fail(error, error.exit_code)
+    except Exception:
+        log.exception("this is a bug; the ledger makes it safe to end here")
+        raise
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
@@ -60,14 +65,17 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     schema.upgrade(url)
     ledger = PostgresLedger(url)
     recovered = ledger.take_over(f"{socket.gethostname()} pid {os.getpid()}")
-    desk = Desk(url, settings)
+    engine = make_engine(url)
+    desk = Desk(engine)
     context = zmq.Context()
     access, secret = access_file.make(settings)
     gatekeeper = Gatekeeper(context, _principals(access))
     router, access = _bind(context, settings, access, secret, limits)
     port = RouterPort(router, codec.TO_BROKER)
     sentry = Sentry(router)
-    machine = Broker(limits, recovered, desk.sockets(), clock.monotonic(), clock.utc())
+    with Session(engine) as session:
+        mounts = deployments.mounts(session, {batch.code for batch in recovered.batches})
+    machine = Broker(limits, recovered, desk.sockets().sockets, mounts, clock.monotonic(), clock.utc())
     journal = Writer(ledger, desk)
     mark = pidfile.claim(settings, "broker")
     log.info("broker of instance %s at %s, epoch %d", settings.instance, access.endpoint, recovered.epoch)
@@ -82,7 +90,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         sentry.close()
         port.close()
         gatekeeper.close()
-        context.term()
+        context.destroy(linger=500)
         journal.close()
         ledger.close()
         mark.unlink(missing_ok=True)

@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
-from pyfi_hpc.errors import BrokerHeld, BrokerUnreachable, PyfiError, SiteError
+from pyfi_hpc.errors import BrokerHeld, PyfiError, SiteError
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings, private_folder
 
@@ -87,6 +88,40 @@ def start_agent(settings: Settings, ranks: int | None) -> Part:
     return Part("agent", socket.gethostname(), time.monotonic() - begun)
 
 
+def wait_for_ranks(settings: Settings, ask_nodes: Callable[[], Any], wanted: int, limit_s: float) -> int:
+    """Wait until so many ranks have joined; how many there are.
+
+    Parameters
+    ----------
+    ask_nodes : callable
+        Asks the broker for its live nodes: ``[{"ranks": n, ...}]``.
+
+    Raises
+    ------
+    SiteError
+        They did not join in time, or the agent ended; with the last lines of its log.
+    """
+    deadline = time.monotonic() + limit_s
+    while True:
+        joined = sum(node["ranks"] for node in ask_nodes())
+        if joined >= wanted:
+            return joined
+        if time.monotonic() > deadline:
+            raise SiteError(
+                f"{joined} of {wanted} ranks joined within {limit_s:.0f} s", where=str(settings.log_dir),
+                fix="the last lines there say:\n" + _last_lines(settings),
+            )  # fmt: skip
+        time.sleep(0.02)
+
+
+def _last_lines(settings: Settings) -> str:
+    lines = []
+    for file in sorted(settings.log_dir.glob("*")):
+        if not file.name.startswith("broker"):
+            lines += [f"    {file.name}: {line}" for line in file.read_text(errors="replace").splitlines()[-5:]]
+    return "\n".join(lines)
+
+
 def _spawn(settings: Settings, host: str, extra: list[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
     private_folder(settings.home)
     private_folder(settings.instance_dir)
@@ -133,7 +168,7 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
     if find(settings, "broker") is not None:
         try:
             shutdown()
-        except (BrokerUnreachable, PyfiError):
+        except (PyfiError, TimeoutError):
             pass  # it hangs: ended below
     deadline = time.monotonic() + _END_S
     for daemon in pidfile.daemons(settings):
@@ -147,6 +182,10 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
         embedded.stop(settings)
         stopped.append("ledger")
     shutil.rmtree(settings.run_dir, ignore_errors=True)
+    try:
+        settings.run_dir.parent.rmdir()
+    except OSError:
+        pass  # other instances of this user live there, or there is none
     return stopped
 
 

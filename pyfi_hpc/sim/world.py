@@ -177,7 +177,7 @@ class BrokerHost(Host):
         super().__init__(world)
         self.ledger = MemoryLedger(world.store)
         recovered = self.ledger.take_over("sim")
-        self.machine = Broker(world.limits, recovered, world.sockets, world.now, world.now)
+        self.machine = Broker(world.limits, recovered, world.sockets, [], world.now, world.now)
         self._gathered = Effects()
         self._busy = False
         self._seq = 0

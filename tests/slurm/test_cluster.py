@@ -199,7 +199,7 @@ def test_rank_step_that_cannot_start_ends_the_job(cluster: Cluster, login: Path)
 
 
 def test_shipped_gpu_script(cluster: Cluster, login: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sbatch slurm/gpu.sbatch with fewer cores: options on the command line win, and all processes see the GPUs."""
+    """sbatch slurm/gpu.sbatch with fewer cores: the command line wins, and every process sees the GPUs."""
     monkeypatch.setenv("PYFI_PYTHON", str(login / "host"))
     script = (Path(__file__).parents[2] / "slurm" / "gpu.sbatch").read_text()
     job = cluster.sbatch(script, f"--chdir={login}", "--cpus-per-task=1", "--ntasks-per-node=2")
@@ -268,7 +268,7 @@ def test_cluster_of_a_killed_process_leaves_nothing() -> None:
     code = (
         "from slurm_cluster import Cluster\n"
         "with Cluster(nodes=1) as c:\n"
-        "    print(c.tag, *c._inits.values(), flush=True); input()\n"
+        "    print(c.tag, *(c.node_pids(n)[0] for n in (c.head, *c.nodes)), flush=True); input()\n"
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -30,8 +30,8 @@ def echo(*args, **kwargs):
     return args[0] if len(args) == 1 and not kwargs else [list(args), kwargs] if kwargs else list(args)
 
 
-def fail(text):
-    raise ValueError(text)
+def fail(*texts):
+    raise ValueError(texts[-1])
 
 
 FUNCTIONS = {
