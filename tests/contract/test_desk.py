@@ -86,7 +86,12 @@ def test_a_deployment_makes_processor_code_and_sockets(ask: Asker) -> None:
     assert answer["changed"]
     assert isinstance(ask.told[0], SocketsChanged)
     fit = {s.name: s for s in ask.told[0].sockets}["digits.fit"]
-    assert (fit.processor, fit.function, fit.enabled, fit.mount.code) == ("digits", "fit", True, answer["code"])
+    assert (fit.processor, fit.function, fit.enabled, fit.mount.code) == (
+        "digits",
+        "fit",
+        True,
+        answer["code"],
+    )
     assert (fit.mount.commit, fit.mount.python, fit.mount.workdir) == (COMMIT, "/e/bin/python", "/c/digits")
     assert ask.desk.sockets().sockets == ask.told[0].sockets
     found = ask("get", kind="processor", name="digits")
@@ -196,8 +201,13 @@ def test_bad_requests_say_what_where_and_how_to_fix(ask: Asker) -> None:
     assert "fields are" in ask.refused("add", kind="queue", values={"name": "x", "colour": 1})["fix"]
     assert "needs name" in ask.refused("add", kind="queue", values={})["what"]
     assert "needs node" in ask.refused("add", kind="agent", values={"name": "x"})["what"]
-    assert "use direct or topic" in ask.refused("add", kind="queue", values={"name": "x", "kind": "odd"})["fix"]
-    assert "type int" in ask.refused("update", kind="queue", name="digits.fit", values={"priority": "high"})["fix"]
+    assert (
+        "use direct or topic" in ask.refused("add", kind="queue", values={"name": "x", "kind": "odd"})["fix"]
+    )
+    assert (
+        "type int"
+        in ask.refused("update", kind="queue", name="digits.fit", values={"priority": "high"})["fix"]
+    )
     assert ask.refused("add", kind="queue", values={"name": "digits.fit"})["code"] == "usage_error"
     assert "already" in ask.refused("add", kind="queue", values={"name": "digits.fit"})["what"]
     assert ask.refused("delete", kind="queue", name="digits.fit")["code"] == "refused"
@@ -237,12 +247,16 @@ def test_lists_are_paged_and_filtered(ask: Asker) -> None:
 
 def test_nodes_are_written_down_as_the_broker_sees_them(ask: Asker) -> None:
     """Two agents of an allocation, one goes: its node is down; then the allocation ends."""
+
     def seen(name: str) -> dict[str, Any]:
         return {"name": f"{name}/77", "allocation": "77", "cores": 4, "ranks": 4, "draining": False}
 
     ask("ls", kind="nodes", view={"nodes": [seen("n1"), seen("n2")]})
     rows = ask("ls", kind="nodes", view={"nodes": [seen("n2")]})["rows"]
-    assert [(row["name"], row["status"], row["cores"]) for row in rows] == [("n1", "down", 4), ("n2", "up", 4)]
+    assert [(row["name"], row["status"], row["cores"]) for row in rows] == [
+        ("n1", "down", 4),
+        ("n2", "up", 4),
+    ]
     assert ask("ls", kind="allocations", view={"nodes": [seen("n2")]})["rows"][0]["state"] == "ACTIVE"
     assert ask("get", kind="node", name="n2", view={"nodes": [seen("n2")]})["live"][0]["ranks"] == 4
     assert ask("ls", kind="allocations", view={"nodes": []})["rows"][0]["state"] == "ENDED"
@@ -267,7 +281,13 @@ def test_calls_are_listed_newest_first(ask: Asker, fill: Callable[..., None]) ->
     assert ask("ls", kind="calls", job=1, state="COMPLETED")["total"] == 3
     assert [row["id"] for row in ask("calls", job=2)["rows"]] == ["2.2", "2.1", "2.0"]
     done = page["rows"][0]
-    assert (done["state"], done["code"], done["node"], done["rank"], done["attempt"]) == ("COMPLETED", "CD", "n1", 5, 2)
+    assert (done["state"], done["code"], done["node"], done["rank"], done["attempt"]) == (
+        "COMPLETED",
+        "CD",
+        "n1",
+        5,
+        2,
+    )
     assert (done["started"], done["duration_s"], done["ended"]) == (100.25, 0.5, 100.75)
     assert "states are" in ask.refused("calls", state="odd")["fix"]
     assert ask("calls", job=99) == {"rows": [], "total": 0}
@@ -300,11 +320,19 @@ def test_one_call_shows_everything(ask: Asker, fill: Callable[..., None]) -> Non
     good = ask("call", id="1.1")
     assert (good["socket"], good["commit"], good["state"]) == ("digits.fit", COMMIT, "COMPLETED")
     assert (good["arguments"], good["result"], good["error"]) == (b"argument 1" * 2, b"result 1.1", None)
-    assert [(a["attempt"], a["outcome"], a["node"]) for a in good["attempts"]] == [(1, "NODE_FAIL", "n2"), (2, "COMPLETED", "n1")]
+    assert [(a["attempt"], a["outcome"], a["node"]) for a in good["attempts"]] == [
+        (1, "NODE_FAIL", "n2"),
+        (2, "COMPLETED", "n1"),
+    ]
     assert good["attempts"][0]["error"]["type"] == "ValueError"
     bad = ask("call", id=1)
     assert (bad["id"], bad["state"], bad["result"]) == ("1.0", "FAILED", None)
-    assert bad["error"] == {"module": "builtins", "type": "ValueError", "message": "bad", "traceback": "Traceback ..."}
+    assert bad["error"] == {
+        "module": "builtins",
+        "type": "ValueError",
+        "message": "bad",
+        "traceback": "Traceback ...",
+    }
     for odd in ("1.9", "7.0", "7"):
         assert ask.refused("call", id=odd)["code"] == "not_found"
     for odd in ("x", "1.x", "", "-1", "1.2.3", "9" * 30):
@@ -330,7 +358,13 @@ def test_the_graph_around_a_call(ask: Asker, fill: Callable[..., None]) -> None:
 def test_output_of_a_task(ask: Asker, fill: Callable[..., None]) -> None:
     """Outputs of a message lie with its first range; those of failed attempts are kept, too."""
     outputs = msgspec.msgpack.encode([(0, b"zero", b""), (2, b"two", b"warn")])
-    fill(opened(1), admitted(1, 1), settled(1, 1, 0, 1, outputs=outputs), settled(1, 1, 2, 1), failed(1, 1, 2, 1))
+    fill(
+        opened(1),
+        admitted(1, 1),
+        settled(1, 1, 0, 1, outputs=outputs),
+        settled(1, 1, 2, 1),
+        failed(1, 1, 2, 1),
+    )
     found = ask("output", id="1.2")
     assert (found["stdout"], found["stderr"], found["final"]) == (b"two", b"warn", True)
     assert [(a["attempt"], a["outcome"], a["stdout"]) for a in found["attempts"]] == [
@@ -342,9 +376,19 @@ def test_output_of_a_task(ask: Asker, fill: Callable[..., None]) -> None:
 
 def test_jobs_with_their_counts(ask: Asker, fill: Callable[..., None]) -> None:
     """Newest first; unfinished ones only; by owner; times of first start and last end."""
-    fill(opened(1), admitted(1, 1), settled(1, 1), closed(1), opened(2, owner="eve"), admitted(2, 2, last=False))
+    fill(
+        opened(1),
+        admitted(1, 1),
+        settled(1, 1),
+        closed(1),
+        opened(2, owner="eve"),
+        admitted(2, 2, last=False),
+    )
     rows = ask("jobs")["rows"]
-    assert [(r["job"], r["owner"], r["tasks"], r["done"]) for r in rows] == [(2, "eve", 3, False), (1, "ada", 3, True)]
+    assert [(r["job"], r["owner"], r["tasks"], r["done"]) for r in rows] == [
+        (2, "eve", 3, False),
+        (1, "ada", 3, True),
+    ]
     assert (rows[1]["states"], rows[1]["started"], rows[1]["ended"]) == ({"COMPLETED": 3}, 100.25, 2000.75)
     assert [r["job"] for r in ask("jobs", unfinished=True)["rows"]] == [2]
     assert [r["job"] for r in ask("ls", kind="jobs", owner="ada")["rows"]] == [1]

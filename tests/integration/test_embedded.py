@@ -91,7 +91,9 @@ def test_it_is_durable_and_has_no_door_but_the_socket(settings: Settings) -> Non
     }  # fmt: skip
     for name, value in wanted.items():
         if name == "lc_collate":
-            row = administer(server.url, "SELECT datcollate FROM pg_database WHERE datname = current_database()")
+            row = administer(
+                server.url, "SELECT datcollate FROM pg_database WHERE datname = current_database()"
+            )
         else:
             row = administer(server.url, f"SHOW {name}")
         assert row == [(value,)], name
@@ -197,6 +199,7 @@ def test_a_full_disk_is_told_and_lasts_no_longer_than_it(settings: Settings) -> 
         filler = base / "filler"
         filler.write_bytes(b"\0" * (room - (2 << 20)))
         from pyfi_hpc.model.records import BatchAdmitted, JobOpened  # fmt: skip
+
         job = JobOpened(1, b"k" * 16, "ada", "n", b"", 0, 1.0)  # type: ignore[arg-type]
         offsets = (0).to_bytes(4, "little") + (8 << 20).to_bytes(4, "little")
         batch = BatchAdmitted(1, 1, 0, 0, 1, True, 1, 1, 0, 0, 0.0, offsets, os.urandom(8 << 20), b"")  # type: ignore[arg-type]
