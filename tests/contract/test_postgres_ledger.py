@@ -13,6 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_fixture import administer
 from proxy import Proxy
+from records import admitted, closed, failed, opened, settled
+
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError, StaleEpoch
 from pyfi_hpc.ledger import schema, tables
 from pyfi_hpc.ledger.calls import QUERIES as REPORTS
@@ -21,7 +23,6 @@ from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.queries import text_of
 from pyfi_hpc.model.states import Cause, TaskState
-from records import admitted, closed, failed, opened, settled
 
 
 @pytest.fixture
