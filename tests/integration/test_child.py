@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import select
 import struct
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from pyfi_hpc.core.rank import AGENT, RankMachine
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.limits import Limits
-from pyfi_hpc.model.messages import Bundle, Done, RankReady
+from pyfi_hpc.model.messages import Bundle, Done, Kill, RankReady, Stop
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.runner.payload import Failure, decode_error, decode_value, encode_call
 
