@@ -333,7 +333,7 @@ class Session:
         self._talk.ask(waiter, time.monotonic())
 
     def _run(self, wakened: socket.socket) -> None:
-        context = zmq.Context()
+        context, waker = zmq.Context(), self._waker
         error: BaseException = BrokerUnreachable("the session was closed", where=self._access.address)
         link = _Link(context, wakened)
         try:
@@ -358,6 +358,7 @@ class Session:
             link.close()
             context.term()
             wakened.close()
+            waker.close()
 
     def _round(self, link: _Link) -> None:
         talk = self._talk
@@ -375,7 +376,7 @@ class Session:
             self._follow(link, now, moved_only=False)
         link.send(talk.out)
         self._asleep = True
-        if self._commands or self._calls:
+        if self._commands or self._calls or self._stopping:
             self._asleep = False
         frames = link.receive(talk.wake_at(now) - time.monotonic() if self._asleep else 0.0)
         self._asleep = False
