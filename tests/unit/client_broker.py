@@ -74,6 +74,7 @@ class Broker:
         self.hold = False  #: accepts, runs nothing
         self.window = 1 << 60
         self.page_ranges = 3
+        self.range_tasks = 1000
         self.payload_bytes_max = 8 << 20
         self.heard: list[Any] = []
         self.answers: dict[str, Any] = {}
@@ -250,7 +251,7 @@ class Broker:
         return True
 
     def _push(self, job: _Job, indexes: list[int]) -> None:
-        for lo, hi in _runs(indexes):
+        for lo, hi in _runs(indexes, self.range_tasks):
             piece = self._range(job, lo, hi)
             for peer in list(job.watchers):
                 if self.lose_resolved:

@@ -301,6 +301,7 @@ def test_results_that_were_not_pushed_are_read(broker, executor):
 # --- processes and threads ----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_has_a_session_of_its_own(broker, executor, tmp_path):
     """The child submits through a new connection; the parent's goes on; its futures are refused in the child."""
     future = executor.submit("t.never")
