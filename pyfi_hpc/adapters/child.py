@@ -62,6 +62,7 @@ class Runners:
         self._limits = limits
         self._scratch = scratch
         self._orphans = Orphans() if adopt else None
+        _remove_stale(scratch)
         self._runners: dict[int, _Process] = {}
         self._epoll = select.epoll()
         self._timer = Timer()
@@ -378,3 +379,11 @@ def _ends(fd: int, limit: int) -> bytes:
     half = limit // 2
     note = f"\n[... {size - 2 * half} bytes left out ...]\n".encode()
     return os.pread(fd, half, 0) + note + os.pread(fd, half, size - half)
+
+
+def _remove_stale(scratch: Path) -> None:
+    """Folders of runners whose rank died before it could remove them."""
+    for folder in scratch.glob("runner-*"):
+        pid = folder.name.split("-")[1]
+        if not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -11,13 +11,13 @@ charged to. Outcomes of a bundle are reported in order.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
 from pyfi_hpc.core.outcomes import OutcomePacker, death_error
+from pyfi_hpc.core.runs import Key, Runner, Work
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
-from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke
+from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Unreachable
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Beat, Bundle, Kill, RankBeat, RankReady, Stop
@@ -31,52 +31,10 @@ RUNS_AHEAD = 2
 WARM_MAX = 4
 #: an import that takes longer has failed, seconds
 IMPORT_LIMIT_S = 120.0
+#: between two attempts to reach the agent at start, seconds
+GREET_S = 0.02
 #: a runner that was told to skip a task answers within this time unless the task runs already, seconds
 SKIP_S = 0.05
-
-Key = tuple[str, str, str]
-
-
-@dataclass(slots=True, eq=False)
-class _Work:
-    """A bundle that is not finished."""
-
-    bundle: Bundle
-    #: tasks that are not to run, or not to go on, by position in the bundle
-    killed: dict[int, Cause] = field(default_factory=dict)
-    #: the first task without an outcome, as position in the bundle
-    next: int = 0
-    #: the run that it is written as; 0: not written
-    run: int = 0
-    #: position in the bundle of the run's first task
-    base: int = 0
-
-    @property
-    def key(self) -> Key:
-        return (self.bundle.python, self.bundle.workdir, self.bundle.module)
-
-    @property
-    def finished(self) -> bool:
-        return self.next >= self.bundle.count
-
-
-@dataclass(slots=True, eq=False)
-class _Runner:
-    number: int
-    key: Key
-    #: when it gets its next signal: end of the import, of the head's time, or of the grace after a signal
-    deadline: float
-    #: its module is imported
-    ready: bool = False
-    #: it got a signal or was told to stop; it gets no more runs
-    ending: bool = False
-    #: why the import failed was reported already
-    told: bool = False
-    runs: deque[_Work] = field(default_factory=deque)
-    head_since: float = 0.0
-    used_at: float = 0.0
-    #: the head that the signal was meant for, and why
-    target: tuple[_Work, int, Cause] | None = None
 
 
 class RankMachine:
@@ -97,14 +55,17 @@ class RankMachine:
         self._limits = limits
         self._ready = RankReady(rank=rank, world=world, pid=pid, core=core)
         self._import_limit_s = import_limit_s
-        self._work: deque[_Work] = deque()
-        self._runners: dict[int, _Runner] = {}
+        self._work: deque[Work] = deque()
+        self._runners: dict[int, Runner] = {}
         self._next_runner = 1
         self._next_run = 1
         self._counter = 0
-        self._beat_at = 0.0
-        self._greeted = False
+        self._beat_at = float("inf")
         self._heard_at = 0.0
+        #: when to say (again) that this rank is there
+        self._greet_at = 0.0
+        #: the agent has answered
+        self._known = False
         #: UTC minus the loop's clock, learned from what runners say; only for what people read
         self._utc_offset = 0.0
         #: no new work; what runs is finished first
@@ -124,14 +85,19 @@ class RankMachine:
             self._exited(event, now, out)
         elif isinstance(event, Received):
             self._heard_at = now
+            if not self._known:
+                self._known = True
+                self._beat_at = now
             self._received(event.message, now, out)
+        elif isinstance(event, Unreachable):
+            self._unreachable(now, out)
         self._done.flush(out, AGENT)
 
     def advance(self, now: float, out: Effects) -> None:
         """Beat, look at the deadlines, give runners work."""
-        if not self._greeted:
-            self._greeted = True
-            self._heard_at = now
+        if now >= self._greet_at:
+            self._greet_at = float("inf")
+            self._heard_at = self._heard_at or now
             out.reply(AGENT, self._ready)
         if now >= self._beat_at:
             self._counter += 1
@@ -150,7 +116,15 @@ class RankMachine:
 
     def wake_at(self) -> float:
         """The next beat or deadline."""
-        return min(self._beat_at, self._leave_at, *(runner.deadline for runner in self._runners.values()))
+        deadlines = [runner.deadline for runner in self._runners.values()]
+        silence_at = self._leave_at if self._leaving else self._heard_at + self._limits.lease_s
+        return min(self._beat_at, self._greet_at, silence_at, *deadlines)
+
+    def _unreachable(self, now: float, out: Effects) -> None:
+        if not self._known:
+            self._greet_at = now + GREET_S  # the connection is still being made
+        elif not self._leaving:
+            self._leave(now, out)  # outcomes were lost with it: the agent counts this rank as dead
 
     def _received(self, message: Any, now: float, out: Effects) -> None:
         if isinstance(message, Bundle):
@@ -165,7 +139,7 @@ class RankMachine:
     def _take(self, bundle: Bundle, now: float, out: Effects) -> None:
         if len(bundle.offsets) != 4 * (bundle.count + 1) or bundle.count < 1:
             raise RemoteProtocolError(f"bundle {bundle.bundle}: its offsets are not those of {bundle.count} tasks")
-        work = _Work(bundle)
+        work = Work(bundle)
         self._work.append(work)
         if self._draining:
             self._mark(work, range(bundle.count), Cause.RELEASED, now, out)
@@ -193,13 +167,13 @@ class RankMachine:
         idle = [r for r in self._runners.values() if r.ready and not r.ending]
         if len(idle) >= WARM_MAX:
             self._end(min(idle, key=lambda r: r.used_at), now, out)
-        runner = _Runner(self._next_runner, key, deadline=now + self._import_limit_s)
+        runner = Runner(self._next_runner, key, deadline=now + self._import_limit_s)
         self._next_runner += 1
         self._runners[runner.number] = runner
         python, workdir, module = key
         out.actions.append(StartRunner(runner=runner.number, python=python, workdir=workdir, module=module))
 
-    def _write(self, runner: _Runner, work: _Work, now: float, out: Effects) -> None:
+    def _write(self, runner: Runner, work: Work, now: float, out: Effects) -> None:
         b = work.bundle
         work.run, work.base = self._next_run, work.next
         self._next_run += 1
@@ -216,11 +190,11 @@ class RankMachine:
         if len(runner.runs) == 1:
             self._head_began(runner, now)
 
-    def _skip(self, runner: _Runner, work: _Work, lo: int, hi: int, out: Effects) -> None:
+    def _skip(self, runner: Runner, work: Work, lo: int, hi: int, out: Effects) -> None:
         frame = ["skip", work.run, lo - work.base, hi - work.base]
         out.actions.append(WriteRunner(runner=runner.number, frame=frame))
 
-    def _head_began(self, runner: _Runner, now: float) -> None:
+    def _head_began(self, runner: Runner, now: float) -> None:
         runner.head_since = now
         if runner.ending:
             return  # its deadline is that of the grace
@@ -264,12 +238,12 @@ class RankMachine:
         if moved:
             self._head_began(runner, now)
 
-    def _head(self, runner: _Runner, run: int, index: int) -> _Work:
+    def _head(self, runner: Runner, run: int, index: int) -> Work:
         work = runner.runs[0]
         assert (work.run, work.next) == (run, work.base + index), "outcomes come in order"
         return work
 
-    def _settled(self, runner: _Runner, work: _Work) -> None:
+    def _settled(self, runner: Runner, work: Work) -> None:
         """The head has its outcome."""
         work.next += 1
         if work.finished:
@@ -301,13 +275,13 @@ class RankMachine:
             work.run = 0  # the others never started: a fresh runner takes them, nothing is charged
             self._report_leading_killed(work)
 
-    def _import_text(self, runner: _Runner, event: RunnerExited) -> str:
+    def _import_text(self, runner: Runner, event: RunnerExited) -> str:
         module = runner.key[2]
         if runner.ending:
             return f"importing {module} took longer than {self._import_limit_s:g} s"
         return f"the runner ended before it could import {module}: {event.how}"
 
-    def _head_died(self, runner: _Runner, event: RunnerExited, now: float) -> None:
+    def _head_died(self, runner: Runner, event: RunnerExited, now: float) -> None:
         work = runner.runs[0]
         position = work.next
         cause = Cause.OUT_OF_MEMORY if event.out_of_memory else Cause.CRASH
@@ -330,7 +304,7 @@ class RankMachine:
             return f"the process of {bundle.function} died: {event.how}"
         return f"{bundle.function} was ended: {cause.name}"
 
-    def _late(self, runner: _Runner, now: float, out: Effects) -> None:
+    def _late(self, runner: Runner, now: float, out: Effects) -> None:
         """A deadline passed: of the import, of the head, or of the grace."""
         if runner.ending:
             self._signal(runner, now, out, hard=True)
@@ -340,12 +314,12 @@ class RankMachine:
             runner.target = (work, work.next, work.killed.get(work.next, Cause.TIME_LIMIT))
         self._signal(runner, now, out)
 
-    def _signal(self, runner: _Runner, now: float, out: Effects, hard: bool = False) -> None:
+    def _signal(self, runner: Runner, now: float, out: Effects, hard: bool = False) -> None:
         out.actions.append(KillRunner(runner=runner.number, hard=hard))
         runner.ending = True
         runner.deadline = now + self._limits.kill_grace_s
 
-    def _end(self, runner: _Runner, now: float, out: Effects) -> None:
+    def _end(self, runner: Runner, now: float, out: Effects) -> None:
         """End an idle runner in order."""
         runner.ending = True
         runner.deadline = now + self._limits.kill_grace_s
@@ -363,7 +337,7 @@ class RankMachine:
             hi = min(hi, lo + kill.count)
         self._mark(work, range(max(lo, work.next), hi), Cause(kill.cause), now, out)
 
-    def _mark(self, work: _Work, positions: range, cause: Cause, now: float, out: Effects) -> None:
+    def _mark(self, work: Work, positions: range, cause: Cause, now: float, out: Effects) -> None:
         """These tasks are not to run. The one that runs is ended, unless it is only to be handed back."""
         fresh = [i for i in positions if work.killed.get(i, Cause.RELEASED) is Cause.RELEASED]
         if not fresh:
@@ -379,14 +353,14 @@ class RankMachine:
             runner.target = (work, work.next, cause)
             self._signal(runner, now, out)
 
-    def _report_leading_killed(self, work: _Work) -> None:
+    def _report_leading_killed(self, work: Work) -> None:
         while not work.finished and work.next in work.killed:
             self._report_killed(work)
             work.next += 1
         if work.finished and work in self._work:
             self._work.remove(work)
 
-    def _report_killed(self, work: _Work) -> None:
+    def _report_killed(self, work: Work) -> None:
         cause = work.killed[work.next]
         error = b""
         if cause is not Cause.RELEASED:

@@ -136,4 +136,16 @@ class CheckCode:
     workdir: str
 
 
-Action = StartRunner | WriteRunner | KillRunner | StartRanks | ReplaceRank | KillProcess | CheckCode
+@dataclass(slots=True)
+class WatchProcess:
+    """Tell when this process, which need not be a child, has ended."""
+
+    pid: int
+
+
+@dataclass(slots=True)
+class Sample:
+    """Read load and memory of this node."""
+
+
+Action = StartRunner | WriteRunner | KillRunner | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample

@@ -78,9 +78,9 @@ class Beat(Message):
 
 
 class Goodbye(Message):
-    """An agent leaves in order: what it had not started was handed back before."""
+    """An agent leaves in order. reason: "walltime" or "stopped"; neither is charged to a task."""
 
-    reason: str = ""
+    reason: str = "stopped"
 
 
 class Stop(Message):

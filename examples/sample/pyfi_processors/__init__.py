@@ -1,0 +1,1 @@
+"""Processors to try pyfi_hpc with; they need nothing but Python."""

@@ -1,0 +1,115 @@
+"""The access file: where the broker of an instance is, and the keys that let one in.
+
+0600 in a 0700 folder: whoever can read it is the instance's owner. Keys never appear in arguments, environment
+or logs. The broker keeps its own secret in ``broker.key`` beside it, which nobody else needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from pyfi_hpc.errors import BrokerUnreachable, Refused, SettingsError
+from pyfi_hpc.settings import Settings, private_folder
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Address and keys; ``hosts`` are tried in order."""
+
+    version: int
+    instance: str
+    host: str
+    port: int
+    broker_public: str
+    client_public: str
+    client_secret: str
+    agent_public: str
+    agent_secret: str
+    #: random for each start of the instance: agents of an older one end themselves
+    started: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        return f"tcp://{self.host}:{self.port}"
+
+
+def read(settings: Settings) -> Access:
+    """Read the access file.
+
+    Raises
+    ------
+    BrokerUnreachable
+        There is none: no instance of this name was started here.
+    Refused
+        It can be read by others, or belongs to somebody else.
+    """
+    file = settings.access_file
+    try:
+        raw = _read_private(file)
+    except FileNotFoundError:
+        raise BrokerUnreachable(
+            f"no instance {settings.instance!r} has been started", where=str(file),
+            fix="start one with `pyfi up`, or name another with --instance or PYFI_INSTANCE",
+        ) from None  # fmt: skip
+    try:
+        return msgspec.json.decode(raw, type=Access)
+    except msgspec.MsgspecError as error:
+        raise SettingsError(
+            f"the access file is damaged: {error}", where=str(file), fix="remove it and start the instance again"
+        ) from None
+
+
+def write(settings: Settings, access: Access) -> None:
+    _write_private(settings.access_file, msgspec.json.encode(access))
+
+
+def make(settings: Settings) -> tuple[Access, str]:
+    """The access of this instance and the broker's secret key; made when there is none yet."""
+    private_folder(settings.home)
+    private_folder(settings.instance_dir)
+    secret_file = settings.instance_dir / "broker.key"
+    try:
+        return read(settings), _read_private(secret_file).decode()
+    except (BrokerUnreachable, FileNotFoundError):
+        pass
+    broker, client, agent = zmq.curve_keypair(), zmq.curve_keypair(), zmq.curve_keypair()
+    access = Access(
+        1, settings.instance, "127.0.0.1", 0, broker[0].decode(), client[0].decode(), client[1].decode(),
+        agent[0].decode(), agent[1].decode(),
+    )  # fmt: skip
+    _write_private(secret_file, broker[1])
+    write(settings, access)
+    return access, broker[1].decode()
+
+
+def _read_private(file: Path) -> bytes:
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        info = os.fstat(descriptor)
+        if info.st_uid != os.getuid():
+            raise Refused("the file with the keys belongs to somebody else", where=str(file))
+        if stat.S_IMODE(info.st_mode) & 0o077:
+            raise Refused(
+                "the file with the keys can be read by others", where=str(file), fix=f"chmod 600 {file}; change the keys"
+            )
+        return stream.read()
+
+
+def _write_private(file: Path, data: bytes) -> None:
+    """Write beside, then rename: a reader sees the old file or the new one."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(descriptor)
+    os.replace(temporary, file)
+
+
+def write_json(file: Path, value: object) -> None:
+    _write_private(file, json.dumps(value, indent=1).encode())

@@ -1,0 +1,90 @@
+"""A ZeroMQ DEALER to one peer: an agent's line to its broker, a rank's line to its agent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import zmq
+
+from pyfi_hpc.adapters.router import harden
+from pyfi_hpc.errors import RemoteProtocolError
+from pyfi_hpc.model.events import Received
+from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.messages import Message
+from pyfi_hpc.wire import codec
+
+log = logging.getLogger("pyfi_hpc.port")
+
+#: the peer's name in events and effects: a DEALER has only one
+BROKER = Peer(b"broker")
+AGENT = Peer(b"agent")
+
+
+class DealerPort:
+    """A DEALER as a Port and a Sender.
+
+    With IMMEDIATE a message is not queued for a connection that does not exist yet: ``send`` returns
+    False and the machine offers it again later.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        peer: Peer,
+        decoder: msgspec.msgpack.Decoder[Any],
+        message_bytes_max: int,
+        keys: tuple[str, str, str] | None = None,
+    ) -> None:
+        """``keys``: the server's public key, own public and own secret key; None on ipc."""
+        self._context = context
+        self._peer = peer
+        self._role = peer.decode()
+        self._decoder = decoder
+        self._keys = keys
+        self._socket = context.socket(zmq.DEALER)
+        harden(self._socket, message_bytes_max)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        if keys is not None:
+            self._socket.curve_serverkey = keys[0].encode()
+            self._socket.curve_publickey = keys[1].encode()
+            self._socket.curve_secretkey = keys[2].encode()
+        self.endpoint = endpoint
+        self._socket.connect(endpoint)
+        self.waitable = self._socket
+
+    def move(self, endpoint: str) -> None:
+        """The peer has a new address."""
+        if endpoint != self.endpoint:
+            self._socket.disconnect(self.endpoint)
+            self._socket.connect(endpoint)
+            self.endpoint = endpoint
+
+    def receive(self) -> list[Any]:
+        events: list[Any] = []
+        for _ in range(512):
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            try:
+                batch = codec.decode(frame.buffer, self._decoder)
+            except RemoteProtocolError as error:
+                log.warning("! dropped peer=%s why=%s", self._role, error.what[:200])
+                continue
+            events += [Received(self._peer, self._role, "", message) for message in batch]
+        return events
+
+    def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
+        frame = codec.encode(messages)
+        try:
+            self._socket.send(frame, zmq.NOBLOCK, copy=len(frame) < 65536)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self, linger_ms: int = 500) -> None:
+        self._socket.close(linger=linger_ms)

@@ -1,0 +1,86 @@
+"""MPI: who is where. The only file that imports mpi4py; ranks only, because the import starts MPI."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+#: what launchers tell each process without MPI: number, size, number on the node, size on the node
+_LAUNCHERS = (
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """This process among its like.
+
+    ``world`` is the communicator, None without MPI; ``problem`` then says why.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    world: Any = None
+    problem: str = ""
+
+
+def join() -> Place:
+    """Start MPI and tell where we are; without an MPI library by what the launcher left in the environment.
+
+    Collective over all processes of the step. MPI is never finalised: that would wait for every other rank,
+    and a rank must be able to leave alone.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc.finalize = False
+        mpi4py.rc.thread_level = "single"
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        return _by_launcher(str(error))
+    world = MPI.COMM_WORLD
+    local = world.Split_type(MPI.COMM_TYPE_SHARED)
+    return Place(world.Get_rank(), world.Get_size(), local.Get_rank(), local.Get_size(), world)
+
+
+def _by_launcher(problem: str) -> Place:
+    for rank, size, local_rank, local_size in _LAUNCHERS:
+        if rank in os.environ:
+            numbers = [_number(name) for name in (rank, size, local_rank, local_size)]
+            return Place(numbers[0], max(1, numbers[1]), numbers[2], max(1, numbers[3]), None, problem)
+    return Place(0, 1, 0, 1, None, problem)
+
+
+def _number(name: str) -> int:
+    digits = os.environ.get(name, "0").partition("(")[0]  # Slurm writes "4(x2)" for two equal nodes
+    return int(digits) if digits.isdigit() else 0
+
+
+def bind(local_rank: int, local_size: int) -> int:
+    """Bind this process, and all that it starts, to one of the cores it may use.
+
+    Returns
+    -------
+    int
+        The core; -1 where there are fewer cores than ranks: then the kernel shares them better than we would.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) == 1:
+        return allowed[0]
+    if local_size > len(allowed):
+        return -1
+    return bind_to(allowed[local_rank])
+
+
+def bind_to(core: int) -> int:
+    """Bind to this core; -1 where that is not possible, or ``core`` is negative."""
+    try:
+        os.sched_setaffinity(0, {core})
+    except (OSError, ValueError, OverflowError):
+        return -1
+    return core

@@ -1,0 +1,157 @@
+"""What surrounds an agent on its node: the rank step, processes to watch, code to check, load to sample.
+
+A Doer for the agent's actions and a Port for what comes of them. One epoll descriptor stands for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from pyfi_hpc.adapters import launcher
+from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.model.effects import (
+    Action,
+    CheckCode,
+    KillProcess,
+    ReplaceRank,
+    Sample,
+    StartRanks,
+    WatchProcess,
+)
+from pyfi_hpc.model.events import CodeChecked, ProcessExited, Sampled
+
+log = logging.getLogger("pyfi_hpc.agent")
+
+
+class NodeProcesses:
+    """Carries out the agent's actions.
+
+    Parameters
+    ----------
+    rank_command : list of str
+        Starts one rank; ``--replace N --core C`` is added for a replacement.
+    rank_log : file
+        Where ranks' own standard output and error go; not those of tasks.
+    """
+
+    def __init__(self, rank_command: list[str], rank_log: IO[bytes]) -> None:
+        self._rank_command = rank_command
+        self._rank_log = rank_log
+        self._epoll = select.epoll()
+        self._nudge = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._nudge, select.EPOLLIN)
+        self.waitable = self._epoll.fileno()
+        self._events: list[Any] = []
+        #: pidfd -> pid
+        self._watched: dict[int, int] = {}
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def do(self, action: Action) -> None:
+        _DO[type(action)](self, action)
+
+    def receive(self) -> list[Any]:
+        for descriptor, _ in self._epoll.poll(0):
+            if descriptor == self._nudge:
+                os.eventfd_read(self._nudge)
+            else:
+                self._gone(descriptor)
+        events, self._events = self._events, []
+        return events
+
+    def _gone(self, descriptor: int) -> None:
+        pid = self._watched.pop(descriptor)
+        self._epoll.unregister(descriptor)
+        os.close(descriptor)
+        child = self._children.pop(pid, None)
+        how = "it is gone"
+        if child is not None:
+            code = child.wait()
+            how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        log.info("= process %d ended: %s", pid, how)
+        self._events.append(ProcessExited(pid, how))
+
+    def _start_ranks(self, action: StartRanks) -> None:
+        try:
+            command = launcher.step_command(launcher.find_mpiexec(), action.count, self._rank_command)
+            self._adopt(launcher.start(command, self._rank_log))
+        except (PyfiError, OSError, subprocess.SubprocessError) as error:
+            log.error("cannot start the ranks: %s", error)
+            self._tell(ProcessExited(0, str(error)))
+
+    def _replace_rank(self, action: ReplaceRank) -> None:
+        command = [*self._rank_command, "--replace", str(action.rank), "--core", str(action.core)]
+        log.warning("= rank %d is replaced", action.rank)
+        self._adopt(launcher.start(command, self._rank_log))
+
+    def _adopt(self, child: subprocess.Popen[bytes]) -> None:
+        self._children[child.pid] = child
+        self._watch(child.pid)
+
+    def _watch_process(self, action: WatchProcess) -> None:
+        if action.pid not in self._watched.values():
+            self._watch(action.pid)
+
+    def _watch(self, pid: int) -> None:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._tell(ProcessExited(pid, "it was gone already"))
+            return
+        self._watched[descriptor] = pid
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def _kill(self, action: KillProcess) -> None:
+        """Only what is watched: a pid that was used again by somebody else is not ours to end."""
+        for descriptor, pid in self._watched.items():
+            if pid == action.pid:
+                try:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL if action.hard else signal.SIGTERM)
+                except ProcessLookupError:
+                    pass
+
+    def _check_code(self, action: CheckCode) -> None:
+        problem = ""
+        if not os.access(action.python, os.X_OK):
+            problem = f"the environment {action.environment} is not on this node: {action.python}"
+        elif not Path(action.workdir).is_dir():
+            problem = f"the code {action.repository} @ {action.commit[:12]} is not on this node: {action.workdir}"
+        self._tell(CodeChecked(action.code, problem))
+
+    def _sample(self, action: Sample) -> None:
+        self._tell(Sampled(os.getloadavg()[0], _memory_used()))
+
+    def _tell(self, event: Any) -> None:
+        self._events.append(event)
+        os.eventfd_write(self._nudge, 1)
+
+    def close(self, patience_s: float = 2.0) -> None:
+        """End the children that are left: the launcher ends by itself once its ranks have."""
+        for child in self._children.values():
+            try:
+                child.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+def _memory_used() -> int:
+    """Bytes of memory in use on this node."""
+    values = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines()[:3])
+    return 1024 * (int(values["MemTotal"].split()[0]) - int(values["MemAvailable"].split()[0]))
+
+
+_DO: dict[type, Callable[[NodeProcesses, Any], None]] = {
+    StartRanks: NodeProcesses._start_ranks,
+    ReplaceRank: NodeProcesses._replace_rank,
+    KillProcess: NodeProcesses._kill,
+    CheckCode: NodeProcesses._check_code,
+    WatchProcess: NodeProcesses._watch_process,
+    Sample: NodeProcesses._sample,
+}

@@ -1,0 +1,221 @@
+"""ZeroMQ ROUTER ports: the broker's (TCP, CURVE, ZAP) and the agent's (ipc, a private folder).
+
+ZeroMQ promises nothing end to end: MANDATORY and NOBLOCK tell us what it drops, and everything that matters is
+acknowledged by the application. The principal of a message is the User-Id that our own ZAP handler gave to
+the connection's key; a CURVE server without such a handler would let any key in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from pyfi_hpc.errors import RemoteProtocolError
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.events import Received
+from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.messages import Message
+from pyfi_hpc.wire import codec
+
+log = logging.getLogger("pyfi_hpc.port")
+
+#: frames taken in one round, so that one busy peer does not starve the rest
+_ROUND_MAX = 512
+#: a bad peer is named in the log so often, then counted in silence
+_NAMED_MAX = 20
+
+#: what each role may send to the broker; all else is dropped and counted
+_MAY_SEND: Mapping[str, frozenset[type]] = {
+    "client": frozenset({m.Hello, m.Submit, m.Watch, m.Cancel, m.Ask, m.Beat, m.Consumed}),
+    "agent": frozenset({m.Hello, m.Finished, m.Beat, m.Capacity, m.Goodbye}),
+}
+
+
+class RouterPort:
+    """A ROUTER as a Port and a Sender.
+
+    Parameters
+    ----------
+    socket : zmq.Socket
+        Bound.
+    decoder : msgspec.msgpack.Decoder
+        Of what may come in.
+    role : str, optional
+        The role of every peer where there is no CURVE: the folder's permissions let only us in.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], decoder: msgspec.msgpack.Decoder[Any], role: str = "") -> None:
+        self.waitable = socket
+        self._socket = socket
+        self._decoder = decoder
+        self._role = role
+        #: messages that were dropped because they were malformed or not allowed
+        self.dropped = 0
+
+    def receive(self) -> list[Any]:
+        events: list[Any] = []
+        for _ in range(_ROUND_MAX):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            self._take(frames, events)
+        return events
+
+    def _take(self, frames: list[zmq.Frame], events: list[Any]) -> None:
+        peer = Peer(frames[0].bytes)
+        role, user = self._principal(frames[0])
+        if len(frames) != 2:
+            self._drop(peer, role, f"{len(frames) - 1} frames instead of one")
+            return
+        try:
+            batch = codec.decode(frames[1].buffer, self._decoder)
+        except RemoteProtocolError as error:
+            self._drop(peer, role, error.what)
+            return
+        allowed = _MAY_SEND.get(role)
+        for message in batch:
+            if allowed is not None and type(message) not in allowed:
+                self._drop(peer, role, f"{type(message).__name__} is not for this role")
+            else:
+                events.append(Received(peer, role, user, message))
+
+    def _principal(self, frame: zmq.Frame) -> tuple[str, str]:
+        if self._role:
+            return self._role, ""
+        role, _, user = str(frame.get("User-Id")).partition(":")
+        return role, user
+
+    def _drop(self, peer: Peer, role: str, why: str) -> None:
+        self.dropped += 1
+        if self.dropped <= _NAMED_MAX or self.dropped % 1000 == 0:
+            log.warning("! dropped peer=%s role=%s dropped=%d why=%s", peer.hex(), role, self.dropped, why[:200])
+
+    def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
+        frame = codec.encode(messages)
+        if len(frame) > _FRAME_BYTES_GOAL and len(messages) > 1:
+            half = len(messages) // 2
+            return self.send(peer, messages[:half]) and self.send(peer, messages[half:])
+        try:
+            self._socket.send_multipart([peer, frame], zmq.NOBLOCK, copy=len(frame) < 65536)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        self._socket.close(linger=500)
+
+
+#: messages to one peer are cut into frames of about this size
+_FRAME_BYTES_GOAL = 8 << 20
+
+
+def bind_tcp(
+    context: zmq.Context[Any], host: str, port: int, secret: str, public: str, message_bytes_max: int
+) -> tuple[zmq.Socket[bytes], int]:
+    """A CURVE ROUTER on ``host:port`` (0: any free port).
+
+    Raises
+    ------
+    zmq.ZMQError
+        The port is in use, or the address is not one of this machine.
+    """
+    socket = context.socket(zmq.ROUTER)
+    harden(socket, message_bytes_max)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt_string(zmq.ZAP_DOMAIN, "pyfi")
+    socket.curve_secretkey = secret.encode()
+    socket.curve_publickey = public.encode()
+    try:
+        socket.bind(f"tcp://{host}:{port or '*'}")
+    except zmq.ZMQError:
+        socket.close(linger=0)
+        raise
+    endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    return socket, int(endpoint.rpartition(":")[2])
+
+
+def harden(socket: zmq.Socket[Any], message_bytes_max: int) -> None:
+    """Limits and beats that every socket has (RELIABILITY 2.2): no high-water mark, credits count instead."""
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, message_bytes_max)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+
+
+class Gatekeeper:
+    """The ZAP handler: maps the key of a new connection to ``role:user``; unknown keys are refused.
+
+    A Port without events. libzmq asks it once for each connection.
+    """
+
+    def __init__(self, context: zmq.Context[Any], keys: Mapping[str, str]) -> None:
+        self._socket = context.socket(zmq.REP)
+        self._socket.bind("inproc://zeromq.zap.01")
+        self.waitable = self._socket
+        #: public key (Z85 text) -> "role:user"
+        self.keys = dict(keys)
+        self.refused = 0
+
+    def receive(self) -> list[Any]:
+        while True:
+            try:
+                request = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return []
+            self._answer(request)
+
+    def _answer(self, request: list[bytes]) -> None:
+        version, request_id, _domain, address, _identity, mechanism = request[:6]
+        user = b""
+        if mechanism == b"CURVE" and len(request) == 7:
+            user = self.keys.get(zmq.utils.z85.encode(request[6]).decode(), "").encode()
+        if user:
+            reply = [version, request_id, b"200", b"OK", user, b""]
+        else:
+            self.refused += 1
+            if self.refused <= _NAMED_MAX or self.refused % 1000 == 0:
+                log.warning("! refused address=%s refused=%d why=unknown key", address.decode(), self.refused)
+            reply = [version, request_id, b"400", b"unknown key", b"", b""]
+        self._socket.send_multipart(reply)
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+
+
+class Sentry:
+    """Watches a socket for handshakes that failed before any key was asked for. A Port without events."""
+
+    def __init__(self, socket: zmq.Socket[Any]) -> None:
+        self._watched = socket
+        self.waitable = socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        )
+        self.failed = 0
+
+    def receive(self) -> list[Any]:
+        for _ in range(_ROUND_MAX):
+            try:
+                event = recv_monitor_message(self.waitable, zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self.failed += 1
+            if self.failed <= _NAMED_MAX or self.failed % 1000 == 0:
+                log.warning("! handshake failed event=%s failed=%d", int(event["event"]), self.failed)
+        return []
+
+    def close(self) -> None:
+        self._watched.disable_monitor()

@@ -1,0 +1,259 @@
+"""Slurm: what its commands print, one function that runs them, and who a process is inside.
+
+Pure: `parse_sbatch`, `parse_squeue`, `parse_duration`, `expand_nodes`; the script is in `slurm_script`.
+Outside: `submit`, `cancel`, `queue`, `time_left`, each one command with a time limit. `environment` is the
+only place that reads SLURM_* variables. Slurm's commands are used, not its API: they are at every site, of
+any version.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pyfi_hpc.adapters.slurm_script import AllocationRequest, render_sbatch
+from pyfi_hpc.errors import SlurmBusy, SlurmMissing, SlurmRefused
+
+__all__ = [
+    "AllocationRequest", "QueueEntry", "SlurmEnvironment", "Submitted", "cancel", "environment",
+    "expand_nodes", "parse_duration", "parse_sbatch", "parse_squeue", "queue", "render_sbatch",
+    "submit", "time_left",
+]  # fmt: skip
+
+#: seconds for one command; a loaded controller takes several, slurm.conf's MessageTimeout is 10 by default
+COMMAND_S_MAX = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Answer of `submit`: Slurm's job id (None in a dry run), the script, and what Slurm said."""
+
+    slurm_job_id: int | None
+    script: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """One allocation as ``squeue`` shows it."""
+
+    slurm_job_id: int
+    #: PENDING, RUNNING, COMPLETING, COMPLETED, TIMEOUT ...
+    state: str
+    #: why it is pending, or why it ended
+    reason: str
+    nodes: tuple[str, ...]
+    #: seconds until the walltime; None where there is none
+    left_s: float | None
+    #: Slurm's guess of the start, as ISO time; empty where it has none
+    start: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmEnvironment:
+    """Who this process is in its allocation."""
+
+    slurm_job_id: int
+    #: how often Slurm has started this job again; identity of an allocation is (id, restarts)
+    restarts: int
+    step: str
+    #: this node's Slurm name
+    node: str
+    #: all nodes of the allocation at its start
+    nodes: tuple[str, ...]
+    #: ranks on each node, as the script's request has it
+    ranks_per_node: int
+    #: rank over all nodes, and on this node, of this process in its step
+    rank: int
+    local_rank: int
+    #: count of CPUs that Slurm gave on this node
+    cpus: int
+    #: when the walltime ends, unix time; None where there is none
+    end_s: float | None
+
+
+def parse_sbatch(text: str) -> int:
+    """The job id in the answer of ``sbatch --parsable``: ``ID`` or ``ID;CLUSTER``, after any site's greeting.
+
+    Raises
+    ------
+    SlurmRefused
+        There is none.
+    """
+    for line in reversed(text.splitlines()):
+        if found := re.fullmatch(r"(\d+)(;\S*)?", line.strip()):
+            return int(found[1])
+    raise SlurmRefused("sbatch did not answer with a job id", where=text.strip()[-500:] or "(no output)")
+
+
+_SQUEUE_FORMAT = "%i|%T|%L|%S|%N|%r"
+
+
+def parse_squeue(text: str) -> list[QueueEntry]:
+    """Entries from ``squeue -h -o '%i|%T|%L|%S|%N|%r'``; other lines, a site's notices, are left out."""
+    entries = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split("|", 5)]
+        if len(fields) == 6 and fields[0].isdigit():
+            job, state, left, start, nodes, reason = fields
+            entries.append(
+                QueueEntry(
+                    slurm_job_id=int(job),
+                    state=state,
+                    reason="" if reason == "None" else reason,
+                    nodes=expand_nodes(nodes),
+                    left_s=parse_duration(left),
+                    start="" if start == "N/A" else start,
+                )
+            )
+    return entries
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of Slurm's ``[D-][[HH:]MM:]SS``; None for its words UNLIMITED, INVALID, NOT_SET.
+
+    >>> parse_duration("1-02:03:04"), parse_duration("9:59"), parse_duration("UNLIMITED")
+    (93784.0, 599.0, None)
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)", text.strip())
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def expand_nodes(text: str) -> tuple[str, ...]:
+    """The names in Slurm's list notation, in its order.
+
+    >>> expand_nodes("n[01-03,7],login")
+    ('n01', 'n02', 'n03', 'n7', 'login')
+    """
+    names: list[str] = []
+    for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text.strip()):
+        parts = re.split(r"(\[[^\]]*\])", item)
+        choices = [_range(part) if part.startswith("[") else (part,) for part in parts]
+        names += ("".join(chosen) for chosen in itertools.product(*choices))
+    return tuple(names)
+
+
+def _range(text: str) -> tuple[str, ...]:
+    values: list[str] = []
+    for part in text[1:-1].split(","):
+        first, dash, last = part.partition("-")
+        numbers = range(int(first), int(last) + 1) if dash else ()
+        values += [str(number).zfill(len(first)) for number in numbers] if dash else [part]
+    return tuple(values)
+
+
+def environment(variables: Mapping[str, str] | None = None) -> SlurmEnvironment | None:
+    """What Slurm tells this process; None outside an allocation.
+
+    Parameters
+    ----------
+    variables
+        Instead of this process's environment.
+    """
+    env = os.environ if variables is None else variables
+    job = env.get("SLURM_JOB_ID", "")
+    if not job.isdigit():
+        return None
+
+    def number(name: str, default: int = 0) -> int:
+        # "4(x3)" in lists with one count per node: the first stands for all, we ask for the same on each
+        found = re.match(r"\d+", env.get(name, ""))
+        return int(found[0]) if found else default
+
+    nodes = expand_nodes(env.get("SLURM_JOB_NODELIST", ""))
+    return SlurmEnvironment(
+        slurm_job_id=int(job),
+        restarts=number("SLURM_RESTART_COUNT"),
+        step=env.get("SLURM_STEP_ID", ""),
+        node=env.get("SLURMD_NODENAME", ""),
+        nodes=nodes,
+        ranks_per_node=number("PYFI_SLURM_RANKS") or number("SLURM_NTASKS_PER_NODE", 1),
+        rank=number("SLURM_PROCID"),
+        local_rank=number("SLURM_LOCALID"),
+        cpus=number("SLURM_CPUS_ON_NODE", 1),
+        end_s=float(number("SLURM_JOB_END_TIME")) or None,
+    )
+
+
+def submit(request: AllocationRequest, *, dry_run: bool = False) -> Submitted:
+    """Ask Slurm for an allocation.
+
+    Parameters
+    ----------
+    dry_run
+        Only let Slurm check it; its ``words`` then say when and where the job would start.
+
+    Raises
+    ------
+    SlurmRefused
+        Slurm's own words are in the message.
+    SlurmBusy
+        No answer in time. The job may exist all the same: ``squeue --me`` tells.
+    """
+    script = render_sbatch(request)
+    if dry_run:
+        return Submitted(None, script, _run(["sbatch", "--test-only"], script))
+    answer = _run(["sbatch", "--parsable"], script)
+    return Submitted(parse_sbatch(answer), script, answer)
+
+
+def cancel(slurm_job_id: int) -> None:
+    """End an allocation; one that has ended already is no error."""
+    _run(["scancel", "--quiet", str(slurm_job_id)])
+
+
+def queue(slurm_job_ids: Iterable[int]) -> dict[int, QueueEntry]:
+    """The state of allocations in one command; those that Slurm has forgotten are left out.
+
+    Cost: one request to the controller however many there are; ask every 15 s at most.
+    """
+    wanted = set(slurm_job_ids)
+    if not wanted:
+        return {}
+    # by user, not by id: with one unknown id squeue fails
+    text = _run(["squeue", "--noheader", "--me", "--states=all", f"--format={_SQUEUE_FORMAT}"])
+    return {entry.slurm_job_id: entry for entry in parse_squeue(text) if entry.slurm_job_id in wanted}
+
+
+def time_left(slurm_job_id: int) -> float | None:
+    """Seconds until the allocation's walltime; None where it has none or has ended."""
+    entry = queue([slurm_job_id]).get(slurm_job_id)
+    return entry.left_s if entry and entry.state == "RUNNING" else None
+
+
+_BUSY = re.compile(r"unable to contact|socket timed out|temporarily|connection refused|zero bytes", re.I)
+#: never in Slurm's copy of the environment; the broker reads them from PYFI_HOME
+_SECRETS = ("PYFI_LEDGER", "PGPASSWORD")
+
+
+def _run(command: Sequence[str], script: str = "") -> str:
+    """Run one Slurm command; returns what it printed on both outputs."""
+    # inside another job the SLURM_ variables would describe that one
+    drop = ("SLURM_", *_SECRETS)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(drop) or k == "SLURM_CONF"}
+    line = shlex.join(command)
+    try:
+        done = subprocess.run(
+            command, input=script, text=True, errors="replace", capture_output=True, timeout=COMMAND_S_MAX,
+            env=env, check=False,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise SlurmMissing(where=f"looked for {command[0]} on PATH") from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmBusy(
+            f"no answer from Slurm in {COMMAND_S_MAX:.0f} s", where=line,
+            fix="a submission may have arrived all the same: look at squeue --me, then try again",
+        ) from error  # fmt: skip
+    if done.returncode == 0:
+        return done.stdout + done.stderr
+    words = re.sub(rf"^{command[0]}: (error: )?", "", done.stderr.strip(), flags=re.M)
+    kind = SlurmBusy if _BUSY.search(words) else SlurmRefused
+    raise kind(f"Slurm refused: {words or f'exit status {done.returncode}, no words'}", where=line)

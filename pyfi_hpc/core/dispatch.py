@@ -1,0 +1,123 @@
+"""Dispatch: fill idle ranks first, then the nodes' buffers, in proportion to what each can take.
+
+Cost follows grants, not tasks. Near the end of the work a node that holds more than it runs is asked to hand
+back tasks that have not started, so that no rank idles while a task waits behind another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyfi_hpc.core.nodes import Node
+from pyfi_hpc.core.queue import Pick
+from pyfi_hpc.core.settle import settle_unrun
+from pyfi_hpc.core.state import State
+from pyfi_hpc.model.effects import Effects, ReadPayloads
+from pyfi_hpc.model.messages import Grant, Item, Recall
+from pyfi_hpc.model.packed import cut, failure
+from pyfi_hpc.model.states import TaskState
+
+
+def fill(s: State, now: float, out: Effects) -> None:
+    """Grant ready tasks to nodes that can take them."""
+    if s.queue.ready and not s.ledger_down:
+        nodes = [node for node in s.nodes.by_name.values() if node.spare > 0]
+        if nodes:
+            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.outstanding), out)
+            _share(s, nodes, lambda node: node.spare, out)
+    if s.queue.to_load:
+        batches = [batch.id for batch in s.queue.to_load.values()]
+        s.queue.to_load.clear()
+        out.queries.append(ReadPayloads(batches))
+    if not s.queue.ready:
+        _rebalance(s, out)
+
+
+def _share(s: State, nodes: list[Node], room_of: Callable[[Node], int], out: Effects) -> None:
+    """Hand out what is ready in proportion to each node's room."""
+    rooms = [(room_of(node), node) for node in nodes]
+    rooms = [(room, node) for room, node in rooms if room > 0]
+    rooms.sort(key=lambda pair: -pair[0])
+    total = sum(room for room, _ in rooms)
+    if not total:
+        return
+    ready = s.queue.ready
+    for room, node in rooms:
+        want = room if ready >= total else -(-ready * room // total)
+        _grant(s, node, min(room, want), len(rooms) == 1, out)
+
+
+def _grant(s: State, node: Node, want: int, only_node: bool, out: Effects) -> None:
+    items: list[Item] = []
+    size = 0
+    while want > 0 and size < s.limits.grant_bytes_max:
+        pick = s.queue.take(node.name, min(want, s.limits.grant_tasks_max), s.limits.grant_bytes_max - size, only_node)
+        if pick is None:
+            break
+        item = _item(s, node, pick, out)
+        if item is None:
+            continue
+        want -= item.count
+        size += len(item.payload) + sum(len(data) for inputs in item.inputs for data in inputs)
+        items.append(item)
+    if items:
+        out.send(node.peer, Grant(s.epoch, items))
+
+
+def _item(s: State, node: Node, pick: Pick, out: Effects) -> Item | None:
+    batch, lo, hi = pick.batch, pick.lo, pick.hi
+    inputs: list[list[bytes]] = []
+    if batch.waiting:
+        hi, inputs = _inputs(s, pick, out)
+        if hi == lo:
+            return None
+    mount = s.mounts.get(batch.code)
+    spec = s.functions.get(batch.socket)
+    assert batch.payload is not None and batch.offsets is not None and mount is not None and spec is not None
+    if batch.code not in node.mounted:
+        node.mounted.add(batch.code)
+        out.send(node.peer, mount)
+    batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
+    grant = s.nodes.grant(node, batch, lo, hi, pick.attempt)
+    s.queue.started(batch.socket, hi - lo)
+    offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
+    return Item(
+        grant.id, batch.id, batch.job.id, batch.first + lo, lo, hi - lo, pick.attempt, batch.code, spec.function,
+        batch.time_limit_s, offsets, payload, inputs,
+    )  # fmt: skip
+
+
+def _inputs(s: State, pick: Pick, out: Effects) -> tuple[int, list[list[bytes]]]:
+    """Results for the tasks of a pick, up to the first whose inputs must be read again; the rest goes back."""
+    batch = pick.batch
+    inputs: list[list[bytes]] = []
+    for offset in range(pick.lo, pick.hi):
+        values = s.graph.inputs(batch, offset, out)
+        total = sum(map(len, values)) if values else 0
+        if total > s.limits.inputs_bytes_max:
+            text = f"the results that it takes as arguments are {total} bytes; the limit is {s.limits.inputs_bytes_max}"
+            settle_unrun(s, batch, [offset], TaskState.FAILED, failure("TooLarge", text), 0.0, out)
+            s.close_if_done(batch, out)
+            values = None
+        if values is None or (inputs and total > s.limits.grant_bytes_max):
+            rest = offset + (values is None)
+            if rest < pick.hi:
+                s.queue.push_first(batch, rest, pick.hi)
+            return offset, inputs
+        inputs.append(values)
+    return pick.hi, inputs
+
+
+def _rebalance(s: State, out: Effects) -> None:
+    """A node has idle ranks and nothing waits: ask the fullest node for what it has not started."""
+    if len(s.nodes.by_name) < 2:
+        return
+    nodes = s.nodes.by_name.values()
+    idle = sum(max(0, node.rank_count - node.outstanding) for node in nodes if not node.draining)
+    if not idle:
+        return
+    fullest = max(nodes, key=lambda node: node.outstanding - node.rank_count)
+    surplus = fullest.outstanding - fullest.rank_count
+    if surplus > 0 and not fullest.recalled:
+        fullest.recalled = True
+        out.send(fullest.peer, Recall(min(surplus, idle)))

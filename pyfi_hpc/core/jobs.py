@@ -1,0 +1,200 @@
+"""Jobs and their batches: what was accepted and how far it is.
+
+The hard state, changed only by ``apply``: a restart is ``apply`` of what the ledger holds. Inside a batch the
+states are one byte a task; only a task that has failed before, or that waits for others, has an object.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from pyfi_hpc.model.ids import BatchId, CodeId, JobId, NodeName, Peer, SocketId
+from pyfi_hpc.model.records import (
+    AttemptFailed,
+    BatchAdmitted,
+    BatchClosed,
+    JobOpened,
+    OutcomeSettled,
+    Record,
+)
+from pyfi_hpc.model.states import FIRST_FINAL, UNEXPLAINED_DEATHS, Cause, OnFailure, TaskState
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What happened to a task that did not complete at once."""
+
+    attempts: int = 0  #: attempts that were made and failed
+    errors: int = 0  #: of those: charged to the user's retries
+    deaths: int = 0  #: of those: the process died and nobody knows why
+    environment: int = 0
+    node: NodeName = NodeName("")  #: where the last one failed; the next goes elsewhere if it can
+
+
+class Batch:
+    """``count`` tasks of a job, indexes ``first`` and up."""
+
+    __slots__ = (
+        "admitted", "code", "count", "first", "id", "job", "number", "offsets", "open", "payload", "priority",
+        "retries", "socket", "states", "time_limit_s", "trouble", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, job: Job, record: BatchAdmitted) -> None:
+        self.id = record.batch
+        self.job = job
+        self.number = record.number
+        self.first = record.first
+        self.count = record.count
+        self.socket: SocketId = record.socket
+        self.code: CodeId = record.code
+        self.priority = record.priority
+        self.retries = record.retries
+        self.time_limit_s = record.time_limit_s
+        #: one TaskState per task; RUNNING is soft, the ledger does not know it
+        self.states = bytearray([TaskState.PENDING]) * record.count
+        self.open = record.count  #: tasks that are not final
+        #: None: not in memory, to be read from the ledger when its turn comes
+        self.payload: bytes | None = None
+        self.offsets: bytes | None = None
+        self.trouble: dict[int, Trouble] | None = None
+        #: what blocked or dependent tasks need, by offset; see core/graph.py
+        self.waiting: dict[int, Need] | None = None
+
+    def attempt(self, offset: int) -> int:
+        """Number of the attempt that comes next, from 1."""
+        trouble = self.trouble.get(offset) if self.trouble else None
+        return 1 if trouble is None else trouble.attempts + 1
+
+
+@dataclass(slots=True)
+class Need:
+    """Results that one task waits for: ``slots[k]`` is the task whose result fills slot k."""
+
+    slots: list[tuple[JobId, int]]
+    missing: set[tuple[JobId, int]] = field(default_factory=set)
+
+
+class Job:
+    """The tasks that one request submits."""
+
+    __slots__ = (
+        "batches", "closed", "count", "firsts", "id", "key", "name", "on_failure", "open", "opened_at", "owner",
+        "settled", "shape", "waiters", "watchers",
+    )  # fmt: skip
+
+    def __init__(self, record: JobOpened) -> None:
+        self.id = record.job
+        self.key = record.key
+        self.owner = record.owner
+        self.name = record.name
+        self.on_failure: OnFailure = record.on_failure
+        self.opened_at = record.opened_at
+        self.batches: list[Batch] = []
+        self.firsts: list[int] = []  #: first index of each batch, for the search by index
+        self.count = 0
+        self.open = 0  #: tasks that are not final
+        self.closed = False  #: no batch follows
+        #: tasks per final state
+        self.settled: dict[int, int] = {}
+        #: index of a task -> the tasks (batch, offset) that wait for its result
+        self.waiters: dict[int, list[tuple[Batch, int]]] = {}
+        #: clients that want results as they come
+        self.watchers: set[Peer] = set()
+
+    @property
+    def done(self) -> bool:
+        return self.closed and self.open == 0
+
+    def locate(self, index: int) -> tuple[Batch, int] | None:
+        """The batch of a task and its offset there; None when no such task was admitted."""
+        if not 0 <= index < self.count:
+            return None
+        batch = self.batches[bisect_right(self.firsts, index) - 1]
+        return batch, index - batch.first
+
+
+class JobBook:
+    """All unfinished jobs, and the keys of those that ended lately."""
+
+    def __init__(self, ended_keys_max: int) -> None:
+        self.jobs: dict[JobId, Job] = {}
+        self.keys: dict[bytes, JobId] = {}
+        #: batches that still have open tasks
+        self.batches: dict[BatchId, Batch] = {}
+        #: key -> (job, batches) of jobs that have ended, oldest first
+        self.ended: OrderedDict[bytes, tuple[JobId, int]] = OrderedDict()
+        self._ended_keys_max = ended_keys_max
+        self.open_count = 0
+
+    def apply(self, record: Record) -> None:
+        """The only way to change what the ledger knows."""
+        _APPLY[type(record)](self, record)
+
+    def _job_opened(self, record: JobOpened) -> None:
+        assert record.job not in self.jobs
+        self.jobs[record.job] = Job(record)
+        self.keys[record.key] = record.job
+
+    def _batch_admitted(self, record: BatchAdmitted) -> None:
+        job = self.jobs[record.job]
+        assert record.number == len(job.batches) or not job.batches
+        batch = Batch(job, record)
+        job.batches.append(batch)
+        job.firsts.append(record.first)
+        job.count = record.first + record.count
+        job.open += record.count
+        job.closed = record.last
+        self.open_count += record.count
+        self.batches[record.batch] = batch
+
+    def _outcome_settled(self, record: OutcomeSettled) -> None:
+        batch = self.batches[record.batch]
+        lo, hi = record.lo, record.lo + record.count
+        assert max(batch.states[lo:hi], default=0) < FIRST_FINAL, "a task is settled once"
+        batch.states[lo:hi] = record.states
+        batch.open -= record.count
+        job = batch.job
+        job.open -= record.count
+        self.open_count -= record.count
+        for state in set(record.states):
+            job.settled[state] = job.settled.get(state, 0) + record.states.count(state)
+
+    def _attempt_failed(self, record: AttemptFailed) -> None:
+        batch = self.batches.get(record.batch)
+        if batch is None or record.cause == Cause.STALE:
+            return
+        if batch.trouble is None:
+            batch.trouble = {}
+        trouble = batch.trouble.setdefault(record.offset, Trouble())
+        trouble.attempts = max(trouble.attempts + 1, record.attempt)
+        trouble.errors += record.cause in (Cause.ERROR, Cause.TIME_LIMIT)
+        trouble.deaths += record.cause in UNEXPLAINED_DEATHS
+        trouble.environment += record.cause == Cause.ENVIRONMENT
+        trouble.node = record.node
+
+    def _batch_closed(self, record: BatchClosed) -> None:
+        batch = self.batches.pop(record.batch, None)
+        if batch is None:
+            return
+        batch.payload = batch.offsets = None
+        job = batch.job
+        if job.done:
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        del self.jobs[job.id]
+        self.keys.pop(job.key, None)
+        self.ended[job.key] = (job.id, len(job.batches))
+        if len(self.ended) > self._ended_keys_max:
+            self.ended.popitem(last=False)
+
+
+_APPLY = {
+    JobOpened: JobBook._job_opened,
+    BatchAdmitted: JobBook._batch_admitted,
+    OutcomeSettled: JobBook._outcome_settled,
+    AttemptFailed: JobBook._attempt_failed,
+    BatchClosed: JobBook._batch_closed,
+}

@@ -1,0 +1,124 @@
+"""Nodes, their leases and grants: who may run what until when.
+
+Leases belong to nodes, not tasks: one beat a second keeps everything that a node holds. Grants live in
+memory only; their ids never repeat, so an outcome counts only for the grant that it was made under.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from pyfi_hpc.core.jobs import Batch
+from pyfi_hpc.model.ids import CodeId, Epoch, GrantId, NodeName, Peer, first_grant
+
+#: grants taken back that are remembered, so that a late outcome is recorded and not just dropped
+_EXPIRED_MAX = 10_000
+
+
+@dataclass(slots=True)
+class Grant:
+    """The right of a node to run tasks ``lo`` to ``lo + count`` of a batch at one attempt."""
+
+    id: GrantId
+    batch: Batch
+    lo: int
+    count: int
+    attempt: int
+    node: Node
+    #: one byte a task: 1 while the node owes its outcome
+    left: bytearray
+    open: int
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One agent on one machine of one allocation."""
+
+    name: NodeName
+    peer: Peer
+    incarnation: str
+    allocation: str
+    cores: int
+    lease_until: float
+    rank_count: int = 0
+    capacity: int = 0  #: unfinished tasks that it wants to hold
+    outstanding: int = 0  #: unfinished tasks that it holds
+    grants: dict[GrantId, Grant] = field(default_factory=dict)
+    mounted: set[CodeId] = field(default_factory=set)
+    #: (grant, offset) that ran at the last beat: only these are charged when the node is lost
+    running: set[tuple[int, int]] = field(default_factory=set)
+    draining: bool = False
+    load: float = 0.0
+    memory_bytes: int = 0
+    idle: int = 0
+    recalled: bool = False  #: asked to hand back; not asked again before it has answered
+
+    @property
+    def spare(self) -> int:
+        return 0 if self.draining else self.capacity - self.outstanding
+
+
+class NodeTable:
+    """Live nodes by name and by peer, and all grants.
+
+    Invariant: ``outstanding`` of a node is the sum of ``open`` over its grants.
+    """
+
+    def __init__(self, epoch: Epoch) -> None:
+        self.by_name: dict[NodeName, Node] = {}
+        self.by_peer: dict[Peer, Node] = {}
+        self.grants: dict[GrantId, Grant] = {}
+        #: grants that were taken back: id -> (batch id, job id)
+        self.expired: OrderedDict[GrantId, tuple[int, int]] = OrderedDict()
+        self._next = first_grant(epoch)
+
+    def join(self, node: Node) -> None:
+        self.by_name[node.name] = node
+        self.by_peer[node.peer] = node
+
+    def move(self, node: Node, peer: Peer) -> None:
+        """The same agent on a new connection."""
+        self.by_peer.pop(node.peer, None)
+        node.peer = peer
+        self.by_peer[peer] = node
+
+    def leave(self, node: Node) -> None:
+        self.by_name.pop(node.name, None)
+        self.by_peer.pop(node.peer, None)
+
+    def grant(self, node: Node, batch: Batch, lo: int, hi: int, attempt: int) -> Grant:
+        count = hi - lo
+        entry = Grant(self._next, batch, lo, count, attempt, node, bytearray(b"\x01") * count, count)
+        self._next = GrantId(self._next + 1)
+        self.add(entry)
+        return entry
+
+    def add(self, grant: Grant) -> None:
+        self.grants[grant.id] = grant
+        grant.node.grants[grant.id] = grant
+        grant.node.outstanding += grant.open
+
+    def ended(self, grant: Grant, lo: int, count: int) -> None:
+        """The node owes ``count`` outcomes less, from offset ``lo`` of the batch on."""
+        start = lo - grant.lo
+        grant.left[start : start + count] = bytes(count)
+        grant.open -= count
+        grant.node.outstanding -= count
+        if grant.open == 0:
+            self._drop(grant)
+
+    def take_back(self, grant: Grant) -> list[int]:
+        """End a grant; offsets (in the batch) of the tasks whose outcome was owed."""
+        owed = [grant.lo + i for i, left in enumerate(grant.left) if left]
+        grant.node.outstanding -= grant.open
+        grant.open = 0
+        self._drop(grant)
+        self.expired[grant.id] = (grant.batch.id, grant.batch.job.id)
+        if len(self.expired) > _EXPIRED_MAX:
+            self.expired.popitem(last=False)
+        return owed
+
+    def _drop(self, grant: Grant) -> None:
+        del self.grants[grant.id]
+        grant.node.grants.pop(grant.id, None)

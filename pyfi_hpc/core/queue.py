@@ -1,0 +1,228 @@
+"""The queue: ready tasks as ranges, by request class.
+
+Tasks with the same socket, code, priority and time limit are one class; cost follows classes and ranges, not
+tasks. Higher priorities first; classes of one priority take turns. A task tried again comes first in its class, and
+prefers a node other than the one where it failed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pyfi_hpc.core.jobs import Batch
+from pyfi_hpc.model.ids import BatchId, CodeId, NodeName, SocketId
+from pyfi_hpc.model.states import TaskState
+
+#: how many ranges of retried tasks are looked through for one that may run on this node
+_RETRY_SCAN_MAX = 64
+#: batches whose payload is asked for at once
+_LOAD_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClassKey:
+    socket: SocketId
+    code: CodeId
+    priority: int
+    time_limit_s: float
+
+
+@dataclass(slots=True)
+class RequestClass:
+    """Ready ranges of equal tasks. ``ready`` counts tasks in them that are really PENDING."""
+
+    key: ClassKey
+    fresh: deque[tuple[Batch, int, int]] = field(default_factory=deque)
+    retries: deque[tuple[Batch, int]] = field(default_factory=deque)
+    ready: int = 0
+
+
+@dataclass(slots=True)
+class Pick:
+    """Tasks taken from the queue, all at one attempt."""
+
+    batch: Batch
+    lo: int
+    hi: int
+    attempt: int
+
+
+class ReadyQueue:
+    """Ready tasks.
+
+    Invariant: ``ready`` of a class is the number of its tasks in state PENDING that lie in its ranges.
+    Cancelled tasks stay in the ranges and are passed over.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[ClassKey, RequestClass] = {}
+        #: classes in the order in which they are looked at: by priority, then by turn
+        self._turns: dict[int, deque[RequestClass]] = {}
+        self.ready = 0
+        #: after a restart nothing is queued until agents have said what they still run: see Broker._end_recovery
+        self.held = False
+        #: tasks granted and not settled, per socket; and how many may be
+        self.running: dict[SocketId, int] = {}
+        self.concurrency: dict[SocketId, int] = {}
+        #: batches whose payload must be read before they can be granted
+        self.to_load: dict[BatchId, Batch] = {}
+
+    def push(self, batch: Batch, lo: int, hi: int) -> None:
+        """Tasks ``lo`` to ``hi`` of a batch, all PENDING, are ready."""
+        if lo < hi and not self.held:
+            entry = self._class_of(batch)
+            entry.fresh.append((batch, lo, hi))
+            self._count(entry, hi - lo)
+
+    def push_first(self, batch: Batch, lo: int, hi: int) -> None:
+        """The same, before all others of their class: these were granted once and handed back."""
+        if self.held:
+            return
+        entry = self._class_of(batch)
+        entry.fresh.appendleft((batch, lo, hi))
+        self._count(entry, hi - lo)
+
+    def push_retry(self, batch: Batch, offset: int) -> None:
+        if self.held:
+            return
+        entry = self._class_of(batch)
+        entry.retries.append((batch, offset))
+        self._count(entry, 1)
+
+    def withdrawn(self, batch: Batch, count: int) -> None:
+        """So many PENDING tasks of the batch were settled without running."""
+        entry = self._classes.get(_key_of(batch))
+        if entry is not None and not self.held:
+            self._count(entry, -count)
+
+    def started(self, socket: SocketId, count: int) -> None:
+        self.running[socket] = self.running.get(socket, 0) + count
+
+    def ended(self, socket: SocketId, count: int) -> None:
+        self.running[socket] -= count
+
+    def take(self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool) -> Pick | None:
+        """The next range for this node, or None. Cost: constant per call, and per range passed over."""
+        for priority in sorted(self._turns, reverse=True):
+            turns = self._turns[priority]
+            for _ in range(len(turns)):
+                entry = turns[0]
+                turns.rotate(-1)
+                if entry.ready == 0:
+                    self._retire(entry)
+                    continue
+                room = self._room(entry.key.socket)
+                pick = self._take_of(entry, node, min(tasks_max, room), bytes_max, only_node) if room > 0 else None
+                if pick is not None:
+                    self._count(entry, pick.lo - pick.hi)
+                    return pick
+        return None
+
+    def _take_of(
+        self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool
+    ) -> Pick | None:
+        pick = self._take_retry(entry, node, only_node)
+        if pick is not None:
+            return pick
+        fresh = entry.fresh
+        while fresh:
+            batch, lo, hi = fresh[0]
+            lo, run = _first_run(batch, lo, hi)
+            if lo == run:
+                fresh.popleft()
+                continue
+            if batch.payload is None:
+                self._ask_for_payloads(fresh)
+                return None
+            end = _cut_to_size(batch, lo, min(run, lo + tasks_max), bytes_max)
+            if end < hi:
+                fresh[0] = (batch, end, hi)
+            else:
+                fresh.popleft()
+            return Pick(batch, lo, end, 1 if batch.trouble is None else batch.attempt(lo))
+        return None
+
+    def _take_retry(self, entry: RequestClass, node: NodeName, only_node: bool) -> Pick | None:
+        for _ in range(min(len(entry.retries), _RETRY_SCAN_MAX)):
+            batch, offset = entry.retries.popleft()
+            if batch.states[offset] != TaskState.PENDING:
+                continue
+            if batch.payload is None:
+                self.to_load[batch.id] = batch
+            elif only_node or batch.trouble is None or batch.trouble[offset].node != node:
+                return Pick(batch, offset, offset + 1, batch.attempt(offset))
+            entry.retries.append((batch, offset))
+        return None
+
+    def _ask_for_payloads(self, fresh: deque[tuple[Batch, int, int]]) -> None:
+        for index, (batch, _, _) in enumerate(fresh):
+            if index == _LOAD_MAX:
+                break
+            if batch.payload is None:
+                self.to_load[batch.id] = batch
+
+    def _room(self, socket: SocketId) -> int:
+        limit = self.concurrency.get(socket, 0)
+        return limit - self.running.get(socket, 0) if limit else 1 << 30
+
+    def _class_of(self, batch: Batch) -> RequestClass:
+        key = _key_of(batch)
+        entry = self._classes.get(key)
+        if entry is None:
+            entry = self._classes[key] = RequestClass(key)
+            self._turns.setdefault(key.priority, deque()).append(entry)
+        return entry
+
+    def _retire(self, entry: RequestClass) -> None:
+        """Drop an empty class, so that the number of classes follows the work, not the history."""
+        del self._classes[entry.key]
+        turns = self._turns[entry.key.priority]
+        turns.remove(entry)
+        if not turns:
+            del self._turns[entry.key.priority]
+
+    def _count(self, entry: RequestClass, change: int) -> None:
+        entry.ready += change
+        self.ready += change
+        assert entry.ready >= 0
+
+
+def _key_of(batch: Batch) -> ClassKey:
+    return ClassKey(batch.socket, batch.code, batch.priority, batch.time_limit_s)
+
+
+def _first_run(batch: Batch, lo: int, hi: int) -> tuple[int, int]:
+    """The first stretch of PENDING tasks with equal attempts in [lo, hi); empty: none."""
+    states = batch.states
+    if states.count(TaskState.PENDING, lo, hi) != hi - lo:
+        lo = states.find(TaskState.PENDING, lo, hi)
+        if lo < 0:
+            return hi, hi
+        run = lo + 1
+        while run < hi and states[run] == TaskState.PENDING:
+            run += 1
+        hi = run
+    if batch.trouble:
+        troubled = [offset for offset in batch.trouble if lo <= offset < hi]
+        if troubled:
+            first = min(troubled)
+            hi = first + 1 if first == lo else first
+    return lo, hi
+
+
+def _cut_to_size(batch: Batch, lo: int, hi: int, bytes_max: int) -> int:
+    """The largest end <= hi such that the payload stays under the limit; at least one task."""
+    assert batch.offsets is not None
+    view = memoryview(batch.offsets).cast("I")
+    if view[hi] - view[lo] <= bytes_max:
+        return hi
+    base = view[lo]
+    low, high = lo + 1, hi
+    while low < high:
+        middle = (low + high + 1) // 2
+        if view[middle] - base <= bytes_max:
+            low = middle
+        else:
+            high = middle - 1
+    return low

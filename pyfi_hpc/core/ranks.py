@@ -1,0 +1,74 @@
+"""The ranks of a node: who is alive, what each has in flight, how long its functions take."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pyfi_hpc.core.held import HeldGrant
+from pyfi_hpc.model.ids import Peer
+
+#: bundles in flight to a rank whose tasks are short: one runs, one is at hand
+_IN_FLIGHT_MAX = 2
+
+
+@dataclass(slots=True)
+class Flight:
+    """A bundle that a rank has: offsets ``next`` to ``hi`` of the batch are not done."""
+
+    bundle: int
+    grant: HeldGrant
+    lo: int
+    next: int
+    hi: int
+    seconds: float  #: what it is expected to take in all
+    reclaimed: bool = False  #: tasks of it were asked back; not asked again
+
+
+@dataclass(slots=True, eq=False)
+class Rank:
+    number: int
+    peer: Peer
+    pid: int
+    core: int
+    heard_at: float
+    world: int = 1
+    flights: deque[Flight] = field(default_factory=deque)
+
+    def line(self) -> int:
+        """Tasks that it has and that are not done."""
+        return sum(flight.hi - flight.next for flight in self.flights)
+
+    def askable(self) -> bool:
+        """Whether tasks of it can still be asked back."""
+        return any(not flight.reclaimed for flight in self.flights)
+
+    def room(self, second_s_max: float) -> bool:
+        """Whether a bundle can go to it: idle, or what it has is short enough for another to wait behind it."""
+        if not self.flights:
+            return True
+        return len(self.flights) < _IN_FLIGHT_MAX and self.flights[0].seconds <= second_s_max
+
+
+class Durations:
+    """Mean duration of each function, by an exponential average; unknown ones are None.
+
+    New evidence weighs more while there is little of it: the k-th report weighs 1/k, at least 0.1.
+    """
+
+    def __init__(self) -> None:
+        self._mean: dict[tuple[int, str], float] = {}
+        self._reports: dict[tuple[int, str], int] = {}
+        #: over all functions, by task
+        self.overall: float | None = None
+
+    def of(self, code: int, function: str) -> float | None:
+        return self._mean.get((code, function))
+
+    def report(self, code: int, function: str, mean_s: float) -> None:
+        key = (code, function)
+        reports = self._reports[key] = self._reports.get(key, 0) + 1
+        weight = max(0.1, 1.0 / reports)
+        old = self._mean.get(key, mean_s)
+        self._mean[key] = old + weight * (mean_s - old)
+        self.overall = mean_s if self.overall is None else self.overall + 0.1 * (mean_s - self.overall)

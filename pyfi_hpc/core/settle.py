@@ -1,0 +1,302 @@
+"""Settlement: an outcome becomes final once, or the task is tried again.
+
+An outcome counts only for the grant that it was made under. What follows from an end is one table:
+
+    NONE                          COMPLETED
+    ERROR, TIME_LIMIT             again while the user's retries last; then FAILED, TIMEOUT
+    CRASH, OUT_OF_MEMORY, RANK_LOST, NODE_FAIL
+                                  again, elsewhere; the third such death: FAILED, a poison task
+    ENVIRONMENT                   again, elsewhere; the third: FAILED
+    WALLTIME, PREEMPTED           again, never charged
+    RELEASED                      again; no attempt was made
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pyfi_hpc.core.jobs import Batch, Job, Trouble
+from pyfi_hpc.core.nodes import Grant, Node
+from pyfi_hpc.core.state import State
+from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.ids import BatchId, GrantId, JobId, NodeName, epoch_of
+from pyfi_hpc.model.messages import Cancel, Kept, Outcome
+from pyfi_hpc.model.packed import cut, failure, offsets_of, pick, well_formed
+from pyfi_hpc.model.records import AttemptFailed, OutcomeSettled
+from pyfi_hpc.model.states import FIRST_FINAL, UNEXPLAINED_DEATHS, Cause, OnFailure, TaskState
+
+_COMPLETED = bytes([TaskState.COMPLETED])
+_RUNNING = int(TaskState.RUNNING)
+
+
+def finished(s: State, node: Node, outcomes: list[Outcome], now: float, out: Effects) -> None:
+    """Outcomes of a node. Those of ranges that ended well cost a few slices, however many tasks they hold."""
+    kept: list[tuple[int, int, int]] = []
+    for outcome in outcomes:
+        grant = s.nodes.grants.get(GrantId(outcome.grant))
+        if grant is None or grant.node is not node:
+            _stale(s, node, outcome, now, out)
+        elif _fits(grant, outcome):
+            _take(s, grant, outcome, now, out)
+        kept.append((outcome.grant, outcome.lo, outcome.count))
+    out.send(node.peer, Kept(kept))
+
+
+def _fits(grant: Grant, o: Outcome) -> bool:
+    """Whether an outcome lies in its grant and is owed."""
+    lo, n = o.lo - grant.lo, o.count
+    return (
+        n > 0
+        and lo >= 0
+        and lo + n <= grant.count
+        and grant.left.count(1, lo, lo + n) == n
+        and len(o.causes) == n
+        and len(o.started) == 8 * n
+        and len(o.durations) == 4 * n
+        and well_formed(o.offsets, o.payload, n)
+    )
+
+
+def _take(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
+    batch = grant.batch
+    lo, hi = o.lo, o.lo + o.count
+    s.nodes.ended(grant, lo, o.count)
+    s.queue.ended(batch.socket, o.count)
+    if o.causes.count(0) == o.count and batch.states.count(_RUNNING, lo, hi) == o.count:
+        _settle_run(s, batch, grant, o, 0, o.count, TaskState.COMPLETED, now, out)
+    else:
+        _take_apart(s, batch, grant, o, now, out)
+    s.close_if_done(batch, out)
+
+
+def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
+    """An outcome in which not all is well: runs of tasks that ended alike."""
+    at = 0
+    while at < o.count:
+        offset = o.lo + at
+        cause = Cause(o.causes[at]) if o.causes[at] <= max(Cause) else Cause.CRASH
+        if batch.states[offset] != _RUNNING:  # cancelled meanwhile
+            at += 1
+            continue
+        end = at + 1
+        if cause == Cause.NONE:
+            while end < o.count and o.causes[end] == 0 and batch.states[o.lo + end] == _RUNNING:
+                end += 1
+            _settle_run(s, batch, grant, o, at, end, TaskState.COMPLETED, now, out)
+        elif cause == Cause.RELEASED:
+            while end < o.count and o.causes[end] == cause and batch.states[o.lo + end] == _RUNNING:
+                end += 1
+            release(s, batch, offset, o.lo + end)
+        else:
+            _ended_badly(s, batch, grant, o, at, cause, now, out)
+        at = end
+
+
+def _settle_run(
+    s: State, batch: Batch, grant: Grant, o: Outcome, at: int, end: int, state: TaskState, now: float, out: Effects
+) -> None:
+    offsets, payload = cut(o.offsets, o.payload, at, end)
+    states = bytes([state]) * (end - at)
+    record = OutcomeSettled(
+        batch.id, batch.job.id, o.lo + at, end - at, grant.attempt, epoch_of(grant.id), grant.id, grant.node.name,
+        o.rank, states, o.started[8 * at : 8 * end], o.durations[4 * at : 4 * end], offsets, payload,
+        o.outputs, now + s.utc_offset,
+    )  # fmt: skip
+    o.outputs = b"" if o.outputs else o.outputs  # outputs name their offsets: stored once, with the first run
+    _settle(s, batch, record, out)
+
+
+def _settle(s: State, batch: Batch, record: OutcomeSettled, out: Effects) -> None:
+    job = batch.job
+    s.emit(record, out)
+    s.counts.settled += record.count
+    s.push(job, batch, record.lo, record.states, record.offsets, record.payload, out)
+    if batch.waiting:
+        for offset in range(record.lo, record.lo + record.count):
+            s.graph.finished(batch, offset)
+    if job.waiters:
+        _wake_waiters(s, batch, record, out)
+
+
+def _wake_waiters(s: State, batch: Batch, record: OutcomeSettled, out: Effects) -> None:
+    job = batch.job
+    for at in range(record.count):
+        index = batch.first + record.lo + at
+        if index not in job.waiters:
+            continue
+        data = pick(record.offsets, record.payload, at)
+        if record.states[at] == TaskState.COMPLETED:
+            for waiter, offset in s.graph.completed(job, index, data):
+                waiter.states[offset] = TaskState.PENDING
+                s.queue.push(waiter, offset, offset + 1)
+        else:
+            skip(s, job.waiters.pop(index), f"{job.id}.{index}", data, record.settled_at, out)
+
+
+def skip(s: State, waiters: list[tuple[Batch, int]], cause: str, error: bytes, at: float, out: Effects) -> None:
+    """Dependents of a task that did not complete are SKIPPED; theirs follow by the same way."""
+    for batch, offset in waiters:
+        if batch.states[offset] < FIRST_FINAL:
+            text = failure("TaskSkipped", f"task {cause}, which this one depends on, did not complete")
+            settle_unrun(s, batch, [offset], TaskState.SKIPPED, text, at, out)
+            s.close_if_done(batch, out)
+
+
+def settle_unrun(
+    s: State, batch: Batch, offsets: list[int], state: TaskState, error: bytes, at: float, out: Effects
+) -> None:
+    """Settle tasks that made no attempt, in runs of consecutive offsets."""
+    for lo, hi in runs(offsets):
+        count = hi - lo
+        record = OutcomeSettled(
+            batch.id, batch.job.id, lo, count, 0, s.epoch, GrantId(0), NodeName(""), -1, bytes([state]) * count,
+            bytes(8 * count), bytes(4 * count), offsets_of([error] * count), error * count, b"", at,
+        )  # fmt: skip
+        _settle(s, batch, record, out)
+
+
+def _ended_badly(
+    s: State, batch: Batch, grant: Grant, o: Outcome, at: int, cause: Cause, now: float, out: Effects
+) -> None:
+    offset = o.lo + at
+    trouble = (batch.trouble or {}).get(offset) or Trouble()
+    state = _verdict(s, batch, trouble, cause)
+    if state is not None:
+        if cause in UNEXPLAINED_DEATHS or cause == Cause.ENVIRONMENT:
+            _replace_error(o, at, _last_words(s, cause, trouble, pick(o.offsets, o.payload, at)))
+        _settle_run(s, batch, grant, o, at, at + 1, state, now, out)
+        if batch.job.on_failure == OnFailure.CANCEL:
+            cancel(s, batch.job, 0, -1, now, out)
+        return
+    s.counts.retried += 1
+    error = pick(o.offsets, o.payload, at)
+    record = AttemptFailed(
+        batch.id, batch.job.id, offset, grant.attempt, epoch_of(grant.id), grant.id, cause, grant.node.name, o.rank,
+        error, o.outputs, now + s.utc_offset,
+    )  # fmt: skip
+    o.outputs = b""
+    s.emit(record, out)
+    batch.states[offset] = TaskState.PENDING
+    s.queue.push_retry(batch, offset)
+
+
+def _verdict(s: State, batch: Batch, trouble: Trouble, cause: Cause) -> TaskState | None:
+    """The final state after this end, or None: the task is tried again."""
+    if cause in (Cause.ERROR, Cause.TIME_LIMIT):
+        if trouble.errors < batch.retries:
+            return None
+        return TaskState.FAILED if cause == Cause.ERROR else TaskState.TIMEOUT
+    if cause in UNEXPLAINED_DEATHS:
+        return TaskState.FAILED if trouble.deaths + 1 >= s.limits.deaths_max else None
+    if cause == Cause.ENVIRONMENT:
+        return TaskState.FAILED if trouble.environment + 1 >= s.limits.environment_failures_max else None
+    if cause == Cause.CANCELLED:
+        return TaskState.CANCELLED
+    return None
+
+
+def _last_words(s: State, cause: Cause, trouble: Trouble, error: bytes) -> bytes:
+    if cause == Cause.ENVIRONMENT:
+        return error
+    try:
+        how = str(msgspec.msgpack.decode(error)[2])
+    except (msgspec.MsgspecError, IndexError, TypeError):
+        how = ""
+    return failure(
+        "TaskLost",
+        f"its process died {trouble.deaths + 1} times and it is not tried again; the last time: {how or cause.name}",
+    )
+
+
+def _replace_error(o: Outcome, at: int, error: bytes) -> None:
+    parts = [pick(o.offsets, o.payload, k) for k in range(o.count)]
+    parts[at] = error
+    o.offsets, o.payload = offsets_of(parts), b"".join(parts)
+
+
+def release(s: State, batch: Batch, lo: int, hi: int) -> None:
+    """Tasks come back that never started: first in the queue again, and no attempt was made."""
+    batch.states[lo:hi] = bytes([TaskState.PENDING]) * (hi - lo)
+    s.queue.push_first(batch, lo, hi)
+
+
+def _stale(s: State, node: Node, o: Outcome, now: float, out: Effects) -> None:
+    """An outcome whose grant is gone: never counts. Recorded if the grant was taken back and not just kept twice."""
+    taken_back = s.nodes.expired.get(GrantId(o.grant))
+    if taken_back is None:
+        return
+    s.counts.stale += o.count
+    batch, job = taken_back
+    for at in range(min(o.count, 100)):
+        record = AttemptFailed(
+            BatchId(batch), JobId(job), o.lo + at, o.attempt, epoch_of(GrantId(o.grant)), GrantId(o.grant), Cause.STALE,
+            node.name, o.rank, b"", b"", now + s.utc_offset,
+        )  # fmt: skip
+        s.emit(record, out)
+
+
+def lost(s: State, node: Node, cause: Cause, now: float, out: Effects) -> None:
+    """A node fell silent or left: what it held goes elsewhere; only what ran is an attempt."""
+    s.nodes.leave(node)
+    for grant in list(node.grants.values()):
+        batch = grant.batch
+        offsets = s.nodes.take_back(grant)
+        s.queue.ended(batch.socket, len(offsets))
+        for lo, hi in reversed(runs([k for k in offsets if batch.states[k] == _RUNNING])):
+            for offset in range(lo, hi):
+                if (grant.id, offset) in node.running:
+                    _ended_badly(s, batch, grant, _silence(grant, offset, cause), 0, cause, now, out)
+            still = [k for k in range(lo, hi) if batch.states[k] == _RUNNING]
+            for start, end in reversed(runs(still)):
+                release(s, batch, start, end)
+        s.close_if_done(batch, out)
+
+
+def _silence(grant: Grant, offset: int, cause: Cause) -> Outcome:
+    """The outcome that a lost node owes for a task that ran there."""
+    error = failure("TaskLost", f"node {grant.node.name} fell silent")
+    return Outcome(
+        grant.id, grant.batch.id, offset, 1, grant.attempt, -1, bytes([cause]), bytes(8), bytes(4),
+        offsets_of([error]), error,
+    )  # fmt: skip
+
+
+def runs(offsets: list[int]) -> list[tuple[int, int]]:
+    """Consecutive numbers as ranges [lo, hi)."""
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and runs[-1][1] == offset:
+            runs[-1] = (runs[-1][0], offset + 1)
+        else:
+            runs.append((offset, offset + 1))
+    return runs
+
+
+def cancel(s: State, job: Job, first: int, count: int, now: float, out: Effects) -> int:
+    """Settle all open tasks of a range as CANCELLED and end those that run; how many they were."""
+    end = job.count if count < 0 else min(job.count, first + count)
+    error = failure("TaskCancelled", "the task was cancelled")
+    total = 0
+    for batch in list(job.batches):
+        lo, hi = max(first - batch.first, 0), min(end - batch.first, batch.count)
+        if lo >= hi or batch.open == 0:
+            continue
+        offsets = [k for k in range(lo, hi) if batch.states[k] < FIRST_FINAL]
+        pending = batch.states.count(TaskState.PENDING, lo, hi)
+        running = {k for k in offsets if batch.states[k] == _RUNNING}
+        s.queue.withdrawn(batch, pending)
+        settle_unrun(s, batch, offsets, TaskState.CANCELLED, error, now + s.utc_offset, out)
+        total += len(offsets)
+        _end_running(s, batch, running, out)
+        s.close_if_done(batch, out)
+    return total
+
+
+def _end_running(s: State, batch: Batch, running: set[int], out: Effects) -> None:
+    if not running:
+        return
+    for node in s.nodes.by_name.values():
+        for grant in node.grants.values():
+            if grant.batch is batch:
+                for offset in running.intersection(range(grant.lo, grant.lo + grant.count)):
+                    out.send(node.peer, Cancel(0, grant.id, offset, 1))

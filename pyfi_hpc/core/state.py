@@ -1,0 +1,78 @@
+"""What the broker's machine is made of, and the one way to write a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pyfi_hpc.core.clients import ClientTable
+from pyfi_hpc.core.graph import Graph
+from pyfi_hpc.core.jobs import Batch, Job, JobBook
+from pyfi_hpc.core.nodes import NodeTable
+from pyfi_hpc.core.queue import ReadyQueue
+from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.events import SocketSpec
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, JobId
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.messages import Mount, Range, Submit
+from pyfi_hpc.model.records import BatchClosed, Record
+
+
+@dataclass(slots=True)
+class Counts:
+    """What ``pyfi info`` shows of the broker's life."""
+
+    submitted: int = 0
+    settled: int = 0
+    stale: int = 0
+    refused: int = 0
+    retried: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """Tables of the broker; the verbs in admit, settle and dispatch work on them."""
+
+    limits: Limits
+    epoch: Epoch
+    next_job: JobId
+    next_batch: BatchId
+    #: UTC minus monotonic seconds: times for people come out of ``now`` without looking at a clock
+    utc_offset: float
+    book: JobBook
+    queue: ReadyQueue
+    nodes: NodeTable
+    clients: ClientTable
+    graph: Graph
+    sockets: dict[str, SocketSpec] = field(default_factory=dict)
+    #: sockets by the code that they call now: "module:function"
+    by_function: dict[str, SocketSpec] = field(default_factory=dict)
+    #: where code lives, for grants of tasks whose socket has moved on to a newer commit
+    mounts: dict[CodeId, Mount] = field(default_factory=dict)
+    functions: dict[int, SocketSpec] = field(default_factory=dict)
+    #: bytes of payload of open batches in memory
+    payload_bytes: int = 0
+    ledger_down: str = ""
+    #: until then unadopted tasks of the last epoch wait for their agents, monotonic seconds; 0: not recovering
+    recover_until: float = 0.0
+    #: submissions that were sent again and whose job is being looked up, by key
+    looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+
+    def emit(self, record: Record, out: Effects) -> None:
+        """Write a record: to the ledger through the loop, and to the live state now."""
+        out.records.append(record)
+        self.book.apply(record)
+
+    def keep_payload(self, batch: Batch, offsets: bytes, payload: bytes) -> None:
+        batch.offsets, batch.payload = offsets, payload
+        self.payload_bytes += len(payload) + len(offsets)
+
+    def close_if_done(self, batch: Batch, out: Effects) -> None:
+        if batch.open == 0 and batch.id in self.book.batches:
+            if batch.payload is not None and batch.offsets is not None:
+                self.payload_bytes -= len(batch.payload) + len(batch.offsets)
+            self.emit(BatchClosed(batch.id), out)
+
+    def push(self, job: Job, batch: Batch, lo: int, states: bytes, offsets: bytes, payload: bytes, out: Effects) -> None:
+        if job.watchers:
+            self.clients.push(job, Range(batch.first + lo, len(states), states, offsets, payload), out)

@@ -1,0 +1,67 @@
+"""What the broker knows live, as plain values for the desk: jobs, nodes, counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyfi_hpc.core.jobs import Job
+from pyfi_hpc.core.state import State
+from pyfi_hpc.model.states import TaskState
+
+
+def view(s: State, now: float) -> dict[str, Any]:
+    """Cost: a count over one byte per open task, and some microseconds per job and node."""
+    return {
+        "epoch": s.epoch,
+        "jobs": {job.id: _job(s, job) for job in s.book.jobs.values()},
+        "nodes": [
+            {
+                "name": node.name,
+                "allocation": node.allocation,
+                "cores": node.cores,
+                "ranks": node.rank_count,
+                "capacity": node.capacity,
+                "outstanding": node.outstanding,
+                "running": len(node.running),
+                "draining": node.draining,
+                "load": node.load,
+                "memory_bytes": node.memory_bytes,
+                "lease_s": round(node.lease_until - now, 3),
+            }
+            for node in s.nodes.by_name.values()
+        ],
+        "open_tasks": s.book.open_count,
+        "ready_tasks": s.queue.ready,
+        "payload_bytes": s.payload_bytes,
+        "clients": len(s.clients.by_peer),
+        "ledger_down": s.ledger_down,
+        "recovering": bool(s.recover_until),
+        "counts": {name: getattr(s.counts, name) for name in s.counts.__slots__},
+    }
+
+
+def _job(s: State, job: Job) -> dict[str, Any]:
+    states = {state.name: sum(batch.states.count(state) for batch in job.batches) for state in _OPEN}
+    return {
+        "open": job.open,
+        "count": job.count,
+        "closed": job.closed,
+        "blocked": states["BLOCKED"],
+        "pending": states["PENDING"],
+        "running": states["RUNNING"],
+        "reason": _reason(s, states),
+    }
+
+
+def _reason(s: State, states: dict[str, int]) -> str:
+    """Why the job's tasks wait, as in squeue."""
+    if s.ledger_down:
+        return "LedgerDown"
+    if s.recover_until:
+        return "Recovering"
+    if states["PENDING"]:
+        return "Resources" if s.nodes.by_name else "NoNodes"
+    return "Dependency" if states["BLOCKED"] else "None"
+
+
+_OPEN = (TaskState.BLOCKED, TaskState.PENDING, TaskState.RUNNING)

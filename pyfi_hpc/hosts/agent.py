@@ -1,0 +1,119 @@
+"""The agent's host: picks adapters, builds the machine, runs the loop.
+
+    python -m pyfi_hpc.hosts.agent --instance I [--ranks N] [--slurm]
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from collections.abc import Sequence
+
+import zmq
+
+from pyfi_hpc.adapters import access as access_file
+from pyfi_hpc.adapters import node, pidfile
+from pyfi_hpc.adapters import slurm as slurm_adapter
+from pyfi_hpc.adapters.clock import SystemClock
+from pyfi_hpc.adapters.dealer import BROKER, DealerPort
+from pyfi_hpc.adapters.router import RouterPort, harden
+from pyfi_hpc.adapters.signals import SignalPort
+from pyfi_hpc.adapters.processes import NodeProcesses
+from pyfi_hpc.core.agent import Agent
+from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.hosts import daemon
+from pyfi_hpc.loop import Loop
+from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.messages import Message
+from pyfi_hpc.settings import Settings
+from pyfi_hpc.wire import codec
+
+log = logging.getLogger("pyfi_hpc.agent")
+
+
+class Switch:
+    """Sends to the broker or to a rank; moves to a broker that came back at another address."""
+
+    def __init__(self, settings: Settings, broker: DealerPort, ranks: RouterPort) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._ranks = ranks
+        self._misses = 0
+
+    def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
+        if peer != BROKER:
+            return self._ranks.send(peer, messages)
+        if self._broker.send(peer, messages):
+            self._misses = 0
+            return True
+        self._misses += 1
+        if self._misses % 4 == 0:
+            self._look_again()
+        return False
+
+    def _look_again(self) -> None:
+        try:
+            self._broker.move(access_file.read(self._settings).endpoint)
+        except (PyfiError, OSError) as error:
+            log.warning("cannot read the access file: %s", error)
+
+
+def main() -> None:
+    parser = daemon.arguments("agent")
+    parser.add_argument("--ranks", type=int, help="ranks to start here; default: one per usable core")
+    parser.add_argument("--slurm", action="store_true", help="the batch script starts the ranks")
+    options = parser.parse_args()
+    settings = daemon.load(options)
+    daemon.start_log(settings, f"agent-{node.name()}")
+    try:
+        run(settings, options.ranks or _expected(options.slurm), own_step=not options.slurm)
+    except PyfiError as error:
+        daemon.fail(error, error.exit_code)
+
+
+def _expected(slurm: bool) -> int:
+    here = slurm_adapter.environment() if slurm else None
+    return here.ranks_per_node if here and here.ranks_per_node else len(node.usable_cores())
+
+
+def run(settings: Settings, rank_count: int, own_step: bool) -> None:
+    """Serve until told to stop."""
+    limits = Limits()
+    clock = SystemClock()
+    signals = SignalPort()
+    context = zmq.Context()
+    found = access_file.read(settings)
+    keys = (found.broker_public, found.agent_public, found.agent_secret)
+    broker = DealerPort(context, found.endpoint, BROKER, codec.TO_AGENT, limits.message_bytes_max, keys)
+    point = node.meeting_point(settings)
+    point.unlink(missing_ok=True)
+    socket = context.socket(zmq.ROUTER)
+    harden(socket, limits.message_bytes_max)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.bind(f"ipc://{point}")
+    ranks = RouterPort(socket, codec.FROM_RANK, role="rank")
+    rank_log = open(settings.log_dir / f"ranks-{node.name()}.log", "ab", buffering=0)
+    command = [sys.executable, "-m", "pyfi_hpc.hosts.rank", "--instance", settings.instance, "--home", str(settings.home)]
+    around = NodeProcesses(command, rank_log)
+    machine = Agent(
+        limits, node.name(), secrets.token_hex(8), node.allocation(), rank_count, len(node.usable_cores()), own_step,
+        clock.monotonic(),
+    )  # fmt: skip
+    log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
+    mark = pidfile.claim(settings, f"agent-{node.name()}")
+    try:
+        Loop(machine, clock, [broker, ranks, around, signals], Switch(settings, broker, ranks), doer=around).run()
+    finally:
+        ranks.close()
+        broker.close()
+        context.term()
+        around.close()
+        point.unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
+        log.info("agent ended")
+
+
+if __name__ == "__main__":
+    main()

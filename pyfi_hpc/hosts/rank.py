@@ -1,0 +1,120 @@
+"""The rank's host: finds its place, picks adapters, builds the machine, runs the loop.
+
+    python -m pyfi_hpc.hosts.rank --instance I [--replace RANK --core C]
+
+Slurm sends TERM to every process of a job: a rank ignores it, because the agent decides what to finish. It ends
+when the agent says so, or is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import zmq
+
+from pyfi_hpc.adapters import mpi, node
+from pyfi_hpc.adapters.child import Runners
+from pyfi_hpc.adapters.clock import SystemClock
+from pyfi_hpc.adapters.dealer import AGENT, DealerPort
+from pyfi_hpc.core.rank import RankMachine
+from pyfi_hpc.errors import PyfiError, SiteError
+from pyfi_hpc.hosts import daemon
+from pyfi_hpc.loop import Loop
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.settings import Settings
+from pyfi_hpc.wire import codec
+
+log = logging.getLogger("pyfi_hpc.rank")
+
+#: the agent and its ranks are started side by side: so long a rank waits for its agent, seconds
+_AGENT_S = 60.0
+
+
+def main() -> None:
+    parser = daemon.arguments("rank")
+    parser.add_argument("--replace", type=int, help="number of the rank that died and whose place this one takes")
+    parser.add_argument("--core", type=int, default=-1, help="core of the replaced rank")
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        # a handler, not SIG_IGN: runners would inherit that
+        signal.signal(number, _ignore)
+    settings = daemon.load(options)
+    if options.replace is None:
+        place = mpi.join()
+        core = mpi.bind(place.local_rank, place.local_size)
+    else:
+        place = mpi.Place(options.replace, 1, 0, 1)
+        core = mpi.bind_to(options.core)
+    _start_log(settings, place.rank)
+    if place.problem:
+        log.warning("no MPI: %s", place.problem)
+    try:
+        run(settings, place, core)
+        code = 0
+    except PyfiError as error:
+        log.error("%s", error)
+        code = error.exit_code
+    except Exception:
+        log.exception("the rank cannot go on")
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # no MPI_Finalize: it waits for all other ranks, also for dead ones
+
+
+def run(settings: Settings, place: mpi.Place, core: int) -> None:
+    """Serve until the agent says stop or is gone.
+
+    Raises
+    ------
+    SiteError
+        The agent of this node did not open its socket in time.
+    """
+    limits = Limits()
+    point = _wait_for(node.meeting_point(settings))
+    context = zmq.Context()
+    agent = DealerPort(context, f"ipc://{point}", AGENT, codec.TO_RANK, limits.message_bytes_max)
+    runners = Runners(limits, settings.run_dir, adopt=True)
+    machine = RankMachine(limits, place.rank, place.size, os.getpid(), core)
+    log.info("rank %d of %d on %s, core %d", place.rank, place.size, node.name(), core)
+    try:
+        Loop(machine, SystemClock(), [agent, runners], agent, doer=runners).run()
+    finally:
+        runners.close()
+        agent.close()
+        context.term()
+        log.info("rank %d ended", place.rank)
+
+
+def _wait_for(point: Path) -> Path:
+    until = time.monotonic() + _AGENT_S
+    while not point.exists():
+        if time.monotonic() > until:
+            raise SiteError(
+                f"the agent of {node.name()} did not open its socket within {_AGENT_S:.0f} s", where=str(point),
+                fix="see the agent's log",
+            )  # fmt: skip
+        time.sleep(0.02)
+    return point
+
+
+def _start_log(settings: Settings, rank: int) -> None:
+    """To standard error, which the launcher gathers: a file per rank would be thousands."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format=f"%(asctime)s.%(msecs)03d %(levelname).1s rank={rank} %(name)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+
+
+def _ignore(number: int, frame: object) -> None:
+    """The agent gets the same signal and tells us what to do."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Connections to Postgres: addresses, errors in our words, and a watchdog, because libpq can wait for ever.
+
+Server-side timeouts and TCP options do not help when the peer's kernel or a proxy acknowledges what nobody
+reads (RELIABILITY 3.8), so a thread shuts the socket of a call that takes too long.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import sqlalchemy as sa
+
+from pyfi_hpc.errors import LedgerUnavailable, SettingsError
+from pyfi_hpc.ledger.queries import load
+
+Connection = psycopg2.extensions.connection
+Cursor = psycopg2.extensions.cursor
+
+QUERIES = load()
+_SCHEME = re.compile(r"^postgres(ql)?(\+\w+)?://")
+#: SQLSTATE classes after which the same statement can succeed later: connection, rollback, resources,
+#: intervention, system; and two single ones: lock_not_available, read_only_sql_transaction (a standby)
+_TRANSIENT = ("08", "40", "53", "57", "58", "55P03", "25006")
+
+
+def engine_url(url: str) -> str:
+    """The URL for SQLAlchemy, with the driver's name: 2.1 reads a bare ``postgresql://`` as psycopg 3."""
+    return _SCHEME.sub("postgresql+psycopg2://", _checked(url))
+
+
+def libpq_url(url: str) -> str:
+    """The URL for libpq, which knows no drivers."""
+    return _SCHEME.sub("postgresql://", _checked(url))
+
+
+def shown(url: str) -> str:
+    """The URL for people: without a password."""
+    return re.sub(r"(://[^:/@?]*):[^@]*@", r"\1:***@", re.sub(r"(password=)[^&]*", r"\1***", url))
+
+
+def _checked(url: str) -> str:
+    if not _SCHEME.match(url):
+        raise SettingsError(
+            f"the ledger's URL {shown(url)!r} is not a Postgres URL", where="setting ledger",
+            fix="write postgresql://USER@HOST/DATABASE",
+        )  # fmt: skip
+    return url
+
+
+def make_engine(url: str) -> sa.Engine:
+    """An engine for everything that is not the hot path."""
+    # few connections and short-lived ones: a personal Postgres has room for some dozens
+    return sa.create_engine(engine_url(url), pool_size=2, max_overflow=3, pool_pre_ping=True)
+
+
+def connect(url: str, timeout_s: float = 5.0, name: str = "pyfi ledger") -> Connection:
+    """Open a connection in autocommit mode: transactions are begun by name, in the statement that needs them.
+
+    Raises
+    ------
+    LedgerUnavailable
+    SettingsError
+        The URL cannot be read by libpq.
+    """
+    try:
+        connection = psycopg2.connect(
+            libpq_url(url), connect_timeout=max(2, round(timeout_s)), application_name=name,
+            client_encoding="UTF8",
+        )  # fmt: skip
+        connection.autocommit = True
+        with Watchdog(connection).patience(timeout_s), connection.cursor() as cursor:
+            cursor.execute(QUERIES["session"])
+    except psycopg2.ProgrammingError as error:
+        raise SettingsError(f"the ledger's URL cannot be read: {error}", where=shown(url)) from None
+    except psycopg2.Error as error:
+        raise unavailable(error, url) from error
+    return connection
+
+
+def transient(error: psycopg2.Error, connection: Connection) -> bool:
+    """Whether the same statement can succeed later; a lost connection always can."""
+    if connection.closed or isinstance(error, psycopg2.InterfaceError):
+        return True
+    if error.pgcode is None:
+        return isinstance(error, psycopg2.OperationalError)
+    return error.pgcode.startswith(_TRANSIENT)
+
+
+def unavailable(error: psycopg2.Error, url: str) -> LedgerUnavailable:
+    """The error in our words; the text is Postgres' own first line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if error.pgcode == "53100":
+        fix = "free some space on the ledger's disk; nothing is lost, it goes on by itself"
+    elif error.pgcode in ("28000", "28P01"):
+        fix = "check the user and the password of the ledger's URL"
+    else:
+        fix = "see whether Postgres runs there, or `pyfi doctor`; nothing is lost, it goes on by itself"
+    return LedgerUnavailable(f"the ledger does not take this now: {text}", where=shown(url), fix=fix)
+
+
+class Watchdog:
+    """Shuts the socket of a connection whose call takes longer than its patience.
+
+    One thread for all; it looks four times a second while somebody waits and sleeps otherwise.
+    """
+
+    _lock = threading.Lock()
+    _armed: dict[int, Watchdog] = {}
+    _some = threading.Event()
+    _thread: threading.Thread | None = None
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._deadline = 0.0
+        #: the last call was ended by the watchdog
+        self.fired = False
+
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Limit what is done inside to so many seconds."""
+        self.fired = False
+        with Watchdog._lock:
+            self._deadline = time.monotonic() + seconds
+            Watchdog._armed[id(self)] = self
+            if Watchdog._thread is None or not Watchdog._thread.is_alive():
+                Watchdog._thread = threading.Thread(target=_watch, name="ledger watchdog", daemon=True)
+                Watchdog._thread.start()
+        Watchdog._some.set()
+        try:
+            yield
+        finally:
+            with Watchdog._lock:
+                Watchdog._armed.pop(id(self), None)
+
+    def _bite(self) -> None:
+        self.fired = True
+        with suppress(OSError, psycopg2.Error):
+            # a copy of the descriptor: shutdown acts on the connection, close only on the copy
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+
+
+def _watch() -> None:
+    while True:
+        Watchdog._some.wait()
+        time.sleep(0.25)
+        now = time.monotonic()
+        # the lock keeps the call from ending, and its descriptor from being used again, while we shut it
+        with Watchdog._lock:
+            for dog in list(Watchdog._armed.values()):
+                if dog._deadline < now and not dog.fired:
+                    dog._bite()
+            if not Watchdog._armed:
+                Watchdog._some.clear()
+
+
+def one(cursor: Cursor) -> tuple[Any, ...]:
+    """The row of a statement that always has one."""
+    row = cursor.fetchone()
+    assert row is not None
+    return row
+
+
+def columns(cursor: Cursor) -> list[tuple[Any, ...]]:
+    """All rows, with ``memoryview`` (psycopg2's bytea) as ``bytes``."""
+    return [tuple(bytes(v) if isinstance(v, memoryview) else v for v in row) for row in cursor.fetchall()]

@@ -1,0 +1,91 @@
+-- Functions: they hold no data, so every upgrade replaces them all from this file (and the views from views.sql).
+
+-- The fence and the commit's own row, one round trip. Volatile: each statement inside sees what is committed
+-- when it runs, so the compare comes after the lock. A takeover holds the lock exclusively while it raises the epoch.
+CREATE OR REPLACE FUNCTION ledger_begin(
+    p_class int, p_shard int, p_epoch bigint, p_seq bigint,
+    p_jobs int, p_batches int, p_outcomes int, p_attempts int, p_lo bigint[], p_hi bigint[]
+) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_epoch bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(p_class, p_shard);
+    SELECT epoch INTO v_epoch FROM ledger_epoch WHERE shard = p_shard;
+    IF v_epoch IS DISTINCT FROM p_epoch THEN
+        RAISE EXCEPTION 'epoch % is over, the ledger is at %', p_epoch, v_epoch USING ERRCODE = 'PF001';
+    END IF;
+    INSERT INTO ledger_commit (shard, epoch, seq, jobs, batches, outcomes, attempts, closed)
+    VALUES (p_shard, p_epoch, p_seq, p_jobs, p_batches, p_outcomes, p_attempts, cardinality(p_lo));
+    IF cardinality(p_lo) > 0 THEN
+        INSERT INTO closed_range SELECT * FROM unnest(p_lo, p_hi);
+    END IF;
+END $$;
+
+-- Make the n-th partition of the four big tables. Attached, not created in place: that lets readers go on.
+CREATE OR REPLACE FUNCTION ledger_partition(p_number bigint, p_jobs bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_table text;
+    v_name text;
+BEGIN
+    FOREACH v_table IN ARRAY ARRAY['task_batch', 'outcome_batch', 'attempt_failed', 'edge'] LOOP
+        v_name := v_table || '_p' || p_number;
+        IF to_regclass(v_name) IS NULL THEN
+            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL EXCLUDING INDEXES)', v_name, v_table);
+            EXECUTE format(
+                'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+                v_table, v_name, p_number * p_jobs, (p_number + 1) * p_jobs);
+        END IF;
+    END LOOP;
+END $$;
+
+-- Adjoining closed ranges become one; returns how many are left.
+CREATE OR REPLACE FUNCTION ledger_merge_closed() RETURNS bigint LANGUAGE sql AS $$
+    WITH old AS (DELETE FROM closed_range RETURNING lo, hi),
+    marked AS (
+        SELECT lo, hi, lo > 1 + max(hi) OVER (ORDER BY lo ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                       IS NOT FALSE AS starts FROM old
+    ),
+    numbered AS (SELECT lo, hi, count(*) FILTER (WHERE starts) OVER (ORDER BY lo) AS island FROM marked),
+    merged AS (INSERT INTO closed_range SELECT min(lo), max(hi) FROM numbered GROUP BY island RETURNING 1)
+    SELECT count(*) FROM merged
+$$;
+
+-- The words of model/states.py; a test compares them.
+CREATE OR REPLACE FUNCTION ledger_state(p_state int) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (ARRAY['PENDING', 'PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'TIMEOUT', 'CANCELLED', 'SKIPPED'])[p_state + 1]
+$$;
+CREATE OR REPLACE FUNCTION ledger_state_code(p_state int) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (ARRAY['PD', 'PD', 'R', 'CD', 'F', 'TO', 'CA', 'SK'])[p_state + 1]
+$$;
+CREATE OR REPLACE FUNCTION ledger_cause(p_cause int) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT (ARRAY['NONE', 'ERROR', 'TIME_LIMIT', 'CRASH', 'OUT_OF_MEMORY', 'RANK_LOST', 'NODE_FAIL', 'WALLTIME',
+                  'PREEMPTED', 'ENVIRONMENT', 'RELEASED', 'CANCELLED', 'STALE'])[p_cause + 1]
+$$;
+
+-- The i-th little-endian number of a packed column, from 0; NULL where the column has none.
+CREATE OR REPLACE FUNCTION float8_at(p_packed bytea, p_index int) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN exponent = 0 THEN 0 ELSE
+        (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 4503599627370496.0::float8)
+        * power(2::float8, exponent - 1023) END
+    FROM (
+        SELECT high, ((high & 127) << 4) | (get_byte(b, 6) >> 4) AS exponent,
+               (((get_byte(b, 6) & 15)::bigint << 48) | (get_byte(b, 5)::bigint << 40) | (get_byte(b, 4)::bigint << 32)
+                | (get_byte(b, 3)::bigint << 24) | (get_byte(b, 2)::bigint << 16) | (get_byte(b, 1)::bigint << 8)
+                | get_byte(b, 0))::float8 AS mantissa
+        FROM (SELECT b, get_byte(b, 7) AS high
+              FROM (SELECT substring(p_packed FROM 8 * p_index + 1 FOR 8) AS b) AS cut WHERE length(b) = 8) AS top
+    ) AS parts
+$$;
+CREATE OR REPLACE FUNCTION float4_at(p_packed bytea, p_index int) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN exponent = 0 THEN 0 ELSE
+        (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 8388608.0::float8)
+        * power(2::float8, exponent - 127) END
+    FROM (
+        SELECT high, ((high & 127) << 1) | (get_byte(b, 2) >> 7) AS exponent,
+               (((get_byte(b, 2) & 127) << 16) | (get_byte(b, 1) << 8) | get_byte(b, 0))::float8 AS mantissa
+        FROM (SELECT b, get_byte(b, 3) AS high
+              FROM (SELECT substring(p_packed FROM 4 * p_index + 1 FOR 4) AS b) AS cut WHERE length(b) = 4) AS top
+    ) AS parts
+$$;

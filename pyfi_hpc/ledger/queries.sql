@@ -1,0 +1,127 @@
+-- Statements of the hot path, by name. Many rows at a time: lists go in as arrays.
+
+-- name: begin
+-- A group commit starts: transaction, fence, the commit's own row and the closed ranges in one round trip.
+BEGIN;
+SELECT ledger_begin(%(class)s, %(shard)s, %(epoch)s, %(seq)s, %(jobs)s, %(batches)s, %(outcomes)s, %(attempts)s,
+                    %(lo)s::bigint[], %(hi)s::bigint[]);
+
+-- name: session
+-- How a ledger's connection differs from the server's defaults; a lost client is noticed within some seconds.
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+SET idle_in_transaction_session_timeout = '10s';
+SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+SET jit = off
+
+-- name: hold
+-- The lock that says "a live broker is here"; it lives as long as the session.
+SELECT pg_try_advisory_lock(%(class)s, %(lock)s)
+
+-- name: lock_holders
+SELECT pid FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %(class)s AND objid = %(lock)s
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND pid <> pg_backend_pid()
+
+-- name: terminate
+SELECT pg_terminate_backend(pid) FROM unnest(%(pids)s::int[]) AS pid
+
+-- name: holder
+SELECT epoch, holder, nonce, since::text FROM ledger_epoch WHERE shard = %(shard)s
+
+-- name: raise_epoch
+INSERT INTO ledger_epoch (shard, epoch, holder, nonce) VALUES (%(shard)s, 1, %(holder)s, %(nonce)s)
+ON CONFLICT (shard) DO UPDATE SET epoch = ledger_epoch.epoch + 1, holder = excluded.holder,
+    nonce = excluded.nonce, since = clock_timestamp()
+RETURNING epoch
+
+-- name: committed
+SELECT 1 FROM ledger_commit WHERE shard = %(shard)s AND epoch = %(epoch)s AND seq = %(seq)s
+
+-- name: forget_commits
+-- Only the commits of the latest epochs can be asked for; a day is kept for people.
+DELETE FROM ledger_commit
+WHERE shard = %(shard)s AND epoch < %(epoch)s - 2 AND at < clock_timestamp() - interval '1 day'
+
+-- name: partitions
+SELECT substring(inhrelid::regclass::text FROM '_p(\d+)$')::bigint
+FROM pg_inherits WHERE inhparent = 'edge'::regclass
+
+-- name: highest
+SELECT coalesce((SELECT max(id) FROM job), 0), coalesce((SELECT max(batch) FROM task_batch), 0)
+
+-- name: closed
+SELECT lo, hi FROM closed_range ORDER BY lo
+
+-- name: open_jobs
+-- Unfinished work: what lies in the gaps between closed ranges. Through the index on batch, never a full scan.
+SELECT DISTINCT b.job
+FROM unnest(%(lo)s::bigint[], %(hi)s::bigint[]) AS gap (lo, hi)
+JOIN task_batch b ON b.batch BETWEEN gap.lo AND gap.hi
+ORDER BY b.job
+
+-- name: jobs
+SELECT j.id AS job, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN job j ON j.id = wanted.job ORDER BY j.id
+
+-- name: job_batches
+SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries,
+       b.time_limit_s, coalesce(e.edges, '') AS edges
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job)
+JOIN task_batch b ON b.job = wanted.job
+LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch
+ORDER BY b.batch
+
+-- name: job_outcomes
+SELECT o.batch, o.job, o.lo, o.count, o.attempt, o.epoch, o.grant_id AS "grant", o.node, o.rank, o.states, o.settled_at
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN outcome_batch o ON o.job = wanted.job
+ORDER BY o.batch, o.lo
+
+-- name: job_attempts
+SELECT a.batch, a.job, a.lo AS "offset", a.attempt, a.epoch, a.grant_id AS "grant", a.cause, a.node, a.rank, a.error, a.failed_at
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN attempt_failed a ON a.job = wanted.job
+ORDER BY a.batch, a.lo, a.attempt, a.failed_at
+
+-- name: find_job
+SELECT j.id, coalesce((SELECT max(number) + 1 FROM task_batch b WHERE b.job = j.id), 0)
+FROM job j WHERE j.owner = %(owner)s AND j.key = %(key)s
+
+-- name: payloads
+SELECT batch, offsets, payload FROM task_batch WHERE batch = ANY (%(batches)s::bigint[])
+
+-- name: locate_values
+-- From tasks to the outcome ranges that hold them, one row per range with the tasks' places in it.
+SELECT o.job, o.batch, o.lo, array_agg(w.index), array_agg((w.index - b.first - o.lo)::int)
+FROM unnest(%(jobs)s::bigint[], %(indexes)s::bigint[]) AS w (job, index)
+CROSS JOIN LATERAL (
+    SELECT batch, first, count FROM task_batch WHERE job = w.job AND first <= w.index ORDER BY first DESC LIMIT 1
+) AS b
+CROSS JOIN LATERAL (
+    SELECT job, batch, lo, count FROM outcome_batch
+    WHERE job = w.job AND batch = b.batch AND lo <= w.index - b.first ORDER BY lo DESC LIMIT 1
+) AS o
+WHERE w.index - b.first < least(b.count, o.lo + o.count)
+GROUP BY o.job, o.batch, o.lo
+
+-- name: values
+SELECT o.job, o.batch, o.lo, o.states, o.offsets, o.payload
+FROM unnest(%(jobs)s::bigint[], %(batches)s::bigint[], %(los)s::int[]) AS w (job, batch, lo)
+JOIN outcome_batch o ON o.job = w.job AND o.batch = w.batch AND o.lo = w.lo
+
+-- name: page_head
+-- "Batches may follow" is -1: only the last batch tells how many tasks a job has.
+SELECT j.owner, j.name, j.shape,
+       coalesce((SELECT CASE WHEN b.last THEN b.first + b.count ELSE -1 END
+                 FROM task_batch b WHERE b.job = j.id ORDER BY b.number DESC LIMIT 1), -1)
+FROM job j WHERE j.id = %(job)s
+
+-- name: page_sizes
+-- Places and sizes first: a size is read without the bytes.
+SELECT batch, lo, octet_length(payload) + octet_length(offsets) + count FROM outcome_batch
+WHERE job = %(job)s AND (batch, lo) > (%(batch)s, %(lo)s) ORDER BY batch, lo LIMIT %(limit)s
+
+-- name: page
+SELECT o.batch, o.lo, b.first + o.lo, o.count, o.states, o.offsets, o.payload
+FROM outcome_batch o JOIN task_batch b ON b.job = o.job AND b.batch = o.batch
+WHERE o.job = %(job)s AND (o.batch, o.lo) > (%(batch)s, %(lo)s) AND (o.batch, o.lo) <= (%(batch_to)s, %(lo_to)s)
+ORDER BY o.batch, o.lo

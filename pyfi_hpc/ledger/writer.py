@@ -1,0 +1,218 @@
+"""The loop's side of the ledger: threads that commit one group while the next one gathers, and that read.
+
+::
+
+    loop --submit--> committer --commit--+--> reader   payloads, values, pages, jobs
+         <-receive-------<---------------+--> desk     verbs of people: lists, deploy, ...
+
+Reads of a group start after its commit and never hold up the next one. While the ledger does not answer, the
+committer tries the same group again for ever: nothing in it was acknowledged, and nothing may be lost.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pyfi_hpc.errors import LedgerUnavailable
+from pyfi_hpc.model.effects import AskDesk, FindJob, Query, ReadPage, ReadPayloads, ReadValues
+from pyfi_hpc.model.events import JobFound, LedgerDown, LedgerUp, PageRead, PayloadsRead, ValuesRead
+from pyfi_hpc.model.ids import Epoch
+from pyfi_hpc.model.records import Record
+from pyfi_hpc.ports import Ledger
+
+#: waiting times between tries, seconds; each is drawn from the upper half of its range
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 1.0
+
+
+class FencedLedger(Ledger, Protocol):
+    @property
+    def epoch(self) -> Epoch: ...
+
+
+Desk = Callable[[AskDesk], list[Any]]
+
+
+class Writer:
+    """Implements ``ports.Journal`` on a ledger that was taken over.
+
+    Parameters
+    ----------
+    ledger : FencedLedger
+        ``take_over`` was called; commits and reads may come from two threads at once.
+    desk : callable
+        Answers ``AskDesk`` with events; it runs in a thread of its own.
+    """
+
+    def __init__(self, ledger: FencedLedger, desk: Desk) -> None:
+        self._ledger = ledger
+        self._desk = desk
+        self.waitable, self._wake_end = os.pipe()
+        os.set_blocking(self.waitable, False)
+        os.set_blocking(self._wake_end, False)
+        self._seq = 0
+        self._busy = False
+        self._done = False
+        self._problem: BaseException | None = None
+        self._events: deque[Any] = deque()
+        self._stopping = threading.Event()
+        self._groups: queue.SimpleQueue[tuple[list[Record], list[Query]] | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[Query | None] = queue.SimpleQueue()
+        self._asks: queue.SimpleQueue[AskDesk | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._guard, args=(work,), name=f"ledger {name}", daemon=True)
+            for name, work in (("committer", self._commits), ("reader", self._read), ("desk", self._ask))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, records: list[Record], queries: list[Query]) -> None:
+        assert not self._busy, "one group at a time"
+        self._busy = True
+        if records:
+            self._seq += 1
+            self._groups.put((records, queries))
+        else:
+            self._after_commit(queries)
+
+    @property
+    def busy(self) -> bool:
+        return self._busy
+
+    def receive(self) -> tuple[bool, list[Any]]:
+        try:
+            os.read(self.waitable, 4096)
+        except BlockingIOError:
+            pass
+        if self._problem is not None:
+            raise self._problem
+        done = self._done
+        if done:
+            self._done = self._busy = False
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        return done, events
+
+    def epoch(self) -> Epoch:
+        return self._ledger.epoch
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the threads; a group that is being tried again is given up, so it must not have been needed."""
+        self._stopping.set()
+        for line in (self._groups, self._reads, self._asks):
+            line.put(None)
+        for thread in self._threads:
+            thread.join(timeout_s)
+        if not any(thread.is_alive() for thread in self._threads):
+            os.close(self.waitable)
+            os.close(self._wake_end)
+
+    # --- the threads --------------------------------------------------------------------------------
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            # StaleEpoch, or a bug: the loop hears of it at its next receive and ends the broker
+            self._problem = error
+            self._wake()
+
+    def _commits(self) -> None:
+        while (group := self._groups.get()) is not None:
+            records, queries = group
+            epoch = self._ledger.epoch
+            down = self._commit(records)
+            if self._stopping.is_set() and down is None:
+                return
+            if down or self._ledger.epoch != epoch:
+                self._events.append(LedgerUp(self._ledger.epoch))
+            self._after_commit(queries)
+
+    def _commit(self, records: list[Record]) -> bool | None:
+        """Commit, however long it takes; whether the ledger was down meanwhile, or None when told to stop."""
+        tries = 0
+        while True:
+            try:
+                self._ledger.commit(records, self._seq)
+                return tries > 0
+            except LedgerUnavailable as error:
+                if not tries:
+                    self._tell(LedgerDown(str(error)))
+                if self._stopping.wait(pause(tries)):
+                    return None
+                tries += 1
+
+    def _after_commit(self, queries: list[Query]) -> None:
+        for query in queries:
+            if isinstance(query, AskDesk):
+                self._asks.put(query)
+            else:
+                self._reads.put(query)
+        self._done = True
+        self._wake()
+
+    def _read(self) -> None:
+        while (query := self._reads.get()) is not None:
+            tries = 0
+            while not self._stopping.is_set():
+                try:
+                    self._tell(_READERS[type(query)](self._ledger, query))
+                    break
+                except LedgerUnavailable:
+                    self._stopping.wait(pause(tries))
+                    tries += 1
+
+    def _ask(self) -> None:
+        while (query := self._asks.get()) is not None:
+            self._tell(*self._desk(query))
+
+    def _tell(self, *events: Any) -> None:
+        self._events.extend(events)
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_end, b"!")
+        except BlockingIOError:
+            pass  # the pipe is full of wakes already
+
+
+def pause(tries: int) -> float:
+    """Seconds to wait after so many failed tries; drawn, so that brokers do not come all at once."""
+    return min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(tries, 10)) * (0.5 + random.random() / 2)
+
+
+def _find_job(ledger: Ledger, q: FindJob) -> JobFound:
+    job, number = ledger.find_job(q.owner, q.key)
+    return JobFound(q.key, job, number)
+
+
+def _read_payloads(ledger: Ledger, q: ReadPayloads) -> PayloadsRead:
+    return PayloadsRead(ledger.payloads(q.batches))
+
+
+def _read_values(ledger: Ledger, q: ReadValues) -> ValuesRead:
+    return ValuesRead(q.wanted, ledger.values(q.wanted))
+
+
+def _read_page(ledger: Ledger, q: ReadPage) -> PageRead:
+    page = ledger.page(q.job, q.cursor, q.bytes_max)
+    if page is None:
+        return PageRead(q.peer, q.job, False, "", [], q.cursor, False, -1, b"", "")
+    return PageRead(
+        q.peer, q.job, True, page.owner, page.ranges, page.cursor, page.more, page.total, page.shape,
+        page.name,
+    )  # fmt: skip
+
+
+_READERS: dict[type, Callable[[Ledger, Any], Any]] = {
+    FindJob: _find_job,
+    ReadPayloads: _read_payloads,
+    ReadValues: _read_values,
+    ReadPage: _read_page,
+}

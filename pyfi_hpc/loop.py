@@ -1,0 +1,146 @@
+"""The one loop: wait, hand events to the machine, carry out what it decides.
+
+Records are committed, then messages go: what follows from a record sits behind it in the same group, and a
+group leaves only when its commit is done. While one group is being committed the next one gathers, so
+groups grow by themselves under load and a lone call waits for nothing. There is no timer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from pyfi_hpc.model.effects import Effects, Query
+from pyfi_hpc.model.events import Unreachable
+from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.messages import Message
+from pyfi_hpc.model.records import Record
+from pyfi_hpc.ports import Clock, Doer, Journal, Machine, Port, Sender
+
+log = logging.getLogger("pyfi_hpc.loop")
+
+#: the loop looks at its clock at least so often, seconds
+_WAIT_S_MAX = 60.0
+
+
+class Loop:
+    """Runs one machine on its ports until the machine has stopped and all of its messages have gone.
+
+    Parameters
+    ----------
+    machine : Machine
+    clock : Clock
+    ports : sequence of Port
+        Where events come from.
+    sender : Sender
+        Where messages go.
+    journal : Journal, optional
+        The ledger; a machine without one writes no records.
+    doer : Doer, optional
+        Carries out actions in the operating system.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        clock: Clock,
+        ports: Sequence[Port],
+        sender: Sender,
+        journal: Journal | None = None,
+        doer: Doer | None = None,
+    ) -> None:
+        self._machine = machine
+        self._clock = clock
+        self._sender = sender
+        self._journal = journal
+        self._doer = doer
+        self._poller = zmq.Poller()
+        self._ports: dict[Any, Port] = {}
+        for port in ports:
+            self._ports[port.waitable] = port
+            self._poller.register(port.waitable, zmq.POLLIN)
+        if journal is not None:
+            self._poller.register(journal.waitable, zmq.POLLIN)
+        #: gathers while the journal is busy
+        self._records: list[Record] = []
+        self._queries: list[Query] = []
+        self._behind: list[tuple[Peer, Message]] = []
+        #: wait for the commit that is under way
+        self._held: list[tuple[Peer, Message]] = []
+        self._gone: list[Unreachable] = []
+
+    def run(self) -> None:
+        out = Effects()
+        while not (self._machine.stopped and self._drained()):
+            events = self._wait()
+            now = self._clock.monotonic()
+            handle = self._machine.handle
+            for event in events:
+                handle(event, now, out)
+            self._machine.advance(now, out)
+            self._carry_out(out)
+
+    def _drained(self) -> bool:
+        return not (self._records or self._behind or self._held or (self._journal and self._journal.busy))
+
+    def _wait(self) -> list[Any]:
+        events: list[Any] = self._gone
+        self._gone = []
+        wait_s = 0.0 if events else self._machine.wake_at() - self._clock.monotonic()
+        ready = self._poller.poll(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000)
+        for waitable, _ in ready:
+            port = self._ports.get(waitable)
+            if port is not None:
+                events = events + port.receive() if events else port.receive()
+            elif self._journal is not None:
+                committed, answers = self._journal.receive()
+                if committed:
+                    self._send(self._held)
+                    self._held = []
+                events = events + answers
+        return events
+
+    def _carry_out(self, out: Effects) -> None:
+        if out.at_once:
+            self._send(out.at_once)
+            out.at_once = []
+        if out.actions:
+            assert self._doer is not None
+            for action in out.actions:
+                self._doer.do(action)
+            out.actions = []
+        if self._journal is None:
+            if out.messages:
+                self._send(out.messages)
+                out.messages = []
+            return
+        if out.records:
+            self._records += out.records
+            out.records = []
+        if out.queries:
+            self._queries += out.queries
+            out.queries = []
+        if out.messages:
+            self._behind += out.messages
+            out.messages = []
+        if self._journal.busy:
+            return
+        if self._records or self._queries:
+            self._journal.submit(self._records, self._queries)
+            self._held, self._behind = self._behind, []
+            self._records, self._queries = [], []
+        elif self._behind:
+            self._send(self._behind)
+            self._behind = []
+
+    def _send(self, messages: list[tuple[Peer, Message]]) -> None:
+        """One frame per peer, its messages in order."""
+        by_peer: dict[Peer, list[Message]] = {}
+        for peer, message in messages:
+            by_peer.setdefault(peer, []).append(message)
+        for peer, batch in by_peer.items():
+            if not self._sender.send(peer, batch):
+                self._gone.append(Unreachable(peer))
