@@ -92,7 +92,7 @@ class _Named:
 
     def _get_or_add(self, values: dict[str, Any]) -> None:
         if not self._find():
-            self.fields = dict(self._session.ask("add", {"kind": self.kind, "name": self.name, **values}))
+            self.fields = dict(self._session.ask("add", {"kind": self.kind, "values": {"name": self.name, **values}}))
 
     def __repr__(self) -> str:
         return f"<pyfi_hpc {self.kind} {self.name}>"
@@ -106,7 +106,7 @@ class Processor(_Named):
     name : str
     gitrepo : str, optional
         Address or path of the repository: its code is deployed if no processor of that name is there, or if
-        ``commit`` names another version. It takes as long as building the environment takes.
+        ``commit`` is given. It takes as long as building the environment takes; nothing if it is there.
     module : str, optional
         Dotted name; else what the repository's ``pyfi.toml`` says.
     branch, commit : str, optional
@@ -131,7 +131,7 @@ class Processor(_Named):
     ) -> None:  # fmt: skip
         super().__init__(name, instance, session)
         known = self._find()
-        if gitrepo is not None and (not known or not self._is_at(commit)):
+        if gitrepo is not None and (not known or commit is not None):
             self._deploy(gitrepo, module, commit or branch)
         elif not known:
             raise NotFound(
@@ -139,11 +139,8 @@ class Processor(_Named):
                 fix="give its gitrepo=, or deploy it with `pyfi deploy PATH`",
             )  # fmt: skip
         if concurrency is not None and self.fields.get("concurrency") != concurrency:
-            self._session.ask("update", {"kind": self.kind, "name": name, "concurrency": concurrency})
-            self._find()
-
-    def _is_at(self, commit: str | None) -> bool:
-        return commit is None or str(self.fields.get("commit", "")).startswith(commit)
+            values = {"concurrency": concurrency}
+            self.fields = dict(self._session.ask("update", {"kind": self.kind, "name": name, "values": values}))
 
     def _deploy(self, gitrepo: str, module: str | None, revision: str | None) -> None:
         from pyfi_hpc.client.deploy import prepare  # git and installers: only who deploys needs them
@@ -208,7 +205,7 @@ class Socket(_Named):
                     fix="give processor= and task=, or deploy its code with `pyfi deploy PATH`",
                 )  # fmt: skip
             return
-        values: dict[str, Any] = {"processor": _name_of(processor), "task": task or name.rpartition(".")[2]}
+        values: dict[str, Any] = {"processor": _name_of(processor), "function": task or name.rpartition(".")[2]}
         if queue is not None:
             values["queue"] = Queue(_name_of(queue), session=self._session).name
         if concurrency is not None:

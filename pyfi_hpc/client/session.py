@@ -23,12 +23,18 @@ from typing import Any
 import zmq
 
 from pyfi_hpc import settings as settings_module
-from pyfi_hpc.client.access import Access, read_access
+from pyfi_hpc.adapters.access import Access, read
 from pyfi_hpc.client.answers import encode_body
 from pyfi_hpc.client.calls import Gatherer
 from pyfi_hpc.client.conversation import RETAINED_BYTES_MAX, Conversation
 from pyfi_hpc.client.sinks import Inbox, Pending, Sink, Submission, Waiter
-from pyfi_hpc.errors import BrokerUnreachable, LocalProtocolError, PyfiError, RemoteProtocolError
+from pyfi_hpc.errors import (
+    BrokerUnreachable,
+    LocalProtocolError,
+    PyfiError,
+    RemoteProtocolError,
+    SettingsError,
+)
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.settings import Settings
@@ -66,7 +72,7 @@ class Session:
     def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
         self.settings = settings
         self._limits = limits or Limits()
-        self._access = read_access(settings.access_file)
+        self._access = read(settings)
         self._setup()
 
     def _setup(self) -> None:
@@ -199,7 +205,7 @@ class Session:
 
     @property
     def address(self) -> str:
-        return self._access.address
+        return self._access.endpoint
 
     def may_wait(self, what: str) -> None:
         """Raise where waiting would never end: in a forked child, and in a future's callback."""
@@ -259,13 +265,13 @@ class Session:
     def ready(self) -> None:
         """The thread runs; started anew after a fork, a close or a refusal."""
         if self._pid != os.getpid():
-            self._access = read_access(self.settings.access_file)
+            self._access = read(self.settings)
             self._setup()
         with self._lock:
             if self._thread is not None and not self._stopped:
                 return
             if self._thread is not None:
-                self._access = read_access(self.settings.access_file)
+                self._access = read(self.settings)
                 self._talk = self._new_talk()
                 self._gather = Gatherer(self._enter, self._freed)
                 self._stopping = self._stopped = False
@@ -334,11 +340,11 @@ class Session:
 
     def _run(self, wakened: socket.socket) -> None:
         context, waker = zmq.Context(), self._waker
-        error: BaseException = BrokerUnreachable("the session was closed", where=self._access.address)
+        error: BaseException = BrokerUnreachable("the session was closed", where=self._access.endpoint)
         link = _Link(context, wakened)
         try:
             link.connect(self._access)
-            self._talk.connected(self._access.address, time.monotonic())
+            self._talk.connected(self._access.endpoint, time.monotonic())
             while not (self._stopping and not self._commands and not self._calls):
                 self._round(link)
                 if self._talk.fatal is not None:
@@ -395,7 +401,7 @@ class Session:
         """The broker may have been started again elsewhere: its access file tells."""
         self._talk.reconnect = False
         try:
-            access = read_access(self.settings.access_file)
+            access = read(self.settings)
         except PyfiError as error:
             logger.debug("= no access file: %s", error)
             access = self._access
@@ -403,11 +409,11 @@ class Session:
             return
         self._access = access
         link.connect(access)
-        self._talk.connected(access.address, now)
+        self._talk.connected(access.endpoint, now)
 
     def _reject(self) -> None:
         """The thread has ended: what was queued behind its back ends as everything else did."""
-        error = self._ended_by or BrokerUnreachable("the session was closed", where=self._access.address)
+        error = self._ended_by or BrokerUnreachable("the session was closed", where=self._access.endpoint)
         while self._commands:
             command, args = self._commands.popleft()
             if command == self._enter:
@@ -443,10 +449,16 @@ class _Link:
         dealer.reconnect_ivl, dealer.reconnect_ivl_max = 50, 1000
         dealer.maxmsgsize = Limits().message_bytes_max
         dealer.ipv6 = ":" in access.host
-        dealer.curve_serverkey = access.broker_public
-        dealer.curve_publickey = access.client_public
-        dealer.curve_secretkey = access.client_secret
-        dealer.connect(access.address)
+        try:
+            dealer.curve_serverkey = access.broker_public.encode()
+            dealer.curve_publickey = access.client_public.encode()
+            dealer.curve_secretkey = access.client_secret.encode()
+        except (zmq.ZMQError, ValueError) as error:
+            dealer.close(0)
+            raise SettingsError(
+                f"the access file has a damaged key: {error}", where=access.endpoint, fix="restart the instance"
+            ) from None
+        dealer.connect(access.endpoint)
         self._dealer = dealer
         self._poller.register(dealer, zmq.POLLIN)
 

@@ -135,7 +135,7 @@ class Broker:
         content = {
             "version": 1, "instance": self.file.parent.name, "host": "127.0.0.1", "port": port, "pid": os.getpid(),
             "broker_public": self._keys[0].decode(), "client_public": self._client[0].decode(),
-            "client_secret": self._client[1].decode(),
+            "client_secret": self._client[1].decode(), "agent_public": "", "agent_secret": "",
         }  # fmt: skip
         new = self.file.with_suffix(".new")
         new.touch(mode=0o600)
