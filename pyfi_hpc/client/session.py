@@ -526,9 +526,10 @@ def current(instance: str | None = None) -> Session:
 
 def close_all() -> None:
     """Close the sessions of this process; each waits for what is not acknowledged."""
-    for (pid, _), session in list(_sessions.items()):
-        if pid == os.getpid():
+    for key, session in list(_sessions.items()):
+        if key[0] == os.getpid():
             session.close()
+            _sessions.pop(key, None)
 
 
 def _after_fork() -> None:

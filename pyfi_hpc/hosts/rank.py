@@ -86,7 +86,7 @@ def run(settings: Settings, place: mpi.Place, core: int) -> None:
     finally:
         runners.close()
         agent.close()
-        context.term()
+        context.destroy(linger=500)
         log.info("rank %d ended", place.rank)
 
 
