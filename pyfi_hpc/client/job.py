@@ -265,18 +265,17 @@ class _Results(Sequence[bytes]):
 def _in_order(inbox: Inbox) -> list[int]:
     """Indexes of failures, first the one that a reader of the result meets first.
 
-    A structure's tasks are numbered by level, so its first failure is looked for along its shape: for a result
-    that was skipped, the failure that it was skipped for.
+    A structure's tasks are numbered by level, so its failures are looked for along its shape: for a result that
+    was skipped, the failure that it was skipped for. What only followed from a failure comes behind it.
     """
     states = inbox.feed.states
-    failed = [i for i, state in enumerate(states) if FIRST_FINAL < state]
-    real = [i for i in failed if states[i] != TaskState.SKIPPED]
-    if not inbox.shape or not real:
-        return real or failed
+    failed = [i for i, state in enumerate(states) if state > FIRST_FINAL]
     met: list[int] = []
-    noted = _Noting(inbox, met)
-    shaped(inbox.shape, noted)
-    return list(dict.fromkeys(met + real))
+    if inbox.shape:
+        shaped(inbox.shape, _Noting(inbox, met))
+    order = sorted(dict.fromkeys(met + failed), key=lambda i: _CONSEQUENCE.get(states[i], 0))
+    causes = [i for i in order if states[i] != TaskState.SKIPPED]
+    return causes or order
 
 
 class _Noting(_Results):
@@ -311,5 +310,7 @@ class _Noting(_Results):
 
 
 _NIL = b"\xc0"
+#: ends that follow from another task's: siblings were cancelled, dependents skipped
+_CONSEQUENCE = {TaskState.CANCELLED: 1, TaskState.SKIPPED: 2}
 _FINAL_STATES = [state for state in TaskState if state >= FIRST_FINAL]
 _WORST_FIRST = [TaskState.FAILED, TaskState.TIMEOUT, TaskState.CANCELLED, TaskState.SKIPPED]
