@@ -384,7 +384,8 @@ class Session:
         self._asleep = True
         if self._commands or self._calls or self._stopping:
             self._asleep = False
-        frames = link.receive(talk.wake_at(now) - time.monotonic() if self._asleep else 0.0)
+        wait = self._asleep and not self._stopping
+        frames = link.receive(talk.wake_at(now) - time.monotonic() if wait else 0.0)
         self._asleep = False
         for frame in frames:
             self._hear(frame)

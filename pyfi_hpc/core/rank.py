@@ -1,9 +1,9 @@
 """What a rank decides: which runner runs which bundle, how long a task may take, and what to report.
 
-One core, so one runner is active at a time; bundles run in the order of their arrival. A bundle is written to
-a runner as a *run*; what a dying runner leaves of it goes to the next one as a new run. The first task without
-an outcome of the oldest run is its *head*: the one that runs, and the one that a death or a time limit is
-charged to. Outcomes of a bundle are reported in order.
+One core, so one runner is active at a time; bundles run in the order of their arrival. A bundle is written
+to a runner as a *run*; what a dying runner leaves of it goes to the next one as a new run. The first task
+without an outcome of the oldest run is its *head*: the one that runs, and the one that a death or a time
+limit is charged to. Outcomes of a bundle are reported in order.
 
     runner   starting --ready--> ready --signal or stop--> ending --RunnerExited--> gone
 """
@@ -49,7 +49,13 @@ class RankMachine:
     """
 
     def __init__(
-        self, limits: Limits, rank: int, world: int, pid: int, core: int, import_limit_s: float = IMPORT_LIMIT_S
+        self,
+        limits: Limits,
+        rank: int,
+        world: int,
+        pid: int,
+        core: int,
+        import_limit_s: float = IMPORT_LIMIT_S,
     ) -> None:
         self.stopped = False
         self._limits = limits
@@ -138,7 +144,9 @@ class RankMachine:
 
     def _take(self, bundle: Bundle, now: float, out: Effects) -> None:
         if len(bundle.offsets) != 4 * (bundle.count + 1) or bundle.count < 1:
-            raise RemoteProtocolError(f"bundle {bundle.bundle}: its offsets are not those of {bundle.count} tasks")
+            raise RemoteProtocolError(
+                f"bundle {bundle.bundle}: its offsets are not those of {bundle.count} tasks"
+            )
         work = Work(bundle)
         self._work.append(work)
         if self._draining:
@@ -151,8 +159,11 @@ class RankMachine:
         if not self._work:
             return
         key = self._work[0].key
-        if any(r.runs and (r.ending or r.key != key) for r in self._runners.values()):
-            return  # another one is active, or dying
+        for r in self._runners.values():
+            if r.runs and (r.ending or r.key != key):
+                return  # another one is active, or dying
+            if r.ending and not r.ready and r.key == key:
+                return  # its import took too long: what waits for it fails with it
         runner = next((r for r in self._runners.values() if r.key == key and not r.ending), None)
         if runner is None:
             self._start(key, now, out)
@@ -181,7 +192,8 @@ class RankMachine:
             if i >= work.base:  # before the run itself, so that it cannot be late
                 self._skip(runner, work, i, i + 1, out)
         frame = [
-            "run", work.run, b.job, b.first + work.base, b.attempt, b.grant, b.function, b.offsets[4 * work.base :],
+            "run", work.run, b.job, b.first + work.base, b.attempt, b.grant, b.function,
+            b.offsets[4 * work.base :],
             b.payload, b.inputs[work.base :],
         ]  # fmt: skip
         out.actions.append(WriteRunner(runner=runner.number, frame=frame))
@@ -291,7 +303,8 @@ class RankMachine:
                 return  # the signal came after its task had ended: this one runs again
         self._done.add(
             work.bundle, position, cause, runner.head_since + self._utc_offset, now - runner.head_since,
-            death_error(cause, self._death_text(cause, work.bundle, event), event.stderr), event.stdout, event.stderr,
+            death_error(cause, self._death_text(cause, work.bundle, event), event.stderr), event.stdout,
+            event.stderr,
         )  # fmt: skip
         self._settled(runner, work)
 
