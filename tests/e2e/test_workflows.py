@@ -1,4 +1,4 @@
-"""Workflows on a real instance: embedded Postgres, broker, agent and two ranks, code from git in its own environment.
+"""Workflows on a real instance: embedded Postgres, broker, agent, two ranks, code from git in its environment.
 
 One instance for all tests of this file, in a folder of its own; it takes about five seconds to start.
 """
@@ -148,7 +148,8 @@ def test_a_map_streams_in_order() -> None:
     """Twenty thousand results in order, and futures of single calls beside it."""
     with Executor() as executor:
         futures = [executor.submit(f"{SAMPLE}.square", i) for i in range(100)]
-        assert list(executor.map(f"{SAMPLE}.add", range(20_000), range(20_000))) == [2 * i for i in range(20_000)]
+        doubled = executor.map(f"{SAMPLE}.add", range(20_000), range(20_000))
+        assert list(doubled) == [2 * i for i in range(20_000)]
         assert [future.result() for future in cf.as_completed(futures, 30)].count(81) == 1
 
 
@@ -192,10 +193,12 @@ def test_an_unknown_socket_names_a_near_one() -> None:
 
 
 def test_objects_are_got_or_made_by_name() -> None:
-    """The seeds' way: processor from git, queue, sockets with names of their own; twice is the same object."""
-    processor = Processor(name="proc1", module="pyfi_processors.sample", gitrepo=str(ROOT / "examples/sample"))
+    """The seeds' way: processor from git, queue, sockets with names of their own; twice is the same one."""
+    repository = str(ROOT / "examples/sample")
+    processor = Processor(name="proc1", module="pyfi_processors.sample", gitrepo=repository)
     queue = Queue(name="pyfi.queue1")
-    socket = Socket(name="proc1.socket1", processor=processor, queue={"name": queue.name}, task="do_something")
+    in_queue = {"name": queue.name}
+    socket = Socket(name="proc1.socket1", processor=processor, queue=in_queue, task="do_something")
     assert socket("Hello World !") == "do_something(Hello World !)"
     assert pipeline([socket.p("a"), Socket("proc1.do_this").p("b")]).get(30) == "do_this(do_something(a) | b)"
     assert Processor(name="proc1").id == processor.id
@@ -212,10 +215,11 @@ def test_objects_are_got_or_made_by_name() -> None:
 def test_a_job_is_attached_from_another_process(running: settings_module.Settings) -> None:
     """The submitting process ends without waiting; another one gets value, structure and task by id."""
     code = (
-        "from pyfi_hpc.client.api import *; s, w = functions('{0}.square', '{0}.wait');"
-        "print(s.delay(7).id, parallel([w(0.3), [s(2)] and s(2)])(wait=False).id)"
-    ).format(SAMPLE)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        f"from pyfi_hpc.client.api import *; s, w = functions('{SAMPLE}.square', '{SAMPLE}.wait');"
+        "print(s.delay(7).id, parallel([w(0.3), s(2)])(wait=False).id)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     task, job = done.stdout.split()
     assert attach(task).get(30) == 49
     assert attach(task.split(".")[0]).get(30) == 49, "a lone call's job is its value"

@@ -7,7 +7,6 @@ knobs lose, delay and refuse things on purpose. It is no model of the real broke
 from __future__ import annotations
 
 import json
-import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +132,7 @@ class Broker:
 
     def _write_access(self, port: int) -> None:
         content = {
-            "version": 1, "instance": self.file.parent.name, "host": "127.0.0.1", "port": port, "pid": os.getpid(),
+            "version": 1, "instance": self.file.parent.name, "host": "127.0.0.1", "port": port,
             "broker_public": self._keys[0].decode(), "client_public": self._client[0].decode(),
             "client_secret": self._client[1].decode(), "agent_public": "", "agent_secret": "",
         }  # fmt: skip

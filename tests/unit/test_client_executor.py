@@ -17,7 +17,15 @@ from client_broker import Broker
 from pyfi_hpc.client import mapping
 from pyfi_hpc.client.executor import Executor, Future
 from pyfi_hpc.client.session import Session
-from pyfi_hpc.errors import TaskCancelled, TaskFailed, TaskSkipped, TooLarge, UnknownSocket, Unserialisable, UsageError
+from pyfi_hpc.errors import (
+    TaskCancelled,
+    TaskFailed,
+    TaskSkipped,
+    TooLarge,
+    UnknownSocket,
+    Unserialisable,
+    UsageError,
+)
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.settings import Settings
 
@@ -290,13 +298,13 @@ def test_map_survives_a_restart(broker, executor):
 
 def test_a_slow_reader_holds_the_window(broker, executor, monkeypatch):
     """Results that nobody takes fill the window, not the memory; all come in the end."""
-    monkeypatch.setattr("pyfi_hpc.client.conversation.RETAINED_BYTES_MAX", 100_000)
+    monkeypatch.setattr("pyfi_hpc.client.watching.RETAINED_BYTES_MAX", 100_000)
     monkeypatch.setattr("pyfi_hpc.client.session.RETAINED_BYTES_MAX", 100_000)
-    monkeypatch.setattr("pyfi_hpc.client.conversation.CONSUMED_STEP_BYTES", 1000)
+    monkeypatch.setattr("pyfi_hpc.client.watching.CONSUMED_STEP_BYTES", 1000)
     broker.window, broker.range_tasks = 100_000, 5
     results = executor.map("t.blob", [10_000] * 200)
     time.sleep(0.3)
-    assert executor.session._talk.retained_bytes <= 350_000
+    assert executor.session._talk.watching.retained_bytes <= 350_000
     assert [len(result) for result in results] == [10_000] * 200
 
 
@@ -371,9 +379,11 @@ def test_importing_is_light():
     """``import pyfi_hpc`` and its Executor load neither numpy nor sqlalchemy, mpi4py or paramiko."""
     code = (
         "import sys, pyfi_hpc; pyfi_hpc.Executor; pyfi_hpc.pipeline; pyfi_hpc.attach; pyfi_hpc.Socket;"
-        "print([n for n in ('numpy', 'sqlalchemy', 'mpi4py', 'paramiko', 'git', 'psycopg2') if n in sys.modules])"
+        "heavy = ('numpy', 'sqlalchemy', 'mpi4py', 'paramiko', 'git', 'psycopg2');"
+        "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
 
 

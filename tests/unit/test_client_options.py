@@ -1,4 +1,4 @@
-"""Options of calls and what is called: durations, checks and the names of functions. Values in, values out."""
+"""Options of calls and what is called: durations, checks, names of functions. Values in, values out."""
 
 import math
 

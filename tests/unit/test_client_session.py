@@ -87,7 +87,7 @@ def test_an_idle_session_follows_the_broker(broker, executor, session):
 
 def test_lost_results_are_read_from_the_ledger(broker, executor, monkeypatch):
     """Pushes are hints: those that got lost are asked for after a while."""
-    monkeypatch.setattr("pyfi_hpc.client.conversation.PROBE_S_MIN", 0.1)
+    monkeypatch.setattr("pyfi_hpc.client.watching.PROBE_S_MIN", 0.1)
     broker.lose_resolved = 1000
     futures = [executor.submit("t.square", i) for i in range(50)]
     assert [future.result(10) for future in futures] == [i * i for i in range(50)]
@@ -223,8 +223,8 @@ def test_a_question_lost_on_the_way_is_asked_again_only_if_that_is_harmless(brok
 
 def test_another_version_is_told_with_both_numbers(broker, executor, session):
     """A broker that denies the version, or welcomes with another one: an error that names both."""
-    broker.denied = m.Denied("version", "this broker speaks protocol 7, u@h speaks 1", "install the same version")
-    with pytest.raises(RemoteProtocolError, match=r"protocol 7.*protocol 1"):
+    broker.denied = m.Denied("version", "this broker speaks protocol 7", "install the same one")
+    with pytest.raises(RemoteProtocolError, match=r"protocol 1: this broker speaks protocol 7"):
         executor.submit("t.square", 1).result(5)
     broker.denied, broker.version = None, 9
     with pytest.raises(RemoteProtocolError, match=r"protocol 9, this client 1"):
@@ -272,13 +272,13 @@ def test_too_large_names_the_argument(broker, executor):
 
 def test_submissions_wait_for_acknowledgements(broker, executor, session, monkeypatch):
     """At most so many calls are unacknowledged; the caller waits, and goes on."""
-    monkeypatch.setattr(session_module, "UNACKED_TASKS_MAX", 10)
+    monkeypatch.setattr("pyfi_hpc.client.room.UNACKED_TASKS_MAX", 10)
     most = 0
     original = broker._on_submit
 
     def watch(peer, message):
         nonlocal most
-        most = max(most, session._unacked_tasks)
+        most = max(most, session._room.tasks)
         original(peer, message)
 
     broker._on_submit = watch
@@ -299,7 +299,7 @@ def test_results_that_were_not_pushed_are_read(broker, executor):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_has_a_session_of_its_own(broker, executor, tmp_path):
-    """The child submits through a new connection; the parent's goes on; its futures are refused in the child."""
+    """The child gets a new connection; the parent's goes on; its futures are refused in the child."""
     future = executor.submit("t.never")
     assert future.id
     read, write = os.pipe()

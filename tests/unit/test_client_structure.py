@@ -113,7 +113,8 @@ def test_edges_name_slots_of_the_same_job():
 def test_shapes_are_filled_with_results():
     """A shape with results at any depth of lists, dicts and tuples gets their values."""
     shape = shape_of([Result(2), {"a": (Result(0), [Result(1)])}, []])
-    assert shaped(shape, [encode_value(v) for v in ("x", {"y"}, (1, 2))]) == [(1, 2), {"a": ("x", [{"y"}])}, []]
+    results = [encode_value(value) for value in ("x", {"y"}, (1, 2))]
+    assert shaped(shape, results) == [(1, 2), {"a": ("x", [{"y"}])}, []]
     assert shaped(shape_of(_results([])), []) == []
 
 
