@@ -157,7 +157,8 @@ def _pack_attempt(parts: list[bytes], r: AttemptFailed, epoch: int) -> None:
 
 
 def _pack_edges(parts: list[bytes], r: BatchAdmitted) -> None:
-    producers = sorted({job for _, _, job, _ in _edges.decode(r.edges)})
+    # producer 0 is the job itself
+    producers = sorted({job or r.job for _, _, job, _ in _edges.decode(r.edges)})
     # a one-dimensional array of int8 (type 20) without nulls, counted from 1
     array = Struct(f">iii ii {'iq' * len(producers)}").pack(
         1, 0, 20, len(producers), 1, *(part for job in producers for part in (8, job))

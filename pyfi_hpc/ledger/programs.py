@@ -123,7 +123,8 @@ def run(
     """Run one program as ``user`` (None: as we are), with nothing of our environment that could steer it."""
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE,
-        stderr=output or subprocess.STDOUT, text=True, timeout=timeout_s, cwd="/", umask=0o077, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        stderr=output or subprocess.STDOUT, text=True, timeout=timeout_s, cwd="/", umask=0o077,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
         user=user.uid if user else None, group=user.gid if user else None, extra_groups=[] if user else None,
     )  # fmt: skip
 
