@@ -26,6 +26,8 @@ from pyfi_hpc.errors import PyfiError, SiteError  # noqa: E402
 from pyfi_hpc.hosts import instance  # noqa: E402
 
 _JOIN_S = 60.0
+_RUN = "examples/digits/run.py"
+_STARTED = time.time()
 _phases: list[tuple[str, float]] = []
 
 
@@ -45,10 +47,10 @@ def main() -> int:
             start(settings)
         with phase("deploy examples/digits from git"):
             deploy_digits(settings)
-        with phase("examples/digits/run.py"):
-            print("- running examples/digits/run.py\n")
+        with phase(_RUN):
+            print(f"- running  {_RUN}\n")
             runpy.run_path(str(ROOT / "examples/digits/run.py"), run_name="__main__")
-        ranks = account()
+        account_of_run = account()
     except PyfiError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -57,7 +59,7 @@ def main() -> int:
     finally:
         with phase("stop everything"):
             down(settings)
-    report(ranks)
+    report(*account_of_run)
     return 0
 
 
@@ -79,19 +81,24 @@ def deploy_digits(settings: settings_module.Settings) -> None:
     print(f"- {'deployed':8} {spec.name} @ {spec.code.commit[:7]}, environment {built}")
 
 
-def account() -> float:
-    """Seconds that the ranks were busy, from the ledger."""
-    jobs = session.current().ask("jobs", {})["jobs"]
-    return sum(job.get("busy_s", 0.0) for job in jobs)
+def account() -> tuple[int, float]:
+    """Tasks settled in this run and the seconds that the functions took, from the ledger."""
+    jobs = [job for job in session.current().ask("jobs", {})["rows"] if job["opened_at"] >= _STARTED]
+    return sum(job["tasks"] for job in jobs), sum(job.get("busy_s", 0.0) for job in jobs)
 
 
-def report(busy_s: float) -> None:
-    """Where each second went."""
-    print("\nwhere each second went")
+def report(tasks: int, busy_s: float) -> None:
+    """The throughput, and where each second went."""
+    ranks = len(os.sched_getaffinity(0))
+    running_s = dict(_phases)[_RUN]
+    print(f"\n{tasks / running_s:.0f} tasks/s on {ranks} ranks, each settled once in the ledger")
+    print("where each second went")
     for name, seconds in _phases:
         print(f"  {seconds:6.1f} s  {name}")
-    ranks = len(os.sched_getaffinity(0))
-    print(f"  {busy_s:6.1f} s  the functions themselves, on {ranks} ranks")
+        if name == _RUN:
+            share = busy_s / (ranks * running_s)
+            print(f"  {busy_s / ranks:6.1f} s    of it in your functions, on {ranks} ranks side by side ({share:.0%} busy)")
+    print(f"  {sum(seconds for _, seconds in _phases):6.1f} s  in all")
 
 
 def down(settings: settings_module.Settings) -> None:

@@ -65,6 +65,8 @@ class Runners:
         _remove_stale(scratch)
         self._runners: dict[int, _Process] = {}
         self._epoll = select.epoll()
+        #: readable when ``receive`` has something to do
+        self.waitable: Any = self._epoll.fileno()
         self._timer = Timer()
         self._epoll.register(self._timer.fd, select.EPOLLIN)
         #: descriptor -> what it belongs to
@@ -72,11 +74,6 @@ class Runners:
         self._failed: list[Any] = []
         self._memory = MemoryKills()
         self._timer_at = 0.0
-
-    @property
-    def waitable(self) -> int:
-        """Readable when ``receive`` has something to do."""
-        return self._epoll.fileno()
 
     def do(self, action: Action) -> None:
         """Carry out StartRunner, WriteRunner or KillRunner; what comes of it returns from ``receive``."""
@@ -208,14 +205,16 @@ class _Process:
         self.read_fd, child_write = _pipe()
         self.outputs = (_memory_file("stdout"), _memory_file("stderr"))
         arguments = [
-            action.python, "-I", "-X", "faulthandler", str(CHILD), str(child_read), str(child_write), str(os.getpid()),
+            action.python, "-I", "-X", "faulthandler", str(CHILD), str(child_read), str(child_write),
+            str(os.getpid()),
             action.workdir, action.module, str(limits.output_bytes_max), str(limits.payload_bytes_max),
         ]  # fmt: skip
         try:
             # start_new_session: one signal reaches everything that the function started
             self._popen = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=self.outputs[0], stderr=self.outputs[1],
-                pass_fds=(child_read, child_write), cwd=self.folder, env=runner_environment(action.python, self.mark),
+                pass_fds=(child_read, child_write), cwd=self.folder,
+                env=runner_environment(action.python, self.mark),
                 start_new_session=True,
             )  # fmt: skip
         except OSError:
@@ -343,7 +342,12 @@ class _Process:
         shutil.rmtree(self.folder, ignore_errors=True)
         how = "out of memory, killed by the kernel" if out_of_memory else _words(code)
         return RunnerExited(
-            runner=self.number, status=code, how=how, out_of_memory=out_of_memory, stdout=stdout, stderr=stderr
+            runner=self.number,
+            status=code,
+            how=how,
+            out_of_memory=out_of_memory,
+            stdout=stdout,
+            stderr=stderr,
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import zmq
+from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from pyfi_hpc.errors import RemoteProtocolError
@@ -182,7 +183,7 @@ class Gatekeeper:
         version, request_id, _domain, address, _identity, mechanism = request[:6]
         user = b""
         if mechanism == b"CURVE" and len(request) == 7:
-            user = self.keys.get(zmq.utils.z85.encode(request[6]).decode(), "").encode()
+            user = self.keys.get(z85.encode(request[6]).decode(), "").encode()
         if user:
             reply = [version, request_id, b"200", b"OK", user, b""]
         else:

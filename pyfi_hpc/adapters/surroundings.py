@@ -1,4 +1,4 @@
-"""What surrounds a runner: the environment it inherits, the processes it leaves behind, the memory limit it hits."""
+"""What surrounds a runner: the environment it inherits, what it leaves behind, the memory limit it hits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 #: a rank has one core: libraries that start a thread per core of the node would fight over it
 _THREADS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
     "BLIS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS",
 )  # fmt: skip
 #: the rank's own place in its MPI world: a function that starts MPI itself is a world of its own
@@ -44,7 +45,7 @@ def runner_environment(python: str, mark: str) -> dict[str, str]:
 
 
 class Orphans:
-    """Processes that a function started and left: they become ours, not init's, whatever session they are in."""
+    """Processes that a function started and left: they become ours, not init's, in whatever session."""
 
     def __init__(self) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)

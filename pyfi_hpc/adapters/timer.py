@@ -1,4 +1,4 @@
-"""A timer with a descriptor, so that a poller can wait for it beside pipes (``os.timerfd`` came with 3.13)."""
+"""A timer with a descriptor, which a poller can wait for beside pipes (``os.timerfd`` came with 3.13)."""
 
 from __future__ import annotations
 

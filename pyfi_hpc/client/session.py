@@ -377,7 +377,8 @@ class Session:
         self._asleep = True
         if self._commands or self._calls:
             self._asleep = False
-        frames = link.receive(talk.wake_at(now) - time.monotonic() if self._asleep else 0.0)
+        wait = self._asleep and not self._stopping
+        frames = link.receive(talk.wake_at(now) - time.monotonic() if wait else 0.0)
         self._asleep = False
         for frame in frames:
             self._hear(frame)
@@ -513,9 +514,10 @@ def current(instance: str | None = None) -> Session:
 
 def close_all() -> None:
     """Close the sessions of this process; each waits for what is not acknowledged."""
-    for (pid, _), session in list(_sessions.items()):
-        if pid == os.getpid():
+    for key, session in list(_sessions.items()):
+        if key[0] == os.getpid():
             session.close()
+            _sessions.pop(key, None)
 
 
 def _after_fork() -> None:

@@ -25,7 +25,7 @@ _ERROR_NAMES = {
 
 
 def death_error(cause: Cause, text: str, stderr: bytes = b"") -> bytes:
-    """The error payload of a task that did not end by itself; the traceback is the end of its standard error."""
+    """The error of a task that did not end by itself; its traceback is the end of its standard error."""
     shown = stderr[-_STDERR_SHOWN:].decode("utf-8", "backslashreplace")
     return encode_failure("pyfi_hpc.errors", _ERROR_NAMES.get(cause, "TaskLost"), text, shown)
 
@@ -89,9 +89,11 @@ class OutcomePacker:
             end += len(result)
             offsets.append(end)
         outcome = Outcome(
-            grant=bundle.grant, batch=bundle.batch, lo=bundle.lo + self._lo, count=count, attempt=bundle.attempt,
+            grant=bundle.grant, batch=bundle.batch, lo=bundle.lo + self._lo, count=count,
+            attempt=bundle.attempt,
             rank=self._rank, causes=bytes(self._causes), started=struct.pack(f"<{count}d", *self._started),
-            durations=struct.pack(f"<{count}f", *self._durations), offsets=struct.pack(f"<{count + 1}I", *offsets),
+            durations=struct.pack(f"<{count}f", *self._durations),
+            offsets=struct.pack(f"<{count + 1}I", *offsets),
             payload=b"".join(self._results), outputs=_encode(self._outputs) if self._outputs else b"",
         )  # fmt: skip
         self._ready.append(Done(bundle=bundle.bundle, outcome=outcome))

@@ -71,6 +71,9 @@ def main() -> None:
         run(settings, options.ranks or _expected(options.slurm), own_step=not options.slurm)
     except PyfiError as error:
         daemon.fail(error, error.exit_code)
+    except Exception:
+        log.exception("this is a bug; the ledger makes it safe to end here")
+        raise
 
 
 def _expected(slurm: bool) -> int:
@@ -108,7 +111,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     finally:
         ranks.close()
         broker.close()
-        context.term()
+        context.destroy(linger=500)
         around.close()
         point.unlink(missing_ok=True)
         mark.unlink(missing_ok=True)

@@ -49,6 +49,9 @@ def main() -> None:
     except PyfiError as error:
         _tell(options.ready_fd, str(error))
         daemon.fail(error, error.exit_code)
+    except Exception:
+        log.exception("this is a bug; the ledger makes it safe to end here")
+        raise
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
@@ -87,7 +90,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         sentry.close()
         port.close()
         gatekeeper.close()
-        context.term()
+        context.destroy(linger=500)
         journal.close()
         ledger.close()
         mark.unlink(missing_ok=True)

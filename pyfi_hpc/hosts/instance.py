@@ -20,7 +20,7 @@ from typing import Any
 
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
-from pyfi_hpc.errors import BrokerHeld, BrokerUnreachable, PyfiError, SiteError
+from pyfi_hpc.errors import BrokerHeld, PyfiError, SiteError
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings, private_folder
 
@@ -168,7 +168,7 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
     if find(settings, "broker") is not None:
         try:
             shutdown()
-        except (BrokerUnreachable, PyfiError):
+        except (PyfiError, TimeoutError):
             pass  # it hangs: ended below
     deadline = time.monotonic() + _END_S
     for daemon in pidfile.daemons(settings):

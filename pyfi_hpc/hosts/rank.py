@@ -2,8 +2,8 @@
 
     python -m pyfi_hpc.hosts.rank --instance I [--replace RANK --core C]
 
-Slurm sends TERM to every process of a job: a rank ignores it, because the agent decides what to finish. It ends
-when the agent says so, or is gone.
+Slurm sends TERM to every process of a job: a rank ignores it, because the agent decides what to finish. It
+ends when the agent says so, or is gone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _AGENT_S = 60.0
 
 def main() -> None:
     parser = daemon.arguments("rank")
-    parser.add_argument("--replace", type=int, help="number of the rank that died and whose place this one takes")
+    parser.add_argument(
+        "--replace", type=int, help="number of the rank that died and whose place this one takes"
+    )
     parser.add_argument("--core", type=int, default=-1, help="core of the replaced rank")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -86,7 +88,7 @@ def run(settings: Settings, place: mpi.Place, core: int) -> None:
     finally:
         runners.close()
         agent.close()
-        context.term()
+        context.destroy(linger=500)
         log.info("rank %d ended", place.rank)
 
 
@@ -95,7 +97,8 @@ def _wait_for(point: Path) -> Path:
     while not point.exists():
         if time.monotonic() > until:
             raise SiteError(
-                f"the agent of {node.name()} did not open its socket within {_AGENT_S:.0f} s", where=str(point),
+                f"the agent of {node.name()} did not open its socket within {_AGENT_S:.0f} s",
+                where=str(point),
                 fix="see the agent's log",
             )  # fmt: skip
         time.sleep(0.02)

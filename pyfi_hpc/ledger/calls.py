@@ -6,6 +6,7 @@ that has no outcome is PENDING, or RUNNING where the broker's live view says so.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from struct import unpack_from
@@ -386,6 +387,7 @@ def _count_outcome(row: Row, final: Row) -> None:
     if final["started"]:
         first = min(started for started in _doubles(final["started"]) if started >= 0)
         row["started"] = first if row["started"] is None else min(row["started"], first)
+    row["busy_s"] = row.get("busy_s", 0.0) + sum(array("f", bytes(final["durations"])))
     row["ended"] = max(row["ended"] or 0.0, final["settled_at"])
 
 

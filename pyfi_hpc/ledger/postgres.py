@@ -25,7 +25,7 @@ from pyfi_hpc.ledger.connection import (
     unavailable,
 )
 from pyfi_hpc.ledger.copy import STATEMENTS, Group, pack
-from pyfi_hpc.ledger.fence import CLASS, Claim
+from pyfi_hpc.ledger.fence import CLASS, HOLD_WAIT_S, Claim
 from pyfi_hpc.ledger.reading import OutcomePage
 from pyfi_hpc.ledger.tables import PARTITION_JOBS
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
@@ -187,10 +187,9 @@ class PostgresLedger:
         assert self._unknown is None or self._unknown[1] == seq, "a commit of unknown outcome was left behind"
         connection = connect(self._url, self._commit_s)
         try:
-            with Watchdog(connection).patience(self._patience * self._commit_s):
+            with Watchdog(connection).patience(self._patience * self._commit_s + 2 * HOLD_WAIT_S):
                 committed = self._claim.take(connection, self._unknown)
         except psycopg2.Error as error:
-            self._claim.sessions.add(connection.get_backend_pid())
             problem = self._explain(error, connection)
             connection.close()
             raise problem from error
@@ -214,7 +213,6 @@ class PostgresLedger:
                     return StaleEpoch(f"another broker has taken over: {name}", where=shown(self._url))
         if self._unknown is not None:
             # whether the COMMIT arrived is not known: only the takeover can tell
-            self._claim.sessions.add(self._writer.get_backend_pid())
             self._writer.close()
             self._writer = None
             return unavailable(error, self._url)

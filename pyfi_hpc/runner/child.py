@@ -1,7 +1,7 @@
 """The runner: calls one module's functions in the user's own environment, one task after the other.
 
 Started by a rank as ``ENV/bin/python -I -X faulthandler child.py`` with two pipes. Stands on the ground: the
-standard library, msgspec, and ``payload.py`` beside it. A frame is a little-endian length of 4 bytes and a
+standard library, msgspec, and the files beside it. A frame is a little-endian length of 4 bytes and a
 msgpack list::
 
     child -> rank   ready pid version utc | broken error
@@ -21,7 +21,6 @@ import ctypes
 import fcntl
 import gc
 import importlib
-import importlib.util
 import io
 import os
 import resource
@@ -32,7 +31,6 @@ import sys
 import types
 from collections import deque
 from operator import attrgetter
-from pathlib import Path
 from time import perf_counter, time
 from typing import Any
 
@@ -88,7 +86,8 @@ class Runner:
     """Takes runs from the inbox and answers each of their tasks."""
 
     def __init__(
-        self, code: types.ModuleType, payload: Any, tasks: Any, inbox: _Inbox, outbox: _Outbox, output_max: int,
+        self, code: types.ModuleType, payload: Any, tasks: Any, inbox: _Inbox, outbox: _Outbox,
+        output_max: int,
         result_max: int,
     ) -> None:  # fmt: skip
         self._code, self._payload, self._inbox, self._outbox = code, payload, inbox, outbox
@@ -189,7 +188,7 @@ class _Inbox:
         self._buffer = bytearray()
 
     def frames(self, block: bool) -> list[Any]:
-        """The frames that are there, or with ``block`` at least one; the last is None when the rank is gone."""
+        """The frames that are there, with ``block`` at least one; the last is None when the rank is gone."""
         found: list[Any] = []
         while self._poll.poll(None if block and not found else 0):
             data = os.read(self._fd, 1 << 20)
@@ -325,13 +324,11 @@ def _task_module() -> Any:
 
 
 def _load_payload() -> Any:
-    file = Path(__file__).with_name("payload.py")
-    spec = importlib.util.spec_from_file_location("_pyfi_payload", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["_pyfi_payload"] = module
-    spec.loader.exec_module(module)
-    return module
+    """The files beside this one as a package of a private name: ours is not installed in this environment."""
+    package = types.ModuleType("_pyfi_runner")
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    sys.modules[package.__name__] = package
+    return importlib.import_module("_pyfi_runner.payload")
 
 
 _decode = msgspec.msgpack.Decoder().decode

@@ -1,7 +1,9 @@
-"""A rank's machine with real runner processes: functions that end badly harm their own task and nothing else."""
+"""A rank's machine with real runner processes: functions that end badly harm their own task and
+nothing else."""
 
 from __future__ import annotations
 
+import os
 import select
 import struct
 import sys
@@ -18,18 +20,19 @@ from pyfi_hpc.core.rank import AGENT, RankMachine
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.limits import Limits
-from pyfi_hpc.model.messages import Bundle, Done, RankReady
+from pyfi_hpc.model.messages import Bundle, Done, Kill, RankReady, Stop
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.runner.payload import Failure, decode_error, decode_value, encode_call
 
-FUNCTIONS = '''
+FUNCTIONS = """
 import ctypes, os, signal, subprocess, sys, time
 import pyfi_task
 
 def add(a, b=1): return a + b
 def nap(s): time.sleep(s); return s
 def who(): return os.getpid()
-def token(): return (str(pyfi_task.current()), os.environ["PYFI_TASK"], os.environ["PYFI_ATTEMPT"], os.environ["PYFI_GRANT"])
+def env(name): return os.environ.get(name)
+def token(): return str(pyfi_task.current()), env("PYFI_TASK"), env("PYFI_ATTEMPT"), env("PYFI_GRANT")
 def threads(): return os.environ["OMP_NUM_THREADS"], os.environ.get("PMI_RANK"), os.environ.get("PYFI_LEDGER")
 def where(): return os.getcwd()
 def leave(code): print("bye", flush=True); os._exit(code)
@@ -60,7 +63,8 @@ def flood(n):
     print("head"); sys.stdout.flush()
     for _ in range(n): os.write(1, block)
     print("tail")
-def speak(): print("h\\u00e9llo \\udc80"); sys.stdout.buffer.write(b"\\xff\\n"); sys.stdout.flush(); print("err", file=sys.stderr); os.system("echo sub")
+def speak(): print("h\\u00e9llo \\udc80"); sys.stdout.buffer.write(b"\\xff\\n"); spoken()
+def spoken(): sys.stdout.flush(); print("err", file=sys.stderr); os.system("echo sub")
 def lambdas(): return [1, {"f": lambda: 0}]
 def big(n): return b"x" * n
 def twice(v): return [v, v]
@@ -70,7 +74,7 @@ def odd(): raise Odd()
 def bad(): raise ValueError("wrong", 3)
 def deep(): return deep()
 def interrupt(): raise KeyboardInterrupt
-'''
+"""
 
 
 class Rig:
@@ -102,14 +106,18 @@ class Rig:
     def tell(self, message: Any) -> None:
         self.turn([Received(peer=AGENT, role="agent", user="", message=message)])
 
-    def run(self, function: str, *calls: Any, module: str = "functions", limit: float = 0.0, **more: Any) -> int:
+    def run(
+        self, function: str, *calls: Any, module: str = "functions", limit: float = 0.0, **more: Any
+    ) -> int:
         """Send one bundle with one task for each tuple of arguments; returns its number."""
         payloads = [encode_call(c if isinstance(c, tuple) else (c,)) for c in calls]
         self.bundles += 1
         values = {
-            "bundle": self.bundles, "grant": 77, "batch": 5, "job": 9, "first": 20, "lo": 10, "count": len(calls),
+            "bundle": self.bundles, "grant": 77, "batch": 5, "job": 9, "first": 20, "lo": 10,
+            "count": len(calls),
             "attempt": 2, "python": sys.executable, "workdir": str(self.folder / "work"), "module": module,
-            "function": function, "time_limit_s": limit, "offsets": offsets(payloads), "payload": b"".join(payloads),
+            "function": function, "time_limit_s": limit, "offsets": offsets(payloads),
+            "payload": b"".join(payloads),
         }  # fmt: skip
         self.tell(Bundle(**{**values, **more}))
         return self.bundles
@@ -126,7 +134,9 @@ class Rig:
         """Wait for all outcomes of a bundle."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            found = [task for m in self.sent if isinstance(m, Done) and m.bundle == bundle for task in unpack(m)]
+            found = [
+                task for m in self.sent if isinstance(m, Done) and m.bundle == bundle for task in unpack(m)
+            ]
             assert [t.offset for t in found] == list(range(10, 10 + len(found))), "in order, none twice"
             if bundle not in [w.bundle.bundle for w in self.machine._work]:
                 return found
@@ -139,7 +149,9 @@ class Rig:
 
 
 class Task:
-    def __init__(self, offset: int, cause: Cause, payload: bytes, started: float, duration: float, outputs: Any) -> None:
+    def __init__(
+        self, offset: int, cause: Cause, payload: bytes, started: float, duration: float, outputs: Any
+    ) -> None:
         self.offset, self.cause, self.payload = offset, cause, payload
         self.started, self.duration = started, duration
         self.out, self.err = outputs
@@ -194,7 +206,8 @@ def test_calls_return(rig: Rig) -> None:
 
 
 def test_functions_know_their_task_and_place(rig: Rig) -> None:
-    """The token is given to user code; one thread; no MPI, no ledger's URL; a private folder that goes away."""
+    """The token is given to user code; one thread; no MPI, no ledger's URL; a private folder that
+    goes away."""
     os.environ.update(PMI_RANK="0", PYFI_LEDGER="secret")
     try:
         assert rig.one("threads").value == ("1", None, None)
@@ -224,7 +237,8 @@ def test_a_dying_runner_costs_one_task(rig: Rig, function: str, args: Any, how: 
 
 
 def test_a_death_inside_a_bundle_costs_one_task(rig: Rig) -> None:
-    """Five tasks of one bundle, the third exits: the others run, in a fresh runner from there, not charged."""
+    """Five tasks of one bundle, the third exits: the others run, in a fresh runner from there, not
+    charged."""
     payloads = [(0, 7), (1, 7), ("os._exit", 7), (3, 7), (4, 7)]
     (rig.folder / "work" / "one.py").write_text(
         "import os\ndef f(i, c):\n    os._exit(c) if i == 'os._exit' else None\n    return i, os.getpid()\n"
@@ -237,11 +251,13 @@ def test_a_death_inside_a_bundle_costs_one_task(rig: Rig) -> None:
 
 
 def test_raising_functions_do_not_end_the_runner(rig: Rig) -> None:
-    """sys.exit, KeyboardInterrupt, endless recursion, exceptions that cannot be pickled: all in one process."""
+    """sys.exit, KeyboardInterrupt, endless recursion, exceptions that cannot be pickled: all in
+    one process."""
     pid = rig.one("who").value
     for function, args, name in (
         ("quit", (3,), "SystemExit"), ("interrupt", (), "KeyboardInterrupt"), ("deep", (), "RecursionError"),
-        ("odd", (), "Odd"), ("bad", (), "ValueError"), ("missing", (), "AttributeError"), ("add", (), "TypeError"),
+        ("odd", (), "Odd"), ("bad", (), "ValueError"), ("missing", (), "AttributeError"),
+        ("add", (), "TypeError"),
     ):  # fmt: skip
         task = rig.one(function, *args)
         assert (task.cause, task.failure.type_name) == (Cause.ERROR, name)
@@ -303,7 +319,8 @@ def test_what_a_task_leaves_behind_ends_with_its_runner(rig: Rig) -> None:
 
 @pytest.mark.parametrize("function", ["nap60", "stubborn", "hold_gil"])
 def test_time_limit(rig: Rig, function: str) -> None:
-    """A function that sleeps, one that ignores SIGTERM, one that holds the GIL: TIME_LIMIT; the next ones run."""
+    """A function that sleeps, one that ignores SIGTERM, one that holds the GIL: TIME_LIMIT; the
+    next ones run."""
     rig.one("add", 1)
     call = ("nap", (60,)) if function == "nap60" else (function, ())
     n = rig.run(call[0], call[1], limit=0.3)
@@ -317,7 +334,8 @@ def test_time_limit(rig: Rig, function: str) -> None:
 
 
 def test_time_limit_is_per_task_and_importing_is_free(rig: Rig) -> None:
-    """Tasks of 0.15 s under a limit of 0.3 s all pass though together they take longer; so does a slow import."""
+    """Tasks of 0.15 s under a limit of 0.3 s all pass though together they take longer; so does a
+    slow import."""
     (rig.folder / "work" / "slow.py").write_text("import time; time.sleep(0.5)\nnap = time.sleep\n")
     tasks = rig.results(rig.run("nap", *[0.15] * 4, module="slow", limit=0.3))
     assert [t.cause for t in tasks] == [Cause.NONE] * 4
@@ -377,7 +395,8 @@ BROKEN = [
 
 @pytest.mark.parametrize(("module", "text", "name", "message"), BROKEN)
 def test_modules_that_cannot_be_imported(rig: Rig, module: str, text: str, name: str, message: str) -> None:
-    """Missing, raising, exiting, endless, wrong: ENVIRONMENT with the reason for each task; others still run."""
+    """Missing, raising, exiting, endless, wrong: ENVIRONMENT with the reason for each task; others
+    still run."""
     if text:
         (rig.folder / "work" / f"{module}.py").write_text(text)
     tasks = rig.results(rig.run("f", 1, 2, module=module))
@@ -405,7 +424,8 @@ def test_many_environments_keep_few_runners(rig: Rig) -> None:
 
 
 def test_kill_running_and_waiting_tasks(rig: Rig) -> None:
-    """Four naps: the running one is ended, one behind it is skipped, the others run; a waiting bundle goes whole."""
+    """Four naps: the running one is ended, one behind it is skipped, the others run; a waiting
+    bundle goes whole."""
     rig.one("add", 1)
     n = rig.run("nap", 60, 0.01, 0.01, 0.01)
     whole = rig.run("nap", 60, 60)

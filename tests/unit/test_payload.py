@@ -7,9 +7,10 @@ import enum
 import math
 import pathlib
 import pickle
+import struct
 import subprocess
 import sys
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from msgspec.msgpack import Ext, encode
 
+from pyfi_hpc.runner import arrays
 from pyfi_hpc.runner import payload as p
+
+FOLDER = str(Path(p.__file__).parent)
+#: as child.py does it
+LOAD = (
+    "import importlib, sys, types; box = types.ModuleType('box'); box.__path__ = [sys.argv[1]]\n"
+    "sys.modules['box'] = box; payload = importlib.import_module('box.payload')\n"
+)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -58,7 +68,7 @@ def sendable(dtype: np.dtype[Any]) -> bool:
     return not dtype.hasobject and dtype.itemsize > 0
 
 
-zones = st.none() | st.just(timezone.utc) | st.just(ZoneInfo("Europe/Zurich")) | st.builds(
+zones = st.none() | st.just(UTC) | st.just(ZoneInfo("Europe/Zurich")) | st.builds(
     timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23)), st.text(max_size=5)
 )  # fmt: skip
 hashables = st.recursive(
@@ -99,14 +109,18 @@ def test_calls_come_back(args: list[Any], kwargs: dict[str, Any]) -> None:
 
 
 SAMPLES = [
-    2**64, -(2**63) - 1, 10**5000, "\udc80 lone", {"\udc80": 2**70}, [1, 2**80], {(1, 2): {3}}, {frozenset({1}): ()},
-    np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(10)[::3], np.arange(24).reshape(2, 3, 4)[:, ::2],
-    np.zeros((0, 4)), np.array(5), np.array("2024-01-01", "M8[ns]"), np.array([1, 2], ">i4"), np.array(["ab", "c"]),
+    2**64, -(2**63) - 1, 10**5000, "\udc80 lone", {"\udc80": 2**70}, [1, 2**80], {(1, 2): {3}},
+    {frozenset({1}): ()},
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(10)[::3], np.arange(24).reshape(2, 3, 4)[:,
+    ::2],
+    np.zeros((0, 4)), np.array(5), np.array("2024-01-01", "M8[ns]"), np.array([1, 2], ">i4"),
+    np.array(["ab", "c"]),
     np.zeros(3, np.dtype([("a", "i1"), ("b", "f8", (2, 2)), ("c", [("d", "S3")])], align=True)),
-    np.float32(1.5), np.bool_(True), np.str_("a\0"), np.bytes_(b"a\0"), np.str_(""), np.datetime64("2024-01-01"),
+    np.float32(1.5), np.bool_(True), np.str_("a\0"), np.bytes_(b"a\0"), np.str_(""),
+    np.datetime64("2024-01-01"),
     np.zeros(1, [("a", "i4"), ("b", "f8")])[0], np.longdouble(1) / 3, bytearray(b"x"), Path("/tmp/x"),
     pathlib.PureWindowsPath("c:\\x"), datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo("Europe/Zurich"), fold=1),
-    datetime.max, time(1, 2, 3, 4, tzinfo=timezone.utc), timedelta(-1, 5, 7), date.min, Decimal("sNaN12"),
+    datetime.max, time(1, 2, 3, 4, tzinfo=UTC), timedelta(-1, 5, 7), date.min, Decimal("sNaN12"),
     Decimal("-0.00"), -0.0, math.inf, complex(-0.0, math.nan), UUID(int=7), [[[]]], {}, set(), (), ((),),
 ]  # fmt: skip
 
@@ -142,9 +156,9 @@ def deep(n: int) -> Any:
 
 REFUSED = [
     (([1, {"x": [object()]}],), {}, "argument 0[1]['x'][0]: a value of type object"),
-    ((1,), {"opts": {"a": {Colour.RED}}}, "keyword 'opts'['a']{...}: a value of type tests.unit.test_payload.Colour"),
+    ((1,), {"opts": {"a": {Colour.RED}}}, "keyword 'opts'['a']{...}: a value of type HERE.Colour"),
     ((1, 2, {"x": (1, print)}), {}, "argument 2['x'][1]: a value of type builtin_function_or_method"),
-    ((MyDict(),), {}, "argument 0: a value of type tests.unit.test_payload.MyDict"),
+    ((MyDict(),), {}, "argument 0: a value of type HERE.MyDict"),
     ((collections.OrderedDict(),), {}, "argument 0: a value of type collections.OrderedDict"),
     (({Colour.RED: 1},), {}, "argument 0 key <Colour.RED: 1>: a value of type"),
     ((np.array([object()]),), {}, "argument 0: a numpy array of dtype object holds Python objects"),
@@ -159,7 +173,7 @@ def test_refusals_name_the_path(args: Any, kwargs: Any, text: str) -> None:
     """What cannot come back as itself is refused, and the text tells where it sits."""
     with pytest.raises(p.NotSendable) as caught:
         p.encode_call(args, kwargs)
-    assert text.replace("tests.unit.test_payload", __name__) in str(caught.value)
+    assert text.replace("HERE", __name__) in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
@@ -178,7 +192,8 @@ def find(obj: Any) -> int | None:
 
 
 def test_references_are_spliced_at_any_depth() -> None:
-    """Futures in lists, tuples, dict values and keywords become the inputs; a slot used twice is one object."""
+    """Futures in lists, tuples, dict values and keywords become the inputs; a slot used twice is
+    one object."""
     data = p.encode_call((Later(0), [(1, Later(1))]), {"k": {"a": Later(1)}, "t": {(1, 2): Later(0)}}, find)
     args, kwargs = p.decode_call(data, [p.encode_value((1, 2)), p.encode_value([3])])
     assert args == [(1, 2), [(1, [3])]]
@@ -229,31 +244,36 @@ def bomb() -> bytes:
 
 def test_hostile_headers_cost_no_memory() -> None:
     """Huge claims in headers are checked against the bytes that are there; run under a memory limit."""
-    array = p._encode(p.Ext(p._ARRAY, p._U32.pack(8) + p._encode(["<f8", [2**40], "C"])[:8]))
-    for bad in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01", array, b"\x91" * 10**6):
+    array = header("<f8", [2**40], b"")
+    for bad in (
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xc9\xff\xff\xff\xff\x01",
+        array,
+        b"\x91" * 10**6,
+    ):
         with pytest.raises(ValueError):
             p.decode_value(bad)
     code = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import payload, pathlib\n"
+        LOAD + "import resource\n"
         "data = sys.stdin.buffer.read()\n"
         "try: payload.decode_value(data)\n"
         "except ValueError as e: print('refused', e)\n"
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 300_000\n"
     )
-    folder = str(Path(p.__file__).parent)
-    done = subprocess.run([sys.executable, "-c", code, folder], input=bomb(), capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, FOLDER], input=bomb(), capture_output=True, timeout=60)
     assert done.stdout.startswith(b"refused"), done.stderr
 
 
 def header(spec: Any, shape: Any, raw: bytes) -> bytes:
-    head = p._encode([spec, shape, "C"])
-    return p._encode(p.Ext(p._ARRAY, p._U32.pack(len(head)) + head + raw))
+    head = encode([spec, shape, "C"])
+    return encode(Ext(arrays.ARRAY, struct.pack("<I", len(head)) + head + raw))
 
 
 @pytest.mark.parametrize(
     ("spec", "shape"),
-    [("O", [1]), ("|O", [1]), ("<f8", [-1]), ("<f8", [2]), ("T", [1]), ("V0", [2**60]), ("f8,O", [1]), (7, [1]),
+    [("O", [1]), ("|O", [1]), ("<f8", [-1]), ("<f8", [2]), ("T", [1]), ("V0", [2**60]), ("f8,O", [1]), (7,
+    [1]),
      ([["a"], ["<f8"], [4], 8, False], [1]), (["O", [1]], [1]), ("<f8", "x"), ("<f8", [2**62, 0, 2**62])],
 )  # fmt: skip
 def test_hostile_arrays_are_refused(spec: Any, shape: Any) -> None:
@@ -296,7 +316,13 @@ def test_builtin_exceptions_come_back_as_themselves(error: Exception) -> None:
 
 def test_other_exceptions_travel_as_text() -> None:
     """User types, SystemExit and args that cannot be sent are not rebuilt, and nothing raises."""
-    for error in (Odd(1, 2), SystemExit(3), ValueError(object()), KeyboardInterrupt(), ValueError("x" * 10**6)):
+    for error in (
+        Odd(1, 2),
+        SystemExit(3),
+        ValueError(object()),
+        KeyboardInterrupt(),
+        ValueError("x" * 10**6),
+    ):
         failure = p.decode_error(p.encode_error(raised(error)))
         assert failure.type_name == type(error).__qualname__
         assert len(failure.message) < 40_000
@@ -304,10 +330,10 @@ def test_other_exceptions_travel_as_text() -> None:
     assert p.decode_error(p.encode_error(raised(ValueError("\udc80")))).message == "\\udc80"
 
 
-def test_the_file_stands_alone() -> None:
-    """Loaded by its path in an isolated interpreter it imports nothing of ours and no numpy."""
-    code = "import sys, runpy; runpy.run_path(sys.argv[1]); print([m for m in sys.modules if 'pyfi_hpc.' in m or m == 'numpy'])"
+def test_the_files_stand_alone() -> None:
+    """Loaded by their path in an isolated interpreter they import nothing of ours and no numpy."""
+    code = LOAD + "print([m for m in sys.modules if m.startswith('pyfi_hpc') or m == 'numpy'])"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, p.__file__], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-I", "-c", code, FOLDER], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
