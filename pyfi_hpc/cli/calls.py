@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pyfi_hpc.cli import graph as drawing
-from pyfi_hpc.cli.context import Context, pass_context, reads
+from pyfi_hpc.cli.context import Context, lists, pass_context, reads
 from pyfi_hpc.cli.output import Column, bold, fancy, print_json, record, rows
 
 _CALLS = (
@@ -28,7 +28,7 @@ _ATTEMPTS = (
 @click.option("--state", default="", help="Only these: PENDING, RUNNING, COMPLETED, FAILED ... or PD, R, CD, F ...")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0)
-@reads
+@lists
 @pass_context
 def calls(context: Context, job: str | None, **body: Any) -> None:
     """List calls (tasks), the newest first."""
@@ -170,7 +170,7 @@ def _value(data: bytes | None) -> Any:
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:.3f}" if value >= 0.1 else f"{value:.6f}"
 
 
 def _short(error: dict[str, str] | None) -> str:

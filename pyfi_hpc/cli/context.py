@@ -73,18 +73,23 @@ pass_context = click.make_pass_decorator(Context, ensure=True)
 
 
 def reads(command: F) -> F:
-    """Options of every command that reads: ``--json`` and ``--noheader``."""
+    """The option of every command that reads: ``--json``."""
+    return _switch(command, "--json", "json", True, "Print one JSON object.")
 
-    def take(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+
+def lists(command: F) -> F:
+    """Options of every command that prints a table."""
+    return reads(_switch(command, "--noheader", "header", False, "No line of column names."))
+
+
+def _switch(command: F, flag: str, name: str, meaning: bool, text: str) -> F:
+    """A flag that is known also where another option is wrong: the error is told in JSON too."""
+
+    def take(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
-            setattr(ctx.ensure_object(Context), str(option.name), value if option.name == "json" else False)
+            setattr(ctx.ensure_object(Context), name, meaning)
 
-    for name, text in (("header", "No line of column names."), ("json", "Print one JSON object.")):
-        flag = "--noheader" if name == "header" else "--json"
-        command = click.option(
-            flag, name, is_flag=True, is_eager=True, expose_value=False, callback=take, help=text
-        )(command)
-    return command
+    return click.option(flag, f"_{name}", is_flag=True, is_eager=True, expose_value=False, callback=take, help=text)(command)
 
 
 def read_ini(file: Path) -> dict[str, Any]:

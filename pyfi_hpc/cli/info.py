@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pyfi_hpc.cli.context import Context, pass_context, reads
+from pyfi_hpc.cli.context import Context, lists, pass_context
 from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows
 
 _NODES = (
@@ -19,7 +19,7 @@ _SETTINGS = (Column("SETTING", "name"), Column("VALUE"), Column("ORIGIN"))
 
 @click.command()
 @click.option("--settings", "only_settings", is_flag=True, help="Show each setting, its value and where it came from.")
-@reads
+@lists
 @pass_context
 def info(context: Context, only_settings: bool) -> None:
     """Show the instance: broker, ledger, nodes and ranks, counts of objects and tasks."""

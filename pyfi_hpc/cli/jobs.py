@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pyfi_hpc.cli import parse
-from pyfi_hpc.cli.context import Context, pass_context, reads
+from pyfi_hpc.cli.context import Context, lists, pass_context, reads
 from pyfi_hpc.cli.failure import TOO_LATE
 from pyfi_hpc.cli.follow import Follower, Tally
 from pyfi_hpc.cli.output import Column, duration, print_json, rows
@@ -30,7 +30,7 @@ _PAGE = 1000
 @click.option("-j", "--jobs", "ids", metavar="IDS", help="Only these: 17, last, 1-10, 1,3,5-8.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0)
-@reads
+@lists
 @pass_context
 def queue(context: Context, unfinished: bool, ids: str | None, limit: int, offset: int) -> None:
     """Show jobs, the newest last: what waits and why, what runs, what has ended."""

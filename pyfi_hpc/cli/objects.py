@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pyfi_hpc.cli.context import Context, reads
+from pyfi_hpc.cli.context import Context, lists, reads
 from pyfi_hpc.cli.kinds import KINDS, SAME, Flag, Kind, plural
 from pyfi_hpc.cli.output import Column, print_json, record, rows
 
@@ -92,7 +92,7 @@ def _lists(name: str, kind: Kind) -> click.Command:
             click.Option(["--filter", "filters"], multiple=True, metavar="FIELD=VALUE", help="Only those with this value."),
         ],
     )  # fmt: skip
-    return reads(found)
+    return lists(found)
 
 
 _LONG = frozenset({"repository", "description", "note", "text", "environment"})
