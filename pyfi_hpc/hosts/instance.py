@@ -15,17 +15,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
+from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
 from pyfi_hpc.errors import BrokerHeld, PyfiError, SiteError
+from pyfi_hpc.hosts import allocation
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings, private_folder
 
 _READY_S = 60.0
 _END_S = 8.0
+#: allocations whose agents were told to end have so long before scancel, seconds
+_ALLOCATION_END_S = 10.0
 
 Progress = Callable[[str, str, float], None]
 
@@ -86,6 +90,53 @@ def start_agent(settings: Settings, ranks: int | None) -> Part:
     begun = time.monotonic()
     _spawn(settings, "agent", ["--ranks", str(ranks)] if ranks else [], ())
     return Part("agent", socket.gethostname(), time.monotonic() - begun)
+
+
+def start_allocation(
+    settings: Settings, request: AllocationRequest, tell: Callable[[Part], None] = lambda part: None
+) -> Submitted:
+    """Ask Slurm for an allocation whose agents join this instance; start its ledger and broker where needed.
+
+    Parameters
+    ----------
+    request : AllocationRequest
+        ``home``, ``python`` and ``instance`` are filled in: those of this process.
+    tell : callable
+        Is told each part that was started here.
+
+    Raises
+    ------
+    UsageError, SettingsError
+        A request that cannot be; a broker that listens where nodes cannot reach it.
+    SlurmRefused, SlurmBusy, SlurmMissing
+        With Slurm's own words; what was started here is stopped again.
+    BrokerHeld
+        A broker in the allocation is wanted, and one runs.
+
+    Notes
+    -----
+    With ``broker="job"`` nothing is started here: broker and ledger begin with the allocation.
+    """
+    request = replace(
+        request, home=settings.home, instance=settings.instance, python=request.python or sys.executable
+    )
+    render_sbatch(request)  # what is wrong in it is told before anything is started
+    started = False
+    if request.broker == "here":
+        if find(settings, "broker") is None:
+            settings = allocation.reachable(settings)
+            started = True
+    try:
+        if started:
+            tell(start_ledger(settings))
+            tell(start_broker(settings))
+        elif request.broker == "here":
+            allocation.check_broker(settings)
+        return allocation.request(settings, request)
+    except BaseException:
+        if started:
+            stop(settings, lambda: None)
+        raise
 
 
 def wait_for_ranks(settings: Settings, ask_nodes: Callable[[], Any], wanted: int, limit_s: float) -> int:
@@ -157,7 +208,7 @@ def find(settings: Settings, name: str) -> Daemon | None:
 
 
 def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
-    """Stop everything of this instance on this machine; names of what was stopped.
+    """Stop everything of this instance: on this machine and in its allocations; names of what was stopped.
 
     Parameters
     ----------
@@ -165,14 +216,18 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
         Asks the broker to end the agents everywhere and then itself; may raise BrokerUnreachable.
     """
     stopped = []
-    if find(settings, "broker") is not None:
+    here = socket.gethostname()
+    if any(d.name == "broker" and (d.alive or d.host != here) for d in pidfile.daemons(settings)):
         try:
             shutdown()
         except (PyfiError, TimeoutError):
-            pass  # it hangs: ended below
+            pass  # it hangs, or ended with its node: what is left of it is ended below
     deadline = time.monotonic() + _END_S
+    stopped += [f"allocation {job}" for job in allocation.end(settings, _ALLOCATION_END_S)]
     for daemon in pidfile.daemons(settings):
-        if daemon.host != socket.gethostname():
+        if daemon.host != here:
+            if not allocation.noted(settings):  # what could have run there has ended
+                pidfile.forget(settings, daemon)
             continue
         if daemon.alive:
             stopped.append(daemon.name)
