@@ -31,7 +31,8 @@ _END_S = 8.0
 #: allocations whose agents were told to end have so long before scancel, seconds
 _ALLOCATION_END_S = 10.0
 
-Progress = Callable[[str, str, float], None]
+#: daemons that this process started: to be collected when they end, if it lives so long
+_children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +184,12 @@ def _spawn(settings: Settings, host: str, extra: list[str], keep: Sequence[int])
     ]  # fmt: skip
     environment = {**os.environ, **_as_environment(settings)}
     with open(settings.log_dir / f"{host}.out", "ab") as log:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=keep, start_new_session=True,
             env=environment, cwd="/",
         )  # fmt: skip
+    _children[:] = [old for old in _children if old.poll() is None] + [child]
+    return child
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:
@@ -222,8 +225,8 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
             shutdown()
         except (PyfiError, TimeoutError):
             pass  # it hangs, or ended with its node: what is left of it is ended below
-    deadline = time.monotonic() + _END_S
     stopped += [f"allocation {job}" for job in allocation.end(settings, _ALLOCATION_END_S)]
+    deadline = time.monotonic() + _END_S
     for daemon in pidfile.daemons(settings):
         if daemon.host != here:
             if not allocation.noted(settings):  # what could have run there has ended
@@ -233,6 +236,7 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
             stopped.append(daemon.name)
             _end(daemon, deadline)
         pidfile.forget(settings, daemon)
+    _children[:] = [child for child in _children if child.poll() is None]
     if not settings.ledger and embedded.status(settings) is not None:
         embedded.stop(settings)
         stopped.append("ledger")
