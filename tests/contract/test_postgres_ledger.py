@@ -13,6 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_fixture import administer
 from proxy import Proxy
+from records import admitted, closed, failed, opened, settled
+
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError, StaleEpoch
 from pyfi_hpc.ledger import schema, tables
 from pyfi_hpc.ledger.calls import QUERIES as REPORTS
@@ -21,7 +23,6 @@ from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.queries import text_of
 from pyfi_hpc.model.states import Cause, TaskState
-from records import admitted, closed, failed, opened, settled
 
 
 @pytest.fixture
@@ -43,21 +44,26 @@ def batches_of(url: str) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["request", "reply", "mute"])
-@pytest.mark.parametrize("statement", [b"BEGIN", b"COPY job", b"COPY task_batch", b"COMMIT"])
+@pytest.mark.parametrize(
+    ("statement", "jobs"),
+    [(b"BEGIN", 1), (b"BEGIN", 9), (b"COPY job", 9), (b"COPY task_batch", 9), (b"COMMIT", 1), (b"COMMIT", 9)],
+)
 def test_a_commit_of_unknown_outcome_is_looked_up(
-    proxy: Proxy, ledger: PostgresLedger, ledger_url: str, statement: bytes, how: str
+    proxy: Proxy, ledger: PostgresLedger, ledger_url: str, statement: bytes, jobs: int, how: str
 ) -> None:
-    """Cut or silence the connection at each statement of a commit: the records are there once, and it goes on."""
+    """Cut or silence the connection at each statement of a commit, small (one message) or large (by COPY): the
+    records are there once, and it goes on."""
     ledger.take_over("here")
     ledger.commit([opened(1), admitted(1, 1)], 1)
     proxy.arm(statement, how)
     started = time.monotonic()
-    ledger.commit([opened(2), admitted(2, 2)], 2)
+    group = [record for n in range(2, 2 + jobs) for record in (opened(n), admitted(n, n))]
+    ledger.commit(group, 2)
     assert proxy.fired
     assert time.monotonic() - started < 8
     assert ledger.epoch == 2
-    ledger.commit([opened(3), admitted(3, 3)], 3)
-    assert batches_of(ledger_url) == [1, 2, 3]
+    ledger.commit([opened(50), admitted(50, 50)], 3)
+    assert batches_of(ledger_url) == [1, *range(2, 2 + jobs), 50]
 
 
 def test_a_commit_is_tried_again_until_the_server_is_back(
