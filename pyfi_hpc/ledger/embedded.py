@@ -441,6 +441,25 @@ def _write_lease(place: _Place, pid: int) -> None:
     os.replace(new, place.lease)
 
 
+def lease_host(settings: Settings) -> str:
+    """The host whose Postgres holds the instance's ledger; empty: none does."""
+    lease = _read_lease(_place(settings))
+    return str(lease["host"]) if lease else ""
+
+
+def void_lease(settings: Settings, host: str) -> None:
+    """Take away the lease of a host on which nothing of this ledger runs any more; the caller must know that.
+
+    A ``postmaster.pid`` of that host goes with it: its number means nothing here.
+    """
+    place = _place(settings)
+    with _alone(place):
+        lease = _read_lease(place)
+        if lease and lease["host"] == host:
+            (place.data / "postmaster.pid").unlink(missing_ok=True)
+            place.lease.unlink(missing_ok=True)
+
+
 def _refuse_other_host(place: _Place) -> None:
     lease = _read_lease(place)
     if lease and lease["host"] != socket.gethostname():

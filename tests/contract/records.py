@@ -38,7 +38,8 @@ def settled(
 ) -> OutcomeSettled:  # fmt: skip
     parts = [f"result {batch}.{lo + i}".encode() for i in range(count)]
     return OutcomeSettled(
-        BatchId(batch), JobId(job), lo, count, 2, Epoch(epoch), GrantId(99), NodeName("n1"), 5, bytes([state]) * count,
+        BatchId(batch), JobId(job), lo, count, 2, Epoch(epoch), GrantId(99), NodeName("n1"), 5,
+        bytes([state]) * count,
         b"".join(msgspec_double(100.25 + i) for i in range(count)), b"\0\0\0\x3f" * count, offsets_of(parts),
         b"".join(parts), outputs, 2000.75,
     )  # fmt: skip

@@ -111,7 +111,7 @@ def test_recovery_reads_whole_unfinished_jobs_only(kind: Kind) -> None:
 
 
 def test_closed_batches_stay_closed_whatever_their_order(kind: Kind) -> None:
-    """Close 60 batches in a scattered order over several commits and takeovers: only the open ones are read."""
+    """Close 60 batches in a scattered order over several commits: only the open ones are read."""
     ledger = kind.make()
     ledger.take_over("here")
     ledger.commit([r for n in range(1, 61) for r in (opened(n), admitted(n, n))], 1)
@@ -138,7 +138,7 @@ def test_the_same_key_is_one_job(ledger: PostgresLedger) -> None:
 
 
 def test_a_key_is_opened_once(ledger: PostgresLedger) -> None:
-    """Opening a key twice is a bug upstream: it is refused, nothing of the group stays, and the ledger goes on."""
+    """Opening a key twice is a bug upstream: nothing of the group stays, and the ledger goes on."""
     ledger.take_over("here")
     ledger.commit([opened(1, b"k" * 16), admitted(1, 1)], 1)
     for again in (
@@ -269,7 +269,7 @@ def test_a_fenced_broker_cannot_commit(kind: Kind) -> None:
 
 
 def test_a_broker_that_lost_its_session_goes_on_by_itself(kind: Kind) -> None:
-    """Nobody else took over: the next commit is made under a new epoch, and what was committed is there once."""
+    """Nobody else took over: the next commit has a new epoch, and what was committed is there once."""
     ledger = kind.make()
     ledger.take_over("here")
     ledger.commit([opened(1), admitted(1, 1)], 1)
