@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 import msgspec
 
 from pyfi_hpc.core.graph import edges_of
@@ -17,6 +19,8 @@ from pyfi_hpc.model.states import FIRST_FINAL, OnFailure, TaskState
 
 #: asked of a client while the ledger is down or the broker is full, seconds
 _RETRY_AFTER_S = 0.5
+#: names are compared with an unknown one while there are no more, which takes some ms
+_COMPARED_MAX = 1000
 
 
 def submit(s: State, peer: Peer, user: str, message: Submit, now: float, out: Effects) -> None:
@@ -191,8 +195,11 @@ def _edge_problem(s: State, user: str, message: Submit, job: Job | None) -> str:
 
 
 def _similar(s: State, name: str) -> str:
+    """How to go on: sockets of the same function, or of a name like this one."""
     function = name.rpartition(".")[2].rpartition(":")[2]
     near = sorted(known for known in s.sockets if known.rpartition(".")[2] == function)
+    if not near and len(s.sockets) <= _COMPARED_MAX:
+        near = get_close_matches(name, s.sockets, 3)
     if near:
         return "did you mean " + ", ".join(near[:5]) + "?"
     return "deploy its code with `pyfi deploy PATH`; `pyfi ls sockets` lists what there is"

@@ -259,7 +259,7 @@ class Broker:
         """Tell an agent to drop what it holds and nobody wants."""
         for entry in held:
             grant = self.state.nodes.grants.get(GrantId(entry.grant))
-            if grant is None:
+            if grant is None or grant.node is not node or (grant.lo, grant.count) != (entry.lo, entry.count):
                 out.send(node.peer, m.Cancel(0, entry.grant, entry.lo, -1))
             else:
                 for at in range(entry.count):
