@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 import slurm_cluster
+from ledger_fixture import ledger_server, ledger_url, new_ledger  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")

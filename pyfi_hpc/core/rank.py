@@ -3,7 +3,7 @@
 One core, so one runner is active at a time; bundles run in the order of their arrival. A bundle is written
 to a runner as a *run*; what a dying runner leaves of it goes to the next one as a new run. The first task
 without an outcome of the oldest run is its *head*: the one that runs, and the one that a death or a time
-limit is charged to. Outcomes of a bundle are reported in order.
+limit is charged to. Outcomes of a bundle are reported in order, except that what is handed back is told at once.
 
     runner   starting --ready--> ready --signal or stop--> ending --RunnerExited--> gone
 """
@@ -230,7 +230,7 @@ class RankMachine:
                 case "done":
                     _, run, index, cause, started, duration, result, stdout, stderr = frame
                     work = self._head(runner, run, index)
-                    self._done.add(work.bundle, work.next, cause, started, duration, result, stdout, stderr)
+                    self._report(work, cause, started, duration, result, stdout, stderr)
                     self._utc_offset = started + duration - now
                     self._settled(runner, work)
                     moved = True
@@ -267,7 +267,7 @@ class RankMachine:
         for work in [w for w in self._work if w.key == key and not w.run]:
             while not work.finished:
                 cause = work.killed.get(work.next, Cause.ENVIRONMENT)
-                self._done.add(work.bundle, work.next, cause, 0.0, 0.0, error, stdout, stderr)
+                self._report(work, cause, 0.0, 0.0, error, stdout, stderr)
                 work.next += 1
                 stdout = stderr = b""
             self._work.remove(work)
@@ -301,8 +301,8 @@ class RankMachine:
             target, at, cause = runner.target
             if (target, at) != (work, position):
                 return  # the signal came after its task had ended: this one runs again
-        self._done.add(
-            work.bundle, position, cause, runner.head_since + self._utc_offset, now - runner.head_since,
+        self._report(
+            work, cause, runner.head_since + self._utc_offset, now - runner.head_since,
             death_error(cause, self._death_text(cause, work.bundle, event), event.stderr), event.stdout,
             event.stderr,
         )  # fmt: skip
@@ -357,6 +357,8 @@ class RankMachine:
             return
         work.killed.update(dict.fromkeys(fresh, cause))
         runner = next((r for r in self._runners.values() if work in r.runs), None)
+        if cause is Cause.RELEASED:
+            self._hand_back(work, fresh, runner is not None and runner.runs[0] is work)
         if runner is None:
             self._report_leading_killed(work)
             return
@@ -365,6 +367,21 @@ class RankMachine:
         if is_head and cause is not Cause.RELEASED and not runner.ending:
             runner.target = (work, work.next, cause)
             self._signal(runner, now, out)
+
+    def _hand_back(self, work: Work, positions: list[int], running: bool) -> None:
+        """Tell at once, ahead of what runs: another rank is idle. Should one start all the same, it is not told."""
+        for i in positions:
+            if i not in work.told and not (running and i == work.next):
+                work.told.add(i)
+                self._done.add(work.bundle, i, Cause.RELEASED, 0.0, 0.0, b"")
+
+    def _report(
+        self, work: Work, cause: int, started: float, duration: float, result: bytes, stdout: bytes | None = None,
+        stderr: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """How the head ended."""
+        if work.next not in work.told:
+            self._done.add(work.bundle, work.next, cause, started, duration, result, stdout, stderr)
 
     def _report_leading_killed(self, work: Work) -> None:
         while not work.finished and work.next in work.killed:
@@ -378,7 +395,7 @@ class RankMachine:
         error = b""
         if cause is not Cause.RELEASED:
             error = death_error(cause, f"{work.bundle.function} was ended before it started: {cause.name}")
-        self._done.add(work.bundle, work.next, cause, 0.0, 0.0, error)
+        self._report(work, cause, 0.0, 0.0, error)
 
     def _stop(self, drain: bool, now: float, out: Effects) -> None:
         if not drain:

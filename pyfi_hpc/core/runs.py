@@ -19,6 +19,8 @@ class Work:
     bundle: Bundle
     #: tasks that are not to run, or not to go on, by position in the bundle
     killed: dict[int, Cause] = field(default_factory=dict)
+    #: tasks that were handed back already, by position; what becomes of them here is not reported
+    told: set[int] = field(default_factory=set)
     #: the first task without an outcome, as position in the bundle
     next: int = 0
     #: the run that it is written as; 0: not written

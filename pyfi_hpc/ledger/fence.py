@@ -71,8 +71,11 @@ class Claim:
             Another broker has taken over since.
         """
         with connection.cursor() as cursor:
-            self._hold(cursor)
+            if self.epoch:
+                self._check_still_ours(cursor)
+            # before: the lock may be given and the answer lost
             self.sessions.add(connection.get_backend_pid())
+            self._hold(cursor)
             self._lock_fence(cursor)
             try:
                 if self.epoch:

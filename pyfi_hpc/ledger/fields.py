@@ -1,4 +1,4 @@
-"""Values that people give for fields of objects: converted to the column's type, or refused with the reason."""
+"""Values that people give for fields: converted to the column's type, or refused with the reason."""
 
 from __future__ import annotations
 

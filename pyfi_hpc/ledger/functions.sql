@@ -9,7 +9,8 @@ CREATE OR REPLACE FUNCTION ledger_begin(
 DECLARE
     v_epoch bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(p_class, p_shard);
+    -- the fence of a shard is its odd lock, see fence.py
+    PERFORM pg_advisory_xact_lock_shared(p_class, 2 * p_shard + 1);
     SELECT epoch INTO v_epoch FROM ledger_epoch WHERE shard = p_shard;
     IF v_epoch IS DISTINCT FROM p_epoch THEN
         RAISE EXCEPTION 'epoch % is over, the ledger is at %', p_epoch, v_epoch USING ERRCODE = 'PF001';

@@ -7,7 +7,6 @@ import os
 import select
 import struct
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
