@@ -35,8 +35,10 @@ T = TypeVar("T")
 
 #: bytes a second below which a disk counts as mute, so that a big group is not cut off while it is written
 _SLOWEST_BYTES_S = 4 << 20
-#: rows of closed_range after which they are merged in passing, about 30 ms
-_CLOSED_ROWS_MAX = 20_000
+#: commits, or rows of closed_range, after which old ones go in passing, about 30 ms
+_TIDY_ROWS = 20_000
+#: commits that are kept for readers
+_COMMITS_KEPT = 1_000_000
 _NO_TABLES = ("42P01", "42883")  # undefined_table, undefined_function
 
 
@@ -150,9 +152,7 @@ class PostgresLedger:
                 for table in group.parts:
                     # bytes, not text: psycopg2 prints a chain of errors when the server ends the session
                     cursor.copy_expert(STATEMENTS[table], io.BytesIO(group.buffer(table)), size=1 << 20)
-                if self._closed_rows > _CLOSED_ROWS_MAX:
-                    cursor.execute("SELECT ledger_merge_closed()")
-                    self._closed_rows = one(cursor)[0]
+                self._tidy(cursor, seq)
                 cursor.execute("COMMIT")
         except psycopg2.Error:
             self._patience = min(16.0, 2 * self._patience) if dog.fired else self._patience
@@ -161,6 +161,16 @@ class PostgresLedger:
         self._patience = 1.0
         self._closed_rows += len(group.closed)
         self._partitions |= made
+
+    def _tidy(self, cursor: Cursor, seq: int) -> None:
+        """Keep the two tables small that get rows with every commit."""
+        assert self._claim is not None
+        if self._closed_rows > _TIDY_ROWS:
+            cursor.execute("SELECT ledger_merge_closed()")
+            self._closed_rows = one(cursor)[0]
+        if seq % _TIDY_ROWS == 0:
+            old = {"shard": self._shard, "epoch": self._claim.epoch, "seq": seq - _COMMITS_KEPT}
+            cursor.execute(QUERIES["forget_old_commits"], old)
 
     def _begin_values(self, group: Group, seq: int) -> dict[str, Any]:
         assert self._claim is not None

@@ -106,7 +106,13 @@ def ls(
     where = [getattr(model, name) == value for name, value in _columns(session, kind, filters or {}).items()]
     order = model.name if issubclass(model, Named) else sa.desc(model.id)
     total = session.scalar(sa.select(sa.func.count()).select_from(model).where(*where))
-    page = sa.select(model).where(*where).order_by(order).limit(min(limit, ROWS_MAX)).offset(offset)
+    page = (
+        sa.select(model)
+        .where(*where)
+        .order_by(order)
+        .limit(max(0, min(limit, ROWS_MAX)))
+        .offset(max(0, offset))
+    )
     return {"rows": shown(session, kind, list(session.scalars(page))), "total": total}
 
 
