@@ -68,9 +68,7 @@ def main() -> None:
         ledger = PostgresLedger(url)
         filler = Filler(ledger.take_over("perf").epoch)
         baseline(ledger)
-        print(
-            f"{'jobs':>6} {'tasks each':>10} {'settled':>8} {'p50 ms':>9} {'p99 ms':>9} {'tasks/s':>10} {'MB/s':>7}"
-        )
+        print(f"{'jobs':>6} {'tasks each':>10} {'settled':>8} {'p50 ms':>9} {'p99 ms':>9} {'tasks/s':>10} {'MB/s':>7}")
         for jobs, tasks, settle, runs in (
             (1, 1, False, 500), (1, 1, True, 500), (10, 1, True, 200), (100, 1, True, 60), (1000, 1, True, 12),
             (1, 1000, True, 60), (10, 1000, True, 30), (100, 1000, True, 8),
@@ -103,8 +101,10 @@ def baseline(ledger: PostgresLedger) -> None:
     print(f"round trip            {timed(lambda: cursor.execute('SELECT 1'), 300) * 1e6:8.0f} us")
 
     def tiny() -> None:
-        cursor.execute("BEGIN; INSERT INTO ledger_commit (shard, epoch, seq, jobs, batches, outcomes, attempts, closed)"
-                       " SELECT 9, 0, coalesce(max(seq), 0) + 1, 0, 0, 0, 0, 0 FROM ledger_commit WHERE shard = 9")  # fmt: skip
+        cursor.execute(
+            "BEGIN; INSERT INTO ledger_commit (shard, epoch, seq, jobs, batches, outcomes, attempts, closed) "
+            "SELECT 9, 0, coalesce(max(seq), 0) + 1, 0, 0, 0, 0, 0 FROM ledger_commit WHERE shard = 9"
+        )
         cursor.execute("COMMIT")
 
     print(f"transaction, one row  {timed(tiny, 300) * 1e6:8.0f} us")

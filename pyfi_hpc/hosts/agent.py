@@ -17,9 +17,9 @@ from pyfi_hpc.adapters import node, pidfile
 from pyfi_hpc.adapters import slurm as slurm_adapter
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
+from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.adapters.router import RouterPort, harden
 from pyfi_hpc.adapters.signals import SignalPort
-from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.core.agent import Agent
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.hosts import daemon

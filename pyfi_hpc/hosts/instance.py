@@ -103,7 +103,7 @@ def wait_for_ranks(settings: Settings, ask_nodes: Callable[[], Any], wanted: int
     """
     deadline = time.monotonic() + limit_s
     while True:
-        joined = sum(node["ranks"] for node in ask_nodes())
+        joined: int = sum(node["ranks"] for node in ask_nodes())
         if joined >= wanted:
             return joined
         if time.monotonic() > deadline:

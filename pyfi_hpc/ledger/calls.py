@@ -147,9 +147,7 @@ def output(connection: sa.Connection, job: int, index: int) -> Row:
             out, err = _cut_output(row["outputs"], offset)
             stdout, stderr = stdout + out, stderr + err
         state = TaskState(final[0]["states"][offset - final[0]["lo"]]).name
-        attempts.append(
-            {"attempt": final[0]["attempt"], "outcome": state, "stdout": stdout, "stderr": stderr}
-        )
+        attempts.append({"attempt": final[0]["attempt"], "outcome": state, "stdout": stdout, "stderr": stderr})
     last = attempts[-1] if attempts else {"stdout": b"", "stderr": b""}
     return {
         "id": task_name(job, index), "final": bool(final), "stdout": last["stdout"], "stderr": last["stderr"],

@@ -178,9 +178,7 @@ def remove(settings: Settings) -> None:
     """Delete the instance's ledger with everything in it; it must be stopped."""
     place = _place(settings)
     if _postmaster(place) is not None:
-        raise SettingsError(
-            "the ledger's Postgres runs", where=str(place.data), fix="stop it first: `pyfi down`"
-        )
+        raise SettingsError("the ledger's Postgres runs", where=str(place.data), fix="stop it first: `pyfi down`")
     shutil.rmtree(place.base, ignore_errors=True)
 
 
@@ -199,9 +197,7 @@ def connect_url(settings: Settings) -> str:
         place = _place(settings)
         holder = _read_lease(place)
         where = f"{place.data}, last on {holder['host']}" if holder else str(place.data)
-        raise LedgerUnavailable(
-            "the instance's Postgres does not run", where=where, fix="start it: `pyfi up`"
-        )
+        raise LedgerUnavailable("the instance's Postgres does not run", where=where, fix="start it: `pyfi up`")
     return found.url
 
 
@@ -417,9 +413,7 @@ def _failed(place: _Place, what: str, said: int = 0) -> LedgerUnavailable:
     with suppress(OSError):
         lines = place.log.read_bytes()[said:].decode(errors="replace").splitlines()
         what += "".join(f"\n    {line}" for line in lines[-4:])
-    return LedgerUnavailable(
-        what, where=str(place.log), fix="its log says why; `pyfi doctor` checks disk and memory"
-    )
+    return LedgerUnavailable(what, where=str(place.log), fix="its log says why; `pyfi doctor` checks disk and memory")
 
 
 # --- the lease: Postgres itself guards a folder on one host only --------------------------------------
@@ -435,9 +429,7 @@ def _read_lease(place: _Place) -> dict[str, Any] | None:
 
 def _write_lease(place: _Place, pid: int) -> None:
     new = place.lease.with_suffix(".new")
-    new.write_text(
-        json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "since": time.time()})
-    )
+    new.write_text(json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "since": time.time()}))
     os.replace(new, place.lease)
 
 

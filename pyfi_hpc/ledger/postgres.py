@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import psycopg2
 
 from pyfi_hpc.errors import SettingsError, StaleEpoch
-from pyfi_hpc.ledger import reading
+from pyfi_hpc.ledger import reading, small
 from pyfi_hpc.ledger.connection import (
     QUERIES,
     Connection,
@@ -69,6 +69,8 @@ class PostgresLedger:
         self._claim: Claim | None = None
         self._writer: Connection | None = None
         self._reader: Connection | None = None
+        #: the connection on which the statements of small groups are prepared
+        self._prepared: Connection | None = None
         self._reading = threading.Lock()
         #: the commit that was sent and not yet known to have ended
         self._unknown: tuple[Epoch, int] | None = None
@@ -112,7 +114,7 @@ class PostgresLedger:
             if self._writer is None and self._take_again(seq):
                 return
             try:
-                self._write(pack(records, self._claim.epoch), seq)
+                self._write(records, seq)
                 return
             except psycopg2.Error as error:
                 problem = self._after(error)
@@ -139,21 +141,21 @@ class PostgresLedger:
 
     # --- commits ------------------------------------------------------------------------------------
 
-    def _write(self, group: Group, seq: int) -> None:
+    def _write(self, records: Sequence[Record], seq: int) -> None:
         assert self._writer is not None
         assert self._claim is not None
         self._unknown = (self._claim.epoch, seq)
+        is_small = not self._tidy_due(seq) and small.is_small(records)
+        group = small.outline(records) if is_small else pack(records, self._claim.epoch)
         seconds = self._patience * self._commit_s + group.payload_bytes / _SLOWEST_BYTES_S
         dog = Watchdog(self._writer)
+        made: set[int] = set()
         try:
             with self._writer.cursor() as cursor, dog.patience(seconds):
-                cursor.execute(QUERIES["begin"], self._begin_values(group, seq))
-                made = self._add_partitions(cursor, group.job_max)
-                for table in group.parts:
-                    # bytes, not text: psycopg2 prints a chain of errors when the server ends the session
-                    cursor.copy_expert(STATEMENTS[table], io.BytesIO(group.buffer(table)), size=1 << 20)
-                self._tidy(cursor, seq)
-                cursor.execute("COMMIT")
+                if is_small:
+                    made = self._write_small(cursor, records, group, seq)
+                else:
+                    made = self._write_group(cursor, group, seq)
         except psycopg2.Error:
             self._patience = min(16.0, 2 * self._patience) if dog.fired else self._patience
             raise
@@ -162,15 +164,40 @@ class PostgresLedger:
         self._closed_rows += len(group.closed)
         self._partitions |= made
 
+    def _write_small(self, cursor: Cursor, records: Sequence[Record], group: Group, seq: int) -> set[int]:
+        """All in one message; returns the partitions that were made before it."""
+        assert self._claim is not None
+        if self._prepared is not self._writer:
+            cursor.execute(small.PREPARE)
+            self._prepared = self._writer
+        made = self._add_partitions(cursor, group.job_max)
+        begin = cursor.mogrify(QUERIES["begin"], self._begin_values(group, seq))
+        rows = small.statements(cursor, records, self._claim.epoch)
+        cursor.execute(begin.strip().rstrip(b";") + b";" + rows + b"COMMIT")
+        return made
+
+    def _write_group(self, cursor: Cursor, group: Group, seq: int) -> set[int]:
+        """A COPY per table; returns the partitions that were made."""
+        cursor.execute(QUERIES["begin"], self._begin_values(group, seq))
+        made = self._add_partitions(cursor, group.job_max)
+        for table in group.parts:
+            # bytes, not text: psycopg2 prints a chain of errors when the server ends the session
+            cursor.copy_expert(STATEMENTS[table], io.BytesIO(group.buffer(table)), size=1 << 20)
+        if self._tidy_due(seq):
+            self._tidy(cursor, seq)
+        cursor.execute("COMMIT")
+        return made
+
+    def _tidy_due(self, seq: int) -> bool:
+        return self._closed_rows > _TIDY_ROWS or seq % _TIDY_ROWS == 0
+
     def _tidy(self, cursor: Cursor, seq: int) -> None:
         """Keep the two tables small that get rows with every commit."""
         assert self._claim is not None
-        if self._closed_rows > _TIDY_ROWS:
-            cursor.execute("SELECT ledger_merge_closed()")
-            self._closed_rows = one(cursor)[0]
-        if seq % _TIDY_ROWS == 0:
-            old = {"shard": self._shard, "epoch": self._claim.epoch, "seq": seq - _COMMITS_KEPT}
-            cursor.execute(QUERIES["forget_old_commits"], old)
+        cursor.execute("SELECT ledger_merge_closed()")
+        self._closed_rows = one(cursor)[0]
+        old = {"shard": self._shard, "epoch": self._claim.epoch, "seq": seq - _COMMITS_KEPT}
+        cursor.execute(QUERIES["forget_old_commits"], old)
 
     def _begin_values(self, group: Group, seq: int) -> dict[str, Any]:
         assert self._claim is not None

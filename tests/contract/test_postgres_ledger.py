@@ -45,21 +45,25 @@ def batches_of(url: str) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["request", "reply", "mute"])
-@pytest.mark.parametrize("statement", [b"BEGIN", b"COPY job", b"COPY task_batch", b"COMMIT"])
+@pytest.mark.parametrize(
+    ("statement", "jobs"),
+    [(b"BEGIN", 1), (b"BEGIN", 9), (b"COPY job", 9), (b"COPY task_batch", 9), (b"COMMIT", 1), (b"COMMIT", 9)],
+)
 def test_a_commit_of_unknown_outcome_is_looked_up(
-    proxy: Proxy, ledger: PostgresLedger, ledger_url: str, statement: bytes, how: str
+    proxy: Proxy, ledger: PostgresLedger, ledger_url: str, statement: bytes, jobs: int, how: str
 ) -> None:
-    """Cut or silence the connection at each statement of a commit: the records are there once."""
+    """Cut or silence the connection at each statement of a commit, one message or COPY: all is there once."""
     ledger.take_over("here")
     ledger.commit([opened(1), admitted(1, 1)], 1)
     proxy.arm(statement, how)
     started = time.monotonic()
-    ledger.commit([opened(2), admitted(2, 2)], 2)
+    group = [record for n in range(2, 2 + jobs) for record in (opened(n), admitted(n, n))]
+    ledger.commit(group, 2)
     assert proxy.fired
     assert time.monotonic() - started < 8
     assert ledger.epoch == 2
-    ledger.commit([opened(3), admitted(3, 3)], 3)
-    assert batches_of(ledger_url) == [1, 2, 3]
+    ledger.commit([opened(50), admitted(50, 50)], 3)
+    assert batches_of(ledger_url) == [1, *range(2, 2 + jobs), 50]
 
 
 def test_a_commit_is_tried_again_until_the_server_is_back(
@@ -79,9 +83,7 @@ def test_a_commit_is_tried_again_until_the_server_is_back(
     assert ledger.epoch == 2
 
 
-def test_a_broker_replaced_while_it_was_away_is_stale(
-    proxy: Proxy, ledger: PostgresLedger, ledger_url: str
-) -> None:
+def test_a_broker_replaced_while_it_was_away_is_stale(proxy: Proxy, ledger: PostgresLedger, ledger_url: str) -> None:
     """While the first broker cannot reach the server another takes over: the first must end, not go on."""
     ledger.take_over("first")
     proxy.arm(b"COMMIT", "request")

@@ -1,0 +1,42 @@
+"""What commands there are: a table, so that ``pyfi --help`` imports none of them.
+
+Each command lives in a module of this folder under an attribute; the help text stands here, and a test keeps it
+equal to the command's own.
+"""
+
+from __future__ import annotations
+
+#: section -> command -> (module, attribute, short help)
+SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "The instance": {
+        "up": ("up", "up", "Start the instance here, or ask Slurm for an allocation."),
+        "down": ("down", "down", "Stop the instance: ranks, agent, broker, ledger."),
+        "info": ("info", "info", "Show the instance: broker, ledger, nodes, counts."),
+        "doctor": ("doctor", "doctor", "Check what this machine has and lacks."),
+    },
+    "Work": {
+        "deploy": ("deploy", "deploy", "Make functions of a git repository callable."),
+        "task": ("task", "task", "Run one function; show or cancel a task."),
+        "map": ("map", "map_command", "Run a function for each of many inputs, as one job."),
+        "queue": ("jobs", "queue", "Show jobs: what waits, runs and has ended."),
+        "wait": ("jobs", "wait", "Wait until jobs have ended."),
+        "cancel": ("jobs", "cancel", "End jobs or single tasks."),
+        "logs": ("jobs", "logs", "Print what a task wrote."),
+    },
+    "Objects": {
+        "add": ("add", "add", "Add an object to the ledger."),
+        "ls": ("listing", "ls", "List objects, calls and jobs."),
+        "update": ("update", "update", "Change fields of an object."),
+        "delete": ("objects", "delete", "Delete objects."),
+        "proc": ("proc", "proc", "Start, stop, pause or resume processors."),
+        "scheduler": ("scheduler", "scheduler", "Say which nodes a scheduler fills."),
+    },
+    "Operation": {
+        "agent": ("agent", "agent", "Run the agent of this node alone."),
+        "broker": ("broker", "broker", "Run the broker alone."),
+        "db": ("db", "db", "The ledger's tables: upgrade, dump."),
+        "completion": ("completion", "completion", "Print the completion script of a shell."),
+    },
+}
+
+COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}

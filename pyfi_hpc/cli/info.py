@@ -1,0 +1,77 @@
+"""``pyfi info``: the instance at a glance, and its settings with their origin."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from pyfi_hpc.cli.context import Context, lists, pass_context
+from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows
+
+_NODES = (
+    Column("NODE", "name"), Column("ALLOCATION"), Column("CORES", right=True), Column("RANKS", right=True),
+    Column("RUNNING", right=True), Column("LOAD", right=True), Column("STATE", "state"),
+)  # fmt: skip
+_SETTINGS = (Column("SETTING", "name"), Column("VALUE"), Column("ORIGIN"))
+
+
+@click.command()
+@click.option("--settings", "only_settings", is_flag=True, help="Show each setting, its value and where it came from.")
+@lists
+@pass_context
+def info(context: Context, only_settings: bool) -> None:
+    """Show the instance: broker, ledger, nodes and ranks, counts of objects and tasks."""
+    if only_settings:
+        rows(context, "settings", _SETTINGS, list(_settings(context)))
+        return
+    answer = context.ask("info")
+    if context.json:
+        print_json({"instance": context.settings.instance, "address": context.session.address, **answer})
+        return
+    broker, ledger = answer["broker"], answer["ledger"]
+    record(context, "instance", {
+        "instance": f"{context.settings.instance}   (state {context.settings.instance_dir})",
+        "broker": f"{context.session.address}, CURVE on, pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
+        "ledger": f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" + _trouble(broker),
+        "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()),
+        "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
+                 f"{broker['counts']['settled']} settled since the broker's start",
+        "clients": broker["clients"],
+    })  # fmt: skip
+    if fancy():
+        click.echo()
+    for node in broker["nodes"]:
+        node["state"] = "draining" if node["draining"] else "up"
+    rows(context, "nodes", _NODES, broker["nodes"])
+
+
+def _settings(context: Context) -> Any:
+    for field in fields(context.settings):
+        if field.name != "origin":
+            value = getattr(context.settings, field.name)
+            yield {"name": field.name, "value": _hidden(field.name, value), "origin": context.settings.origin.get(field.name, "default")}
+
+
+def _hidden(name: str, value: Any) -> Any:
+    """The ledger's URL may hold a password."""
+    if name == "ledger" and "@" in str(value):
+        scheme, _, rest = str(value).partition("://")
+        login, _, place = rest.rpartition("@")
+        return f"{scheme}://{login.partition(':')[0]}:***@{place}" if ":" in login else value
+    return list(value) if isinstance(value, tuple) else value if isinstance(value, float) else str(value)
+
+
+def _trouble(broker: dict[str, Any]) -> str:
+    if broker["ledger_down"]:
+        return f", DOWN: {broker['ledger_down']}"
+    return ", recovering" if broker["recovering"] else ""
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

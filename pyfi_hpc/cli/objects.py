@@ -1,0 +1,190 @@
+"""``add``, ``ls``, ``update``, ``delete`` for every kind of object: commands made from the table in ``kinds``."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from pyfi_hpc.cli.context import Context, lists, reads
+from pyfi_hpc.cli.kinds import KINDS, SAME, Flag, Kind, plural
+from pyfi_hpc.cli.output import Column, print_json, record, rows
+
+#: rows that one question brings
+_PAGE = 1000
+
+
+class KindGroup(click.Group):
+    """A group with a command for each kind; they are made when asked for."""
+
+    def __init__(self, *args: Any, make: Callable[[str], click.Command | None], names: list[str], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._make, self._names = make, names
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, *self._names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.commands.get(cmd_name) or self._make(cmd_name)
+
+
+def field_options(kind: Kind, *, for_update: bool) -> list[click.Option]:
+    """Options of a kind; nothing is required where only some fields change."""
+    found = [_option(flag, for_update) for flag in kind.flags]
+    found.append(click.Option(
+        ["--set", "assignments"], multiple=True, metavar="FIELD=VALUE", help="Any other field of the object.",
+    ))  # fmt: skip
+    return found
+
+
+def _option(flag: Flag, for_update: bool) -> click.Option:
+    what = {"is_flag": True, "default": None} if flag.kind is bool else {"type": flag.kind}
+    required = flag.required and not for_update
+    return click.Option([*flag.names, f"field_{flag.field}"], required=required, help=flag.help, **what)
+
+
+def values_of(given: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Fields that were given, by name."""
+    found = {name.removeprefix("field_"): value for name, value in given.items() if value is not None}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise click.UsageError(f"--set {text!r} is not FIELD=VALUE")
+        found[name.strip()] = value
+    return found
+
+
+def name_option(required: bool) -> click.Option:
+    return click.Option(["-n", "--name", "name"], required=required, help="Its name.")
+
+
+# --- ls -----------------------------------------------------------------------------------------------
+
+
+def _list_command(word: str) -> click.Command | None:
+    """``ls queues`` lists, ``ls queue -n NAME`` shows one."""
+    for name, kind in KINDS.items():
+        if word == plural(name):
+            return _lists(name, kind)
+        if word == name:
+            return _shows(name, kind)
+    one = SAME.get(word.removesuffix("s"))
+    return _list_command(plural(one) if word.endswith("s") else one) if one else None
+
+
+def _lists(name: str, kind: Kind) -> click.Command:
+    @click.pass_obj
+    def command(context: Context, pattern: str | None, limit: int, offset: int, filters: tuple[str, ...]) -> None:
+        wanted = values_of({}, filters)
+        answer = _matching(context, name, pattern, wanted, limit, offset)
+        shown_kind = KINDS["socket"] if name == "outlet" else kind
+        columns = [Column(field.upper(), field, cut=field in _LONG) for field in shown_kind.columns]
+        rows(context, plural(name), columns, answer["rows"], total=answer["total"])
+
+    found = click.Command(
+        plural(name), callback=command, help=f"List {plural(name)}: {kind.help}.", short_help=f"{kind.help}",
+        params=[
+            click.Argument(["pattern"], required=False, metavar="[NAME*]"),
+            click.Option(["--limit"], type=click.IntRange(1, _PAGE), default=100, show_default=True),
+            click.Option(["--offset"], type=click.IntRange(0), default=0),
+            click.Option(["--filter", "filters"], multiple=True, metavar="FIELD=VALUE", help="Only those with this value."),
+        ],
+    )  # fmt: skip
+    return lists(found)
+
+
+_LONG = frozenset({"repository", "description", "note", "text", "environment"})
+
+
+def _matching(
+    context: Context, kind: str, pattern: str | None, filters: dict[str, Any], limit: int, offset: int
+) -> dict[str, Any]:
+    """One page; the ledger does not know patterns, so with one all names are looked at here."""
+    body = {"kind": kind, "filters": filters}
+    if not pattern:
+        page: dict[str, Any] = context.ask("ls", {**body, "limit": limit, "offset": offset})
+        return page
+    found: list[dict[str, Any]] = []
+    at, total = 0, 1
+    while at < total:
+        page = context.ask("ls", {**body, "limit": _PAGE, "offset": at})
+        found += [row for row in page["rows"] if fnmatch.fnmatchcase(str(row.get("name", row["id"])), pattern)]
+        at, total = at + _PAGE, page["total"]
+    return {"rows": found[offset : offset + limit], "total": len(found)}
+
+
+def _shows(name: str, kind: Kind) -> click.Command:
+    @click.pass_obj
+    def command(context: Context, name_given: str | None, named: str | None) -> None:
+        wanted = name_given or named
+        if not wanted:
+            raise click.UsageError(f"which {name}? Give its name; `pyfi ls {plural(name)}` lists them")
+        show_object(context, name, wanted)
+
+    found = click.Command(
+        name, callback=command, help=f"Show one {name}: {kind.help}.", hidden=True,
+        params=[
+            click.Argument(["name_given"], required=False, metavar="NAME"),
+            click.Option(["-n", "--name", "--id", "named"], help="The same as the argument."),
+        ],
+    )  # fmt: skip
+    return reads(found)
+
+
+def show_object(context: Context, kind: str, name: str) -> None:
+    """One object with what belongs to it, and its latest events."""
+    found = context.ask("get", {"kind": kind, "name": name})
+    if context.json:
+        print_json({kind: found})
+        return
+    events = found.pop("events", [])
+    live = found.pop("live", [])
+    record(context, kind, found)
+    for node in live:
+        record(context, "live", {"live": f"{node['ranks']} ranks, {node['running']} running, load {node['load']:.2f}"})
+    for event in events[:5]:
+        record(context, "event", {"event": f"{event['name']} by {event['owner']} {event['note']}".strip()})
+
+
+ls = KindGroup(
+    "ls", make=_list_command, names=[plural(name) for name in KINDS],
+    help="List objects: `pyfi ls sockets`; show one: `pyfi ls socket NAME`. Jobs: `pyfi queue`.",
+)  # fmt: skip
+
+
+# --- delete -------------------------------------------------------------------------------------------
+
+
+def _delete_command(word: str) -> click.Command | None:
+    kind = next((name for name in KINDS if word in (name, plural(name))), None)
+    if kind is None or KINDS[kind].listed_only:
+        return None
+
+    @click.pass_obj
+    def command(context: Context, names: tuple[str, ...], named: tuple[str, ...]) -> None:
+        wanted = (*names, *named)
+        if not wanted:
+            raise click.UsageError(f"which {kind}? Give its name; `pyfi ls {plural(kind)}` lists them")
+        deleted = [context.ask("delete", {"kind": kind, "name": name}, reads=False) for name in wanted]
+        if context.json:
+            print_json({"deleted": deleted})
+        else:
+            for one in deleted:
+                click.echo(f"deleted {kind} {one.get('name', one['id'])}")
+
+    found = click.Command(
+        kind, callback=command, help=f"Delete {plural(kind)} and what belongs to them.", short_help=KINDS[kind].help,
+        params=[
+            click.Argument(["names"], nargs=-1, metavar="[NAME]..."),
+            click.Option(["-n", "--name", "--id", "named"], multiple=True, help="The same as the argument."),
+        ],
+    )  # fmt: skip
+    return reads(found)
+
+
+delete = KindGroup(
+    "delete", make=_delete_command, names=[name for name in KINDS if not KINDS[name].listed_only],
+    help="Delete objects by name; what happened stays in the ledger.",
+)  # fmt: skip

@@ -1,0 +1,15 @@
+"""A map whose calls have keyword arguments of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyfi_hpc.client.mapping import MapStream
+
+
+class CallStream(MapStream):
+    """As MapStream, but each call comes as ``(arguments, keyword arguments)``."""
+
+    def _add(self, args: tuple[Any, ...]) -> None:
+        positional, self._kwargs = args
+        super()._add(positional)
