@@ -280,7 +280,8 @@ def _flush(session: Session, kind: str, name: str) -> None:
             raise UsageError(
                 f"there is a {kind} named {name!r} already", fix=f"take another name, or `pyfi update {kind}`"
             ) from None
-        if isinstance(error.orig, psycopg2.errors.ForeignKeyViolation):
+        # 18 calls it a restrict violation, older ones a foreign key violation
+        if isinstance(error.orig, (psycopg2.errors.ForeignKeyViolation, psycopg2.errors.RestrictViolation)):
             detail = error.orig.diag.message_detail or ""
             raise Refused(f"the {kind} {name} is needed: {detail}", fix="delete what needs it first") from None
         raise UsageError(f"the {kind} {name} cannot be so: {error.orig}") from None
