@@ -11,26 +11,38 @@ from pyfi_hpc.cli.context import Context, lists, pass_context, reads
 from pyfi_hpc.cli.output import Column, bold, fancy, print_json, record, rows
 
 _CALLS = (
-    Column("ID"), Column("NAME", "socket", cut=True), Column("ST", "code"), Column("NODE"), Column("RANK", right=True),
-    Column("ATTEMPT", right=True), Column("STARTED"), Column("SECONDS", lambda row: _seconds(row["duration_s"]), right=True),
+    Column("ID"),
+    Column("NAME", "socket", cut=True),
+    Column("ST", "code"),
+    Column("NODE"),
+    Column("RANK", right=True),
+    Column("ATTEMPT", right=True),
+    Column("STARTED"),
+    Column("SECONDS", lambda row: _seconds(row["duration_s"]), right=True),
     Column("REASON", lambda row: f"({row['reason']})" if row["reason"] not in ("", "None") else "", cut=True),
-)  # fmt: skip
+)
 _ATTEMPTS = (
-    Column("ATTEMPT", right=True), Column("OUTCOME"), Column("NODE"), Column("RANK", right=True), Column("STARTED"),
+    Column("ATTEMPT", right=True),
+    Column("OUTCOME"),
+    Column("NODE"),
+    Column("RANK", right=True),
+    Column("STARTED"),
     Column("SECONDS", lambda row: _seconds(row["duration_s"]), right=True),
     Column("ERROR", lambda row: _short(row["error"]), cut=True),
-)  # fmt: skip
+)
 
 
 @click.command()
 @click.option("-u", "--unfinished", is_flag=True, help="Only what waits or runs.")
 @click.option("-j", "--job", metavar="JOB", help="Only tasks of this job: 17 or last.")
-@click.option("--state", default="", help="Only these: PENDING, RUNNING, COMPLETED, FAILED ... or PD, R, CD, F ...")
+@click.option(
+    "--state", default="", help="Only these: PENDING, RUNNING, COMPLETED, FAILED ... or PD, R, CD, F ..."
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0)
 @lists
 @pass_context
-def calls(context: Context, job: str | None, **body: Any) -> None:
+def calls(context: Context, /, job: str | None, **body: Any) -> None:
     """List calls (tasks), the newest first."""
     from pyfi_hpc.cli.jobs import resolve
 
@@ -42,7 +54,9 @@ def calls(context: Context, job: str | None, **body: Any) -> None:
 
 @click.command()
 @click.argument("call_id", required=False, metavar="ID")
-@click.option("--id", "named", metavar="ID", help="The same as the argument: J.i, or J for a whole job with -g.")
+@click.option(
+    "--id", "named", metavar="ID", help="The same as the argument: J.i, or J for a whole job with -g."
+)
 @click.option("-r", "--result", is_flag=True, help="Print its result alone.")
 @click.option("-g", "--graph", is_flag=True, help="Draw the calls that it is linked with.")
 @reads
@@ -126,10 +140,31 @@ def linked(context: Context, call_id: str) -> tuple[dict[str, Any], list[list[st
 
 
 _SHOWN = (
-    "id", "name", "socket", "state", "reason", "owner", "node", "rank", "attempt", "submitted", "started", "ended",
-    "duration_s", "repository", "commit", "module", "environment", "priority", "retries", "time_limit_s", "arguments",
-    "result", "parents", "children",
-)  # fmt: skip
+    "id",
+    "name",
+    "socket",
+    "state",
+    "reason",
+    "owner",
+    "node",
+    "rank",
+    "attempt",
+    "submitted",
+    "started",
+    "ended",
+    "duration_s",
+    "repository",
+    "commit",
+    "module",
+    "environment",
+    "priority",
+    "retries",
+    "time_limit_s",
+    "arguments",
+    "result",
+    "parents",
+    "children",
+)
 
 
 def _arguments(data: bytes | None) -> Any:

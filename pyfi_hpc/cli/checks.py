@@ -36,7 +36,11 @@ class Finding:
 def python(settings: Settings) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     text = f"python {version}, pyfi_hpc {__version__} ({sys.executable})"
-    yield Finding(OK if sys.version_info >= (3, 11) else FAIL, text, "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer")
+    yield Finding(
+        OK if sys.version_info >= (3, 11) else FAIL,
+        text,
+        "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer",
+    )
 
 
 def libzmq(settings: Settings) -> Iterator[Finding]:
@@ -44,7 +48,11 @@ def libzmq(settings: Settings) -> Iterator[Finding]:
 
     curve, version = zmq.has("curve"), zmq.zmq_version_info()
     text = f"libzmq {zmq.zmq_version()}, {'with' if curve else 'WITHOUT'} CURVE"
-    yield Finding(OK if curve and version >= _LIBZMQ_MIN else FAIL, text, "" if curve and version >= _LIBZMQ_MIN else "pip install --upgrade pyzmq")
+    yield Finding(
+        OK if curve and version >= _LIBZMQ_MIN else FAIL,
+        text,
+        "" if curve and version >= _LIBZMQ_MIN else "pip install --upgrade pyzmq",
+    )
 
 
 def ledger(settings: Settings) -> Iterator[Finding]:
@@ -72,7 +80,9 @@ def _server(settings: Settings) -> Finding:
         return Finding(OK, f"the ledger's Postgres answers, version {version}")
     except (PyfiError, sa.exc.SQLAlchemyError) as error:
         words = str(getattr(error, "what", getattr(error, "orig", error))).strip().split("\n")[0]
-        return Finding(FAIL, f"the ledger's Postgres does not answer: {words}", "look at PYFI_LEDGER and the server")
+        return Finding(
+            FAIL, f"the ledger's Postgres does not answer: {words}", "look at PYFI_LEDGER and the server"
+        )
 
 
 def mpi(settings: Settings) -> Iterator[Finding]:
@@ -82,21 +92,35 @@ def mpi(settings: Settings) -> Iterator[Finding]:
     try:
         mpiexec = launcher.find_mpiexec()
     except PyfiError as error:
-        yield Finding(WARN if slurm else FAIL, error.what + (": ranks only through Slurm" if slurm else ""), "pip install 'pyfi_hpc[mpi]'")
+        yield Finding(
+            WARN if slurm else FAIL,
+            error.what + (": ranks only through Slurm" if slurm else ""),
+            "pip install 'pyfi_hpc[mpi]'",
+        )
         return
-    script = "from mpi4py import MPI; print('size', MPI.COMM_WORLD.size, MPI.Get_library_version().split(chr(10))[0])"
+    script = "from mpi4py import MPI; print('size', MPI.COMM_WORLD.size, *MPI.get_vendor())"
     said = _say(launcher.step_command(mpiexec, 2, [sys.executable, "-c", script]))
-    if len(re.findall(r"^size 2 ", said, re.M)) == 2:
-        library = said.split("size 2 ", 1)[1].split("\n")[0].split(",")[0].replace(":", "").split()
-        yield Finding(OK, f"mpiexec starts 2 ranks of one world, {' '.join(library)} ({mpiexec})")
+    joined = re.findall(r"size 2 (.+) \((\d+), (\d+), (\d+)\)", said)
+    if len(joined) == 2:
+        yield Finding(
+            OK, f"mpiexec starts 2 ranks of one world, {joined[0][0]} {'.'.join(joined[0][1:])} ({mpiexec})"
+        )
     else:
         last = said.strip().splitlines()[-1:] or ["it said nothing"]
-        yield Finding(FAIL, f"{mpiexec} does not start 2 ranks of one world: {last[0][:200]}", "pip install 'pyfi_hpc[mpi]', or load your site's MPI")
+        yield Finding(
+            FAIL,
+            f"{mpiexec} does not start 2 ranks of one world: {last[0][:200]}",
+            "pip install 'pyfi_hpc[mpi]', or load your site's MPI",
+        )
 
 
 def programs_on_path(settings: Settings) -> Iterator[Finding]:
     git = _say(["git", "--version"]).strip()
-    yield Finding(OK, git) if git.startswith("git version") else Finding(FAIL, "git not found", "load your site's module, or install git")
+    yield (
+        Finding(OK, git)
+        if git.startswith("git version")
+        else Finding(FAIL, "git not found", "load your site's module, or install git")
+    )
     from pyfi_hpc.adapters.environment import find_uv
 
     uv = find_uv()
@@ -113,7 +137,9 @@ def slurm(settings: Settings) -> Iterator[Finding]:
         yield Finding(OK, "no Slurm here: ranks run on this machine only")
         return
     if missing:
-        yield Finding(FAIL, f"Slurm's commands are not complete: no {', '.join(missing)}", "load your site's module")
+        yield Finding(
+            FAIL, f"Slurm's commands are not complete: no {', '.join(missing)}", "load your site's module"
+        )
         return
     found = re.search(r"slurm \S+", _say(["sbatch", "--version"]))
     version = found[0] if found else "slurm"
@@ -121,7 +147,11 @@ def slurm(settings: Settings) -> Iterator[Finding]:
     if partitions and not any("error" in word for word in partitions):
         yield Finding(OK, f"{version}, partitions: {' '.join(partitions)}")
     else:
-        yield Finding(WARN, f"{version}, but its controller does not answer", "only `pyfi up --slurm` needs it; ask your site")
+        yield Finding(
+            WARN,
+            f"{version}, but its controller does not answer",
+            "only `pyfi up --slurm` needs it; ask your site",
+        )
 
 
 def munge(settings: Settings) -> Iterator[Finding]:
@@ -142,12 +172,18 @@ def folders(settings: Settings) -> Iterator[Finding]:
     else:
         info = home.stat()
         if info.st_uid != os.getuid() or info.st_mode & 0o077:
-            yield Finding(FAIL, f"{home} is open to others (mode {stat.S_IMODE(info.st_mode):04o}, uid {info.st_uid})", f"chmod 700 {home}")
+            yield Finding(
+                FAIL,
+                f"{home} is open to others (mode {stat.S_IMODE(info.st_mode):04o}, uid {info.st_uid})",
+                f"chmod 700 {home}",
+            )
         else:
             yield Finding(OK, f"{home} is private")
     yield from _disk(home)
     if not os.access(settings.scratch, os.W_OK):
-        yield Finding(FAIL, f"{settings.scratch} cannot be written", "set PYFI_SCRATCH to a folder on this machine")
+        yield Finding(
+            FAIL, f"{settings.scratch} cannot be written", "set PYFI_SCRATCH to a folder on this machine"
+        )
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
@@ -155,7 +191,11 @@ def _disk(folder: Path) -> Iterator[Finding]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     text = f"{free / 1e9:.0f} GB free below {folder}"
-    yield Finding(OK if free >= _DISK_BYTES_MIN else WARN, text, "" if free >= _DISK_BYTES_MIN else "the ledger and environments need room")
+    yield Finding(
+        OK if free >= _DISK_BYTES_MIN else WARN,
+        text,
+        "" if free >= _DISK_BYTES_MIN else "the ledger and environments need room",
+    )
 
 
 def access(settings: Settings) -> Iterator[Finding]:
@@ -166,7 +206,10 @@ def access(settings: Settings) -> Iterator[Finding]:
         return
     try:
         found = read_access(settings.access_file)
-        yield Finding(OK, f"instance {settings.instance!r}: its keys are private, its broker was last at {found.address}")
+        yield Finding(
+            OK,
+            f"instance {settings.instance!r}: its keys are private, its broker was last at {found.address}",
+        )
     except PyfiError as error:
         yield Finding(FAIL, f"{error.what} ({settings.access_file})", error.fix)
 
@@ -175,9 +218,15 @@ def _say(command: list[str]) -> str:
     """What a program says; nothing if it cannot be run or hangs."""
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            timeout=_PROGRAM_S, env=dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"),
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_PROGRAM_S,
+            env=dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"),
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout

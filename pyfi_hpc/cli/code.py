@@ -1,4 +1,4 @@
-"""Processors from the command line: their code is prepared as ``pyfi deploy`` does, sockets come by ``add socket``."""
+"""Processors by name: their code is prepared as ``pyfi deploy`` does, sockets come by ``add socket``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ def add_processor(context: Context, kind: str, values: dict[str, Any]) -> dict[s
     except NotFound:
         pass
     else:
-        raise UsageError(f"there is a processor named {name!r} already", where="add processor", fix="take another name, or `pyfi update processor`")
+        raise UsageError(
+            f"there is a processor named {name!r} already",
+            where="add processor",
+            fix="take another name, or `pyfi update processor`",
+        )
     host = values.pop("hostname", None)
     if host is not None:
         from pyfi_hpc.cli.add import node_named
@@ -46,10 +50,16 @@ def update_processor(context: Context, name: str, values: dict[str, Any]) -> dic
     before = _get(context, name)
     if _CODE & values.keys():
         known = context.ask("ls", {"kind": "socket", "filters": {"processor": name}, "limit": 1000})["rows"]
-        functions = [row["function"].removeprefix(f"{name}.") for row in known if row["name"] == row["function"]]
+        functions = [
+            row["function"].removeprefix(f"{name}.") for row in known if row["name"] == row["function"]
+        ]
         if values.get("task"):
             functions.append(values["task"])
-        code = {"repository": before["repository"], "module": before["module"], "branch": before["branch"] or None}
+        code = {
+            "repository": before["repository"],
+            "module": before["module"],
+            "branch": before["branch"] or None,
+        }
         _deploy(context, name, {**code, **values}, functions)
     _update_rest(context, name, values)
     return _get(context, name)
@@ -76,6 +86,8 @@ def _deploy(context: Context, name: str, values: dict[str, Any], functions: list
 
 
 def _update_rest(context: Context, name: str, values: dict[str, Any]) -> None:
-    rest = {field: value for field, value in values.items() if field not in _CODE - {"branch"} and field != "name"}
+    rest = {
+        field: value for field, value in values.items() if field not in _CODE - {"branch"} and field != "name"
+    }
     if rest:
         context.ask("update", {"kind": "processor", "name": name, "values": rest}, reads=False)

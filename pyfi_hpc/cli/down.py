@@ -18,19 +18,23 @@ _ANSWER_S = 8.0
 @reads
 @pass_context
 def down(context: Context) -> None:
-    """Stop the instance: ranks, agents, broker, ledger. Accepted tasks stay in the ledger and go on after `pyfi up`."""
+    """Stop the instance: ranks, agents, broker, ledger.
+
+    Accepted tasks stay in the ledger and go on after `pyfi up`.
+    """
+    from pyfi_hpc.adapters import pidfile
     from pyfi_hpc.errors import BrokerUnreachable
     from pyfi_hpc.hosts import instance
 
     begun = time.monotonic()
-    stopped = []
+    stopped = [daemon.name for daemon in pidfile.daemons(context.settings) if daemon.alive]
     if elsewhere := _broker_elsewhere(context):
         try:
             shutdown(context)
             stopped.append(f"broker on {elsewhere}")
         except BrokerUnreachable:
             click.echo(f"the broker on {elsewhere} does not answer", err=True)
-    stopped += instance.stop(context.settings, lambda: shutdown(context))
+    stopped = list(dict.fromkeys([*stopped, *instance.stop(context.settings, lambda: shutdown(context))]))
     if context.json:
         print_json({"instance": context.settings.instance, "stopped": stopped})
     elif stopped:

@@ -59,7 +59,9 @@ class Follower:
         states = {state.name: count for state in final if (count := feed.states.count(state))}
         return Tally(self._inbox.job, self._inbox.name, feed.count, feed.total, states)
 
-    def run(self, progress: Progress, timeout_s: float | None = None, more: Callable[[], bool] | None = None) -> Tally:
+    def run(
+        self, progress: Progress, timeout_s: float | None = None, more: Callable[[], bool] | None = None
+    ) -> Tally:
         """Until every task is final, or the time is over.
 
         Parameters
@@ -76,9 +78,8 @@ class Follower:
                 return self.tally()
             if more is not None and more():
                 continue
-            count = feed.count
             left = _LOOK_S if deadline is None else min(_LOOK_S, max(deadline - time.monotonic(), 0))
             try:
-                inbox.wait(lambda: feed.complete or inbox.has(self.next) or feed.count > count + 100, left, "the job's end")
+                inbox.wait(lambda: feed.complete or inbox.has(self.next), left, "the job's end")
             except TimeoutError:
                 pass

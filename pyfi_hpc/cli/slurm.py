@@ -31,12 +31,29 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--gpus-per-node",), {"type": click.IntRange(1)}),
     (("--mem",), {"default": "", "help": "Memory of each node."}),
     (("-o", "--output"), {"default": "", "help": "File of the job's output. Default pyfi-%j.out."}),
-    (("--sbatch",), {"multiple": True, "metavar": "OPTION", "help": "Any further sbatch option, such as --sbatch=--exclusive."}),
-    (("--module",), {"multiple": True, "metavar": "NAME", "help": "Environment module that the job loads first."}),
+    (
+        ("--sbatch",),
+        {
+            "multiple": True,
+            "metavar": "OPTION",
+            "help": "Any further sbatch option, such as --sbatch=--exclusive.",
+        },
+    ),
+    (
+        ("--module",),
+        {"multiple": True, "metavar": "NAME", "help": "Environment module that the job loads first."},
+    ),
     (("--mpi",), {"default": "", "help": "Slurm's MPI plugin: see srun --mpi=list. Default pmi2."}),
-    (("--broker",), {"type": click.Choice(["here", "job"]), "default": "here", "help": "Where the broker runs: on this machine, or in the allocation."}),
+    (
+        ("--broker",),
+        {
+            "type": click.Choice(["here", "job"]),
+            "default": "here",
+            "help": "Where the broker runs: on this machine, or in the allocation.",
+        },
+    ),
     (("--dry-run",), {"is_flag": True, "help": "Print the script and let Slurm check it; submit nothing."}),
-)  # fmt: skip
+)
 
 
 def slurm_options(command: F) -> F:
@@ -86,9 +103,14 @@ def request_of(context: Context, broker: str, **options: Any) -> Any:
     extra = [f"--{name}={value}" for name, value in (("gres", gres), ("mem", mem)) if value]
     given = {name: value for name, value in options.items() if value and name != "module"}
     return AllocationRequest(
-        instance=context.settings.instance, home=context.settings.home, python=sys.executable, broker=broker,
-        extra=(*extra, *sbatch), modules=tuple(options["module"]), **given,
-    )  # fmt: skip
+        instance=context.settings.instance,
+        home=context.settings.home,
+        python=sys.executable,
+        broker="job" if broker == "job" else "here",
+        extra=(*extra, *sbatch),
+        modules=tuple(options["module"]),
+        **given,
+    )
 
 
 def reachable_address() -> str:
@@ -111,7 +133,9 @@ def reachable_address() -> str:
         for address in addresses:
             if address.family == socket.AF_INET and not address.address.startswith("127."):
                 return address.address
-    raise SettingsError("this machine has no address that nodes could reach", fix="say --bind ADDR, or --broker=job")
+    raise SettingsError(
+        "this machine has no address that nodes could reach", fix="say --bind ADDR, or --broker=job"
+    )
 
 
 def _refuse_loopback(context: Context) -> None:
@@ -135,7 +159,9 @@ def _dry_run(context: Context, script: str, request: Any) -> None:
             click.echo(script, nl=False)
             raise
     if context.json:
-        print_json({"script": script, "slurm": words or missing, "command": shlex.join(["sbatch", "--test-only"])})
+        print_json(
+            {"script": script, "slurm": words or missing, "command": shlex.join(["sbatch", "--test-only"])}
+        )
         return
     click.echo(script, nl=False)
     click.echo(f"{words or missing}  Nothing submitted.", err=True)

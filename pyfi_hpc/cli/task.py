@@ -21,9 +21,13 @@ def task() -> None:
 
 @task.command()
 @click.option("-s", "--socket", required=True, help="Socket to call, such as hello.square.")
-@click.option("-d", "--data", help="Arguments: a JSON or Python literal. A list: one by one; an object: by name.")
+@click.option(
+    "-d", "--data", help="Arguments: a JSON or Python literal. A list: one by one; an object: by name."
+)
 @click.option("-nd", "--no-data", is_flag=True, help="Call it without arguments; standard input is not read.")
-@click.option("-f", "--format", "form", type=click.Choice(["raw", "json"]), default="raw", help="json: quote text too.")
+@click.option(
+    "-f", "--format", "form", type=click.Choice(["raw", "json"]), default="raw", help="json: quote text too."
+)
 @click.option("-n", "--name", default="", help="Name of the job, for people.")
 @click.option("--retries", type=click.IntRange(0, 1000), default=0, help="Tries after one that raised.")
 @click.option("--time", "time_limit", metavar="TIME", help="Time limit: 90s, 5m, 1:00:00.")
@@ -119,7 +123,7 @@ def _arguments(data: str | None, no_data: bool) -> tuple[list[Any], dict[str, An
 
 
 def _standard_input() -> str | bytes:
-    """All of it; only the newline that ends its last line is not part of the text, as in the shell's ``$(...)``."""
+    """All of it but the newline that ends its last line, as in the shell's ``$(...)``."""
     content = sys.stdin.buffer.read()
     try:
         return content.decode().removesuffix("\n")

@@ -17,12 +17,14 @@ JOIN_S = 60.0
 
 
 @click.command()
-@click.option("-n", "--ranks", type=click.IntRange(1, 4096), help="Ranks to start here; default: one per usable core.")
+@click.option(
+    "-n", "--ranks", type=click.IntRange(1, 4096), help="Ranks to start here; default: one per usable core."
+)
 @click.option("--bind", metavar="ADDR", help="Address that the broker listens on; default 127.0.0.1.")
 @slurm_options
 @reads
 @pass_context
-def up(context: Context, ranks: int | None, bind: str | None, slurm: bool, **request: Any) -> None:
+def up(context: Context, /, ranks: int | None, bind: str | None, slurm: bool, **request: Any) -> None:
     """Start the instance: ledger, broker, agent and ranks here, or with --slurm an allocation of ranks.
 
     \b
@@ -54,9 +56,10 @@ def start_here(context: Context, ranks: int | None) -> None:
     tell("instance", f"{settings.instance}   (state {settings.instance_dir})")
     if running := instance.find(settings, "broker"):
         raise BrokerHeld(
-            f"instance {settings.instance!r} is running already", where=f"broker pid {running.pid} on {running.host}",
+            f"instance {settings.instance!r} is running already",
+            where=f"broker pid {running.pid} on {running.host}",
             fix="use it, or stop it with `pyfi down`",
-        )  # fmt: skip
+        )
     try:
         start_server(context, tell)
         agent_begun = time.monotonic()
@@ -102,4 +105,6 @@ class Teller:
             name = self._context.settings.instance
             print_json({"instance": name, "parts": self.parts, "ready_s": round(seconds, 3)})
         else:
-            click.echo(f"ready in {seconds:.1f} s.   try: pyfi deploy PATH   watch: pyfi queue   stop: pyfi down")
+            click.echo(
+                f"ready in {seconds:.1f} s.   try: pyfi deploy PATH   watch: pyfi queue   stop: pyfi down"
+            )
