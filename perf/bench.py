@@ -22,6 +22,7 @@ import psutil
 from pyfi_hpc import settings as settings_module
 from pyfi_hpc.client import deploy, session
 from pyfi_hpc.hosts import instance
+from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings
 
 HERE = Path(__file__).resolve().parent
@@ -49,7 +50,8 @@ class Figure:
         spread = f"{min(self.runs):.4g} .. {max(self.runs):.4g}"
         sign = ">=" if self.most else "<="
         mark = "" if self.reached else "   NOT REACHED"
-        return f"{self.name:44} {self.median:>10.4g} {self.unit:8} ({spread}, n={len(self.runs)})  {sign} {self.floor:g}{mark}"
+        bar = f"{sign} {self.floor:g}{mark}" if self.floor else ""
+        return f"{self.name:40} {self.median:>10.4g} {self.unit:8} {bar:24} runs {spread}, n={len(self.runs)}"
 
 
 @contextmanager
@@ -78,8 +80,6 @@ def add_agent(settings: Settings, ranks: int) -> None:
 
 
 def remove_ledger(settings: Settings) -> None:
-    from pyfi_hpc.ledger import embedded
-
     embedded.remove(settings)
 
 

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
-from itertools import repeat
 
 import bench
 import psutil
+import zmq
 from bench import Figure
 
 from pyfi_hpc import Executor
+from pyfi_hpc.adapters import access as access_file
+from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.client import session
+from pyfi_hpc.ledger import embedded
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
+from pyfi_hpc.model.packed import offsets_of
+from pyfi_hpc.runner.payload import encode_call
 from pyfi_hpc.settings import Settings
+from pyfi_hpc.wire import codec
 
 
 def rate(runs: int, tasks: int = 50_000) -> Figure:
@@ -73,30 +82,51 @@ def idle(settings: Settings, runs: int, seconds: float = 5.0) -> Figure:
 def _cpu(settings: Settings) -> float:
     """Seconds of processor time so far of all processes of the instance."""
     roots = [bench.daemon_process(settings, "broker"), bench.daemon_process(settings, "agent")]
-    home = str(settings.home)
-    postgres = [p for p in psutil.process_iter(["name", "cmdline"]) if _is_ours(p, settings, home)]
-    family = {p for root in roots + postgres for p in [root, *root.children(recursive=True)]}
+    server = embedded.status(settings)
+    assert server is not None
+    roots.append(psutil.Process(server.pid))
+    family = {p for root in roots for p in [root, *root.children(recursive=True)]}
     return sum(t.user + t.system for t in (p.cpu_times() for p in family))
 
 
-def _is_ours(process: psutil.Process, settings: Settings, home: str) -> bool:
-    from pyfi_hpc.ledger import embedded
+def queued(settings: Settings, tasks: int = 1_000_000, in_batch: int = 1000) -> Figure:
+    """Resident memory of the broker with so many tasks queued and no rank to run them.
 
-    server = embedded.status(settings)
-    return server is not None and process.pid == server.pid
-
-
-def queued(settings: Settings, tasks: int = 1_000_000) -> Figure:
-    """Resident memory of the broker with so many tasks queued and no rank to run them."""
-    before = bench.daemon_process(settings, "broker").memory_info().rss
+    The client library looks ahead only so far, so this speaks the protocol itself.
+    """
+    access = access_file.read(settings)
+    keys = (access.broker_public, access.client_public, access.client_secret)
+    context = zmq.Context()
+    line = DealerPort(context, access.endpoint, BROKER, codec.TO_CLIENT, Limits().message_bytes_max, keys)
+    calls = [encode_call(("x" * 60,), {})] * in_batch
+    offsets, payload = offsets_of(calls), b"".join(calls)
     begun = time.perf_counter()
-    executor = Executor()
-    results = executor.map("noop.noop", repeat("x" * 60, tasks), chunksize=1000)
-    executor.session.flush()
-    print(f"  {tasks} tasks accepted in {time.perf_counter() - begun:.1f} s; the broker began at {before >> 20} MB")
-    after = bench.daemon_process(settings, "broker").memory_info().rss
-    del results
-    return Figure("broker with a million queued tasks", (after / 1e6,), "MB", 300, False)
+    _said(line, m.Hello(PROTOCOL_VERSION, "client", "perf", "1"), m.Welcome, 1)
+    key, numbers = os.urandom(16), tasks // in_batch
+    for number in range(numbers):
+        last = number == numbers - 1
+        submit = m.Submit(key, number, number * in_batch, in_batch, last, "noop.noop", offsets, payload, watch=False)
+        while not line.send(BROKER, [submit]):
+            time.sleep(0.001)
+    _said(line, None, m.Accepted, numbers)
+    broker = bench.daemon_process(settings, "broker")
+    print(f"  {tasks} tasks of {len(calls[0])} bytes accepted in {time.perf_counter() - begun:.1f} s")
+    memory = broker.memory_info().rss / 1e6
+    line.close(0)
+    context.destroy(linger=0)
+    return Figure("broker with a million queued tasks", (memory,), "MB", 300, False)
+
+
+def _said(line: DealerPort, message: m.Message | None, kind: type, count: int, limit_s: float = 120.0) -> None:
+    """Wait until the broker has said so many messages of a kind."""
+    deadline = time.monotonic() + limit_s
+    while count > 0:
+        if message is not None and line.send(BROKER, [message]):
+            message = None
+        line.waitable.poll(20)
+        count -= sum(isinstance(event.message, kind) for event in line.receive())
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the broker owes {count} {kind.__name__}")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import zmq
@@ -90,7 +91,7 @@ class Loop:
         events: list[Any] = self._gone
         self._gone = []
         wait_s = 0.0 if events else self._machine.wake_at() - self._clock.monotonic()
-        ready = self._poller.poll(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000)
+        ready = self._poller.poll(ceil(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000))
         for waitable, _ in ready:
             port = self._ports.get(waitable)
             if port is not None:

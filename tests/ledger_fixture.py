@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+
 from pyfi_hpc.ledger import embedded, schema
 from pyfi_hpc.ledger.connection import libpq_url
 from pyfi_hpc.settings import Settings

@@ -52,7 +52,7 @@ def refused(message: m.Refused, socket: str) -> PyfiError:
 def denied(message: m.Denied, where: str) -> PyfiError:
     """A connection that was turned away; a version that does not fit is told with both numbers."""
     if _BY_CODE.get(message.code, ProtocolError) in (ProtocolError, RemoteProtocolError):
-        what = f"the broker turned this client away: {message.what} (this client speaks protocol {PROTOCOL_VERSION})"
+        what = f"the broker turned this client away, which speaks protocol {PROTOCOL_VERSION}: {message.what}"
         fix = message.fix or "install the same version of pyfi_hpc on both sides"
         return RemoteProtocolError(what, where=where, fix=fix)
     return error_of(message.code, message.what, where, message.fix)

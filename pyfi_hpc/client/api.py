@@ -1,4 +1,4 @@
-"""Everything a workflow script imports: ``from pyfi_hpc.client.api import Processor, Socket, Queue, pipeline, ...``"""
+"""Everything a workflow script imports: ``from pyfi_hpc.client.api import Socket, pipeline, parallel``"""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def pipeline(steps: Iterable[Any], **options: Any) -> Pipeline:
     steps : iterable
         Steps (``socket.p(...)``, or made by ``functions``) and structures.
     **options
-        Of the whole flow: ``name``, ``on_failure`` ("finish" or "cancel"), ``retries``, ``time_limit``, ``priority``.
+        Of the whole flow: ``name`` and ``on_failure`` ("finish" or "cancel"); ``retries``, ``time_limit`` and
+        ``priority`` for steps that have none of their own.
 
     Raises
     ------
@@ -54,8 +55,11 @@ def pipeline(steps: Iterable[Any], **options: Any) -> Pipeline:
 
 
 def parallel(branches: Iterable[Any], **options: Any) -> Parallel:
-    """All at once; the result is the list of their results in this order. In a pipeline each branch receives the
-    previous result first. ``parallel([])`` gives ``[]``. Options as for ``pipeline``."""
+    """All at once; the result is the list of their results, in this order.
+
+    In a pipeline each branch receives the previous result first. ``parallel([])`` gives ``[]``.
+    Options as for ``pipeline``.
+    """
     return Parallel(branches, DEFAULT.but(**options) if options else DEFAULT)
 
 

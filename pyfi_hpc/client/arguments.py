@@ -59,7 +59,7 @@ def encode_arguments(
 def unserialisable(error: NotSendable, whose: str) -> Unserialisable:
     return Unserialisable(
         str(error), where=whose,
-        fix="send numbers, text, bytes, lists, tuples, dicts, sets, dates or numpy arrays, or a path to a file",
+        fix="send numbers, text, bytes, lists, tuples, dicts, sets, dates, numpy arrays, or a path to a file",
     )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ def _too_large(
     sizes += [(len(encode_value(value, slots=slots)), f"keyword {name!r}") for name, value in kwargs.items()]
     largest, name = max(sizes)
     return TooLarge(
-        f"{name} takes {largest / 1e6:.1f} MB; a call may take {bytes_max / 1e6:.1f} MB in all (this one {size / 1e6:.1f})",
+        f"{name} takes {largest / 1e6:.1f} MB; a call may take {bytes_max / 1e6:.1f} MB in all, "
+        f"this one takes {size / 1e6:.1f}",
         where=whose, fix="write it to a file on a shared filesystem and pass the path",
     )  # fmt: skip

@@ -1,10 +1,10 @@
 """Single calls: a future each, gathered into batches.
 
-Calls that wait when the session's thread comes round, to the same socket with the same options, become one job.
-A future among a call's arguments becomes an edge. Inside one batch the producer may be any earlier task; a
-producer elsewhere must have been accepted, because the edge names its job: the batch is held back until then.
+Calls that wait when the session's thread comes round, to the same socket with the same options, become one
+job. A future among a call's arguments becomes an edge. Inside one batch the producer may be any earlier task;
+one elsewhere must have been accepted, because the edge names its job: the batch is held back until then.
 
-To keep held batches from waiting for each other, each has a level, and waits only for batches of lower levels::
+Held batches must not wait for each other: each has a level, and waits only for batches of lower levels::
 
     x = f(1); y = g(x); z = f(y)      f: level 0 [x]    g: level 1 [y]    f: level 2 [z]
 """
@@ -241,16 +241,18 @@ class Ticket(Sink):
         self.feed.total = count
         offsets, payload = pack(self.payloads)
         options = self.options
-        edges = [
-            (offset, slot, 0 if producer._ticket is self else producer._ticket.job, producer._index)  # type: ignore[union-attr]
-            for offset, slot, producer in self.needs
-        ]
+        edges = [(offset, slot, self._job_of(need), need._index) for offset, slot, need in self.needs]
         self.payloads, self.needs = [], []
         return Submit(
-            self.submission.key, 0, 0, count, True, self.socket, offsets, payload, encode_body(edges) if edges else b"",
-            options.priority, options.retries, options.time_limit_s, options.name, _SHAPE_OF_ONE if count == 1 else b"",
-            int(options.on_failure),
+            self.submission.key, 0, 0, count, True, self.socket, offsets, payload,
+            encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s,
+            options.name, _SHAPE_OF_ONE if count == 1 else b"", int(options.on_failure),
         )  # fmt: skip
+
+    def _job_of(self, producer: Future) -> int:
+        """0: this very batch."""
+        assert producer._ticket is not None, "whoever is needed was gathered before"
+        return 0 if producer._ticket is self else producer._ticket.job
 
     def settle(self, pieces: Sequence[Range]) -> None:
         futures = self.futures

@@ -1,4 +1,4 @@
-"""The client's side of the protocol: what to say, when, and what an answer means. No socket, no thread, no clock.
+"""The client's side of the protocol: what to say and when, what an answer means. No socket, thread or clock.
 
     caller --Submit--> unsent --> unacked --Accepted--> watched --Resolved / Page--> sink
                                      | Refused, retry_after_s >= 0: paused, sent again
@@ -11,12 +11,12 @@ Every method takes ``now`` in monotonic seconds; what is to be sent gathers in `
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-from weakref import ref
 
-from pyfi_hpc.client.answers import answered, denied, not_found, refused
+from pyfi_hpc.client.answers import answered, denied, refused
 from pyfi_hpc.client.sinks import Pending, Sink, Submission, Waiter, unreachable
+from pyfi_hpc.client.watching import Watching
 from pyfi_hpc.errors import BrokerUnreachable, PyfiError, RemoteProtocolError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
@@ -25,14 +25,6 @@ logger = logging.getLogger("pyfi_hpc.client")
 
 #: heartbeats of silence after which a new connection is tried
 SILENT_BEATS_MAX = 3
-#: pushes are hints: after so long without one the broker is asked, then more and more rarely, seconds
-PROBE_S_MIN, PROBE_S_MAX = 10.0, 120.0
-#: results waiting in this process for slow readers; beyond it the broker's window stays shut, bytes
-RETAINED_BYTES_MAX = 64 << 20
-#: tell what was consumed in steps of this, bytes
-CONSUMED_STEP_BYTES = 1 << 20
-#: what a range costs in the window besides its payload and states, bytes; as in core/clients.py
-RANGE_BYTES = 64
 
 
 class Conversation:
@@ -49,8 +41,6 @@ class Conversation:
         self.payload_bytes_max = limits.payload_bytes_max
         self.heartbeat_s = limits.heartbeat_s
         self.timeout_s = timeout_s
-        #: bytes that readers have not taken yet; changed by callers, read here
-        self.retained_bytes = 0
         #: this client may not talk to this broker at all; the session ends with it
         self.fatal: PyfiError | None = None
         #: first words after a pause: the broker may have moved meanwhile
@@ -66,11 +56,7 @@ class Conversation:
         self._unsent: list[Pending] = []
         self._paused: dict[Submission, float] = {}
         self._waiters: dict[int, Waiter] = {}
-        self._watched: dict[int, list[Callable[[], Sink | None]]] = {}
-        self._held: set[Sink] = set()
-        self._received_bytes = self._reported_bytes = 0
-        #: more pages are there, but their reader has too much to read already
-        self._stalled: set[Sink] = set()
+        self.watching = Watching(self._say)
 
     # --- what callers want ---
 
@@ -95,15 +81,15 @@ class Conversation:
     def watch(self, job: int, sink: Sink, now: float) -> None:
         """Read the job from its start, then as it goes on."""
         sink.job = job
-        self._add(sink, now)
-        self._read_on(sink)
+        self.watching.add(sink, now)
+        self.watching.read(sink)
 
     def forget(self, waiter: Waiter) -> None:
         self._waiters.pop(waiter.message.request, None)
 
     @property
     def outstanding(self) -> bool:
-        return bool(self._unacked or self._waiters or self._watched)
+        return bool(self._unacked or self._waiters or self.watching)
 
     @property
     def unacknowledged(self) -> bool:
@@ -128,11 +114,7 @@ class Conversation:
             self._connected_at = max(self._connected_at, now - self.heartbeat_s)
         if self._open:
             self._send_ready(now)
-            if self._stalled and self.retained_bytes <= RETAINED_BYTES_MAX // 2:
-                stalled, self._stalled = self._stalled, set()
-                for sink in stalled:
-                    self._read_on(sink)
-                self._report_consumed()
+            self.watching.resume()
             if now - self._said_at >= self.heartbeat_s:
                 self._beats += 1
                 self._said_at = now
@@ -154,10 +136,8 @@ class Conversation:
         for waiter in self._waiters.values():
             waiter.answer(error=error)
         self._waiters.clear()
-        for sink in list(self._sinks()):
+        for sink in self.watching.clear():
             sink.fail(error, lost=not sink.held)
-        self._watched.clear()
-        self._held.clear()
 
     # --- what the broker says ---
 
@@ -170,14 +150,13 @@ class Conversation:
     def _welcome(self, message: m.Welcome, now: float) -> None:
         if message.version != PROTOCOL_VERSION:
             self.fatal = RemoteProtocolError(
-                f"the broker speaks protocol {message.version}, this client {PROTOCOL_VERSION}", where=self.where,
-                fix="install the same version of pyfi_hpc on both sides",
+                f"the broker speaks protocol {message.version}, this client {PROTOCOL_VERSION}",
+                where=self.where, fix="install the same version of pyfi_hpc on both sides",
             )  # fmt: skip
             return
         self._open = True
         self.payload_bytes_max = message.payload_bytes_max
         self.heartbeat_s = message.heartbeat_s
-        self._received_bytes = self._reported_bytes = 0
         self._unsent.clear()
         for pending in self._unacked.values():
             pending.message.resend = pending.message.resend or pending.sent
@@ -186,10 +165,7 @@ class Conversation:
                 self._unsent.append(pending)
         for waiter in list(self._waiters.values()):
             self._ask_again(waiter)
-        self._stalled.clear()
-        for sink in self._sinks():
-            sink.cursor = sink.feed.safe_cursor()
-            self._read_on(sink)
+        self.watching.welcomed()
 
     def _unknown(self, _message: m.Unknown, now: float) -> None:
         if self._open or now - self._said_at >= self.heartbeat_s:
@@ -209,13 +185,12 @@ class Conversation:
         if first:
             submission.job = submission.sink.job = message.job
             if not submission.sink.feed.complete:
-                self._add(submission.sink, now)
+                self.watching.add(submission.sink, now)
             submission.sink.accepted(message.job)
             submission.settled()
         if first and pending.message.resend:
             # results that became final before the broker knew this connection were pushed nowhere
-            submission.sink.cursor = submission.sink.feed.safe_cursor()
-            self._read_on(submission.sink)
+            self.watching.read(submission.sink)
         self._freed(pending.message.count, pending.size)  # last: it wakes those who want the job's id
 
     def _refused(self, message: m.Refused, now: float) -> None:
@@ -237,31 +212,10 @@ class Conversation:
         self._drop(pending.submission, refused(message, pending.message.socket))
 
     def _resolved(self, message: m.Resolved, now: float) -> None:
-        for piece in message.ranges:
-            self._received_bytes += len(piece.payload) + len(piece.states) + RANGE_BYTES
-        for sink in self._sinks_of(message.job):
-            if message.ranges:
-                self._take(sink, message.ranges, now)
-            elif not sink.reading:  # the window was full: read what was not pushed
-                sink.cursor = sink.feed.safe_cursor()
-                self._read_on(sink)
-        self._report_consumed()
+        self.watching.resolved(message, now)
 
     def _page(self, message: m.Page, now: float) -> None:
-        for sink in self._sinks_of(message.job):
-            if not message.known:
-                self._remove(sink)
-                sink.fail(not_found(message.job), lost=False)
-                continue
-            if message.total >= 0:
-                sink.feed.total = message.total
-            sink.describe(message.total, message.shape, message.name)
-            new = self._take(sink, message.ranges, now)
-            sink.feed.read(message.cursor, message.ranges)
-            if sink.feed.complete:
-                self._finish(sink)
-            else:
-                self._turn_page(sink, message, new)
+        self.watching.page(message, now)
 
     def _answer(self, message: m.Answer, _now: float) -> None:
         waiter = self._waiters.pop(message.request, None)
@@ -318,79 +272,18 @@ class Conversation:
         submission.error = error
         dropped = [self._acknowledged(submission.key, number) for number in list(submission.unacked)]
         self._paused.pop(submission, None)
-        self._remove(submission.sink)
+        self.watching.remove(submission.sink)
         submission.sink.fail(error, lost=False)
         submission.settled()
         for pending in dropped:
             if pending is not None:
                 self._freed(pending.message.count, pending.size)
 
-    # --- watched jobs ---
-
-    def _add(self, sink: Sink, now: float) -> None:
-        sink.since = now
-        sink.probe_wait_s = PROBE_S_MIN
-        sink.probe_at = now + PROBE_S_MIN
-        if sink.held:
-            self._held.add(sink)
-        sinks = self._watched.setdefault(sink.job, [])
-        if all(get() is not sink for get in sinks):
-            sinks.append(ref(sink))
-
-    def _remove(self, sink: Sink) -> None:
-        self._held.discard(sink)
-        self._stalled.discard(sink)
-        left = [get for get in self._watched.get(sink.job, ()) if get() not in (sink, None)]
-        if left:
-            self._watched[sink.job] = left
-        else:
-            self._watched.pop(sink.job, None)
-
-    def _sinks_of(self, job: int) -> list[Sink]:
-        return [sink for get in self._watched.get(job, ()) if (sink := get()) is not None]
-
-    def _sinks(self) -> Iterator[Sink]:
-        for job in list(self._watched):
-            yield from self._sinks_of(job)
-
-    def _turn_page(self, sink: Sink, message: m.Page, new: bool) -> None:
-        further = tuple(message.cursor) > tuple(sink.cursor)
-        sink.cursor = message.cursor if message.more else sink.feed.safe_cursor()
-        sink.reading = False
-        if message.more and further and (new or not sink.probing):
-            if sink.retains and self.retained_bytes > RETAINED_BYTES_MAX:
-                self._stalled.add(sink)
-            else:
-                self._read_on(sink, sink.probing)
-
-    def _read_on(self, sink: Sink, probing: bool = False) -> None:
-        sink.reading, sink.probing = True, probing
-        if self._open:
-            self.out.append(m.Watch(sink.job, sink.cursor))
-
-    def _take(self, sink: Sink, ranges: list[m.Range], now: float) -> bool:
-        pieces = sink.take(ranges)
-        if pieces:
-            sink.probe_wait_s = PROBE_S_MIN
-            sink.probe_at = now + PROBE_S_MIN
-            if sink.retains:
-                self.retained_bytes += sum(len(piece.payload) for piece in pieces)
-            if sink.feed.complete:
-                self._finish(sink)
-        return bool(pieces)
-
-    def _finish(self, sink: Sink) -> None:
-        sink.reading = False
-        self._remove(sink)
-
-    def _report_consumed(self) -> None:
-        withheld = max(0, self.retained_bytes - RETAINED_BYTES_MAX)
-        consumed = self._received_bytes - withheld
-        if self._open and consumed - self._reported_bytes >= CONSUMED_STEP_BYTES:
-            self._reported_bytes = consumed
-            self.out.append(m.Consumed(consumed))
-
     # --- time ---
+
+    def _say(self, message: m.Message) -> None:
+        if self._open:
+            self.out.append(message)
 
     def _greet(self, now: float) -> None:
         self._open = False
@@ -405,20 +298,8 @@ class Conversation:
             self.reconnect = True
         if silent_s > self.timeout_s:
             self._give_up(now, silent_s)
-        self._report_consumed()
-        for job, sinks in list(self._watched.items()):
-            if not any(get() is not None for get in sinks):
-                del self._watched[job]
         if self._open:
-            for sink in self._sinks():
-                if now >= sink.probe_at:
-                    self._probe(sink, now)
-
-    def _probe(self, sink: Sink, now: float) -> None:
-        """Read one page, more only if it brings news; goes round the job from probe to probe."""
-        sink.probe_wait_s = min(2 * sink.probe_wait_s, PROBE_S_MAX)
-        sink.probe_at = now + sink.probe_wait_s
-        self._read_on(sink, probing=True)
+            self.watching.look_around(now)
 
     def _give_up(self, now: float, silent_s: float) -> None:
         """The broker was silent for too long: whoever waits gets the error now."""
@@ -431,9 +312,9 @@ class Conversation:
         again = now - self._gave_up_at >= self.timeout_s
         if again:
             self._gave_up_at = now
-        for sink in [s for s in self._sinks() if now - s.since > self.timeout_s]:
+        for sink in [s for s in self.watching.sinks() if now - s.since > self.timeout_s]:
             if sink.held:
-                self._remove(sink)
+                self.watching.remove(sink)
             if sink.held or again:
                 sink.fail(unreachable(self.where, silent_s, sink.job), lost=True)
 

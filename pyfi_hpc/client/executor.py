@@ -66,8 +66,8 @@ class Executor(concurrent.futures.Executor):
         Parameters
         ----------
         **options
-            ``retries`` (of calls that raise), ``time_limit`` (seconds or text such as "5m", "1:00:00"), ``priority``
-            (higher first), ``name`` (of the job, for people).
+            ``retries`` (of calls that raise), ``time_limit`` (seconds or text such as "5m" or "1:00:00"),
+            ``priority`` (higher first), ``name`` (of the job, for people).
 
         Examples
         --------
@@ -100,8 +100,8 @@ class Executor(concurrent.futures.Executor):
         return submit_call(self._session, self._options, socket_name(fn), args, kwargs, self._crowd)
 
     def map(
-        self, fn: Any, /, *iterables: Iterable[Any], timeout: float | None = None, chunksize: int | None = None,
-        buffersize: int | None = None,
+        self, fn: Any, /, *iterables: Iterable[Any], timeout: float | None = None,
+        chunksize: int | None = None, buffersize: int | None = None,
     ) -> MapResults:  # fmt: skip
         """Call a socket for each tuple of the iterables' elements; iterate over the results in order.
 
@@ -123,7 +123,8 @@ class Executor(concurrent.futures.Executor):
             raise RuntimeError("cannot submit after shutdown")
         if not iterables:
             raise UsageError("map needs at least one iterable", fix="map(fn, range(10))")
-        stream = MapStream(self._session, socket_name(fn), self._options, zip(*iterables), chunksize)
+        calls = zip(*iterables, strict=False)
+        stream = MapStream(self._session, socket_name(fn), self._options, calls, chunksize)
         self._maps.add(stream)
         try:
             stream.fill()
@@ -135,7 +136,7 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those that were submitted, or cancel them.
 
-        The connection stays for others of this process. Calls that are in the ledger go on also with ``wait=False``.
+        The connection stays for others of this process. Calls in the ledger go on, also with ``wait=False``.
         """
         self._closed.append(True)
         if cancel_futures:

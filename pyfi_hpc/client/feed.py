@@ -1,8 +1,8 @@
 """A feed: which results of one job are here, each index once, and from where to read on.
 
 Results come twice at times: pushed as they become final, and in pages read after a lost connection. The feed
-lets each index through once. It also knows a cursor behind which nothing is missing: pages come in the order of
-the job's indexes, so a page's cursor is safe as soon as every index up to the page's end is here.
+lets each index through once. It also knows a cursor before which nothing is missing: pages come in the order
+of the job's indexes, so a page's cursor is safe as soon as every index up to the page's end is here.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def _messages(
         messages.append(Submit(
             key, number, lo, hi - lo, hi == len(tasks), tasks[lo].socket, offsets, payload,
             encode_body(edges) if edges else b"", step.priority or job.priority, step.retries or job.retries,
-            step.time_limit_s or job.time_limit_s, job.name, shape if number == 0 else b"", int(job.on_failure),
+            step.time_limit_s or job.time_limit_s, job.name, shape if number == 0 else b"",
+            int(job.on_failure),
         ))  # fmt: skip
     return messages
 

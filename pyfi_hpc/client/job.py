@@ -75,7 +75,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """One word for the whole job: PENDING, RUNNING (some tasks are final), then the worst end of a task."""
+        """One word for the whole job: PENDING, RUNNING (some tasks are final), then the worst end."""
         if not self.done():
             return "RUNNING" if self._inbox.feed.count else TaskState.PENDING.word
         return next((state.word for state in _WORST_FIRST if state in self._inbox.feed.states), "COMPLETED")
@@ -127,16 +127,15 @@ class Job:
     def results(self, timeout: float | None = None) -> Iterator[Any]:
         """Values of all tasks by index, each as soon as it and those before it are there.
 
-        ``timeout`` is for each of them, in seconds. A task that failed raises in its place and ends the iteration.
+        ``timeout`` is for each of them, in seconds. A task that failed raises in its place and ends it.
         """
         index = 0
         while True:
-            at = index
-            self._inbox.wait(lambda: self._has(at) or self._ends_at(at), timeout, f"result {at} of the job")
-            if not self._has(at):
+            self._wait_for(index, timeout)
+            if not self._has(index):
                 return
-            state, data = self._inbox.raw(at)
-            yield value_of(state, data, task_name(self.id, at))
+            state, data = self._inbox.raw(index)
+            yield value_of(state, data, task_name(self.id, index))
             index += 1
 
     def cancel(self) -> int:
@@ -153,6 +152,12 @@ class Job:
         return f"<pyfi_hpc Job {self._inbox.job or 'not accepted'} {self.name} {self.status} {done}>"
 
     # --- helpers ---
+
+    def _wait_for(self, index: int, timeout: float | None) -> None:
+        """Wait until a task is final, or cannot exist."""
+        self._inbox.wait(
+            lambda: self._has(index) or self._ends_at(index), timeout, f"result {index} of the job"
+        )
 
     def _has(self, index: int) -> bool:
         states = self._inbox.feed.states
@@ -191,7 +196,7 @@ class TaskHandle:
     def get(self, timeout: float | None = None) -> Any:
         """The task's value; raises as a future's ``result``."""
         job, inbox, index = self._job, self._job._inbox, self.index
-        inbox.wait(lambda: job._has(index) or job._ends_at(index), timeout, f"task {index} of the job")
+        job._wait_for(index, timeout)
         if not job._has(index):
             raise NotFound(f"there is no task {self.id}", where=f"job {job.id} has {job.total} tasks")
         return value_of(*inbox.raw(index), self.id)
@@ -265,18 +270,17 @@ class _Results(Sequence[bytes]):
 def _in_order(inbox: Inbox) -> list[int]:
     """Indexes of failures, first the one that a reader of the result meets first.
 
-    A structure's tasks are numbered by level, so its first failure is looked for along its shape: for a result
-    that was skipped, the failure that it was skipped for.
+    A structure's tasks are numbered by level, so its failures are looked for along its shape: for a result
+    that was skipped, the failure that it was skipped for. What only followed from a failure comes behind it.
     """
     states = inbox.feed.states
-    failed = [i for i, state in enumerate(states) if FIRST_FINAL < state]
-    real = [i for i in failed if states[i] != TaskState.SKIPPED]
-    if not inbox.shape or not real:
-        return real or failed
+    failed = [i for i, state in enumerate(states) if state > FIRST_FINAL]
     met: list[int] = []
-    noted = _Noting(inbox, met)
-    shaped(inbox.shape, noted)
-    return list(dict.fromkeys(met + real))
+    if inbox.shape:
+        shaped(inbox.shape, _Noting(inbox, met))
+    order = sorted(dict.fromkeys(met + failed), key=lambda i: _CONSEQUENCE.get(states[i], 0))
+    causes = [i for i in order if states[i] != TaskState.SKIPPED]
+    return causes or order
 
 
 class _Noting(_Results):
@@ -311,5 +315,7 @@ class _Noting(_Results):
 
 
 _NIL = b"\xc0"
+#: ends that follow from another task's: siblings were cancelled, dependents skipped
+_CONSEQUENCE: dict[int, int] = {TaskState.CANCELLED: 1, TaskState.SKIPPED: 2}
 _FINAL_STATES = [state for state in TaskState if state >= FIRST_FINAL]
 _WORST_FIRST = [TaskState.FAILED, TaskState.TIMEOUT, TaskState.CANCELLED, TaskState.SKIPPED]

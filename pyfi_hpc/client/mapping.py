@@ -1,6 +1,6 @@
 """A map: one job of many batches, its results streamed in order, without an object per task.
 
-The iterables are read with bounded look-ahead: so many tasks may be submitted and not yet taken by the reader.
+The iterables are read with bounded look-ahead: so many tasks may be submitted and not taken by the reader.
 First batches are small, so that work starts while the rest is still being read.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from pyfi_hpc.client.answers import encode_body
@@ -16,7 +17,7 @@ from pyfi_hpc.client.feed import offsets_of, pack
 from pyfi_hpc.client.options import Options
 from pyfi_hpc.client.outcome import value_of
 from pyfi_hpc.client.session import Session
-from pyfi_hpc.errors import UsageError
+from pyfi_hpc.errors import PyfiError, UsageError
 from pyfi_hpc.model.ids import task_name
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Submit
@@ -95,13 +96,15 @@ class MapStream:
     def stop(self) -> None:
         """Read no more, and cancel what has not run.
 
-        A job must be closed by a last batch: what was read and not submitted is that, and is cancelled with it.
+        A job is closed by a last batch: what was read and not submitted, cancelled with the rest.
         """
-        if not self.exhausted and self.submitted:
-            self.exhausted = True
-            self._send(len(self._payloads), last=True)
-        self.exhausted = True
-        if self.submitted and not self.inbox.feed.complete:
+        left, self.exhausted = not self.exhausted, True
+        if not self.submitted or self.submission.error is not None:
+            return
+        if left:
+            with suppress(PyfiError):  # refused meanwhile: there is nothing to close
+                self._send(len(self._payloads), last=True)
+        if not self.inbox.feed.complete:
             self.session.cancel_later(self.submission)
 
     def finish(self) -> None:
@@ -150,8 +153,8 @@ class MapStream:
         self._batches.append((first + count, len(payload)))
         message = Submit(
             submission.key, submission.next_number, first, count, last, self.socket, offsets, payload,
-            encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s, options.name,
-            on_failure=int(options.on_failure),
+            encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s,
+            options.name, on_failure=int(options.on_failure),
         )  # fmt: skip
         submission.next_number += 1
         submission.next_index += count

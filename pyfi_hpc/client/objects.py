@@ -1,7 +1,7 @@
 """The objects that a script makes by name: processor, queue, socket. Making one that is there gets it.
 
 processor = Processor(name="proc1", module="pkg.sample", gitrepo="https://git.example.org/group/repo")
-do_something = Socket(name="proc1.socket1", processor=processor, queue={"name": "pyfi.queue1"}, task="do_something")
+do_something = Socket(name="proc1.socket1", processor=processor, task="do_something")
 do_something("Hello World !")
 """
 
@@ -22,7 +22,7 @@ from pyfi_hpc.errors import NotFound, UsageError
 
 
 class Function:
-    """A socket by its name, without asking whether it is there; calling it makes a step. See ``functions``."""
+    """A socket by its name, not asked for; calling it makes a step. Made by ``functions``."""
 
     def __init__(self, socket: str, options: Options = DEFAULT, session: Session | None = None) -> None:
         self.socket_name = socket
@@ -92,7 +92,8 @@ class _Named:
 
     def _get_or_add(self, values: dict[str, Any]) -> None:
         if not self._find():
-            self.fields = dict(self._session.ask("add", {"kind": self.kind, "name": self.name, **values}))
+            body = {"kind": self.kind, "values": {"name": self.name, **values}}
+            self.fields = dict(self._session.ask("add", body))
 
     def __repr__(self) -> str:
         return f"<pyfi_hpc {self.kind} {self.name}>"
@@ -106,7 +107,7 @@ class Processor(_Named):
     name : str
     gitrepo : str, optional
         Address or path of the repository: its code is deployed if no processor of that name is there, or if
-        ``commit`` names another version. It takes as long as building the environment takes.
+        ``commit`` is given. It takes as long as building the environment takes; nothing if it is there.
     module : str, optional
         Dotted name; else what the repository's ``pyfi.toml`` says.
     branch, commit : str, optional
@@ -131,7 +132,7 @@ class Processor(_Named):
     ) -> None:  # fmt: skip
         super().__init__(name, instance, session)
         known = self._find()
-        if gitrepo is not None and (not known or not self._is_at(commit)):
+        if gitrepo is not None and (not known or commit is not None):
             self._deploy(gitrepo, module, commit or branch)
         elif not known:
             raise NotFound(
@@ -139,11 +140,8 @@ class Processor(_Named):
                 fix="give its gitrepo=, or deploy it with `pyfi deploy PATH`",
             )  # fmt: skip
         if concurrency is not None and self.fields.get("concurrency") != concurrency:
-            self._session.ask("update", {"kind": self.kind, "name": name, "concurrency": concurrency})
-            self._find()
-
-    def _is_at(self, commit: str | None) -> bool:
-        return commit is None or str(self.fields.get("commit", "")).startswith(commit)
+            body = {"kind": self.kind, "name": name, "values": {"concurrency": concurrency}}
+            self.fields = dict(self._session.ask("update", body))
 
     def _deploy(self, gitrepo: str, module: str | None, revision: str | None) -> None:
         from pyfi_hpc.client.deploy import prepare  # git and installers: only who deploys needs them
@@ -168,8 +166,8 @@ class Queue(_Named):
 class Socket(_Named):
     """The durable entry of one function, called by its name.
 
-    ``socket(...)`` waits and gives the value, ``socket.delay(...)`` gives a future, ``socket.p(...)`` a step for
-    ``pipeline`` and its kin: nothing runs until the structure does.
+    ``socket(...)`` waits and gives the value, ``socket.delay(...)`` gives a future, ``socket.p(...)`` a step
+    for ``pipeline`` and its kin: nothing runs until the structure does.
 
     Parameters
     ----------
@@ -208,7 +206,8 @@ class Socket(_Named):
                     fix="give processor= and task=, or deploy its code with `pyfi deploy PATH`",
                 )  # fmt: skip
             return
-        values: dict[str, Any] = {"processor": _name_of(processor), "task": task or name.rpartition(".")[2]}
+        function = task or name.rpartition(".")[2]
+        values: dict[str, Any] = {"processor": _name_of(processor), "function": function}
         if queue is not None:
             values["queue"] = Queue(_name_of(queue), session=self._session).name
         if concurrency is not None:

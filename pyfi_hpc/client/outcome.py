@@ -36,8 +36,8 @@ def value_of(state: int, data: bytes, task: str) -> Any:
 def error_of(state: int, data: bytes, task: str) -> Exception:
     """The exception for a task that did not complete.
 
-    A builtin exception is raised as itself, its type and arguments kept; others as TaskFailed, which names the
-    type. Each has ``task`` (its id), ``others`` (further failures of the structure) and the remote traceback.
+    A builtin exception is raised as itself, its type and arguments kept; others as TaskFailed, which names
+    the type. Each has ``task`` (its id), ``others`` (further failures of the structure) and the traceback.
     """
     failure = _failure(data)
     if state == TaskState.FAILED:

@@ -8,14 +8,15 @@ is sent in large pieces by itself while a lone call leaves at once.
 from __future__ import annotations
 
 import atexit
-import getpass
 import itertools
 import logging
 import os
+import pwd
 import secrets
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -23,26 +24,26 @@ from typing import Any
 import zmq
 
 from pyfi_hpc import settings as settings_module
-from pyfi_hpc.client.access import Access, read_access
+from pyfi_hpc.adapters.access import read
 from pyfi_hpc.client.answers import encode_body
 from pyfi_hpc.client.calls import Gatherer
-from pyfi_hpc.client.conversation import RETAINED_BYTES_MAX, Conversation
+from pyfi_hpc.client.conversation import Conversation
+from pyfi_hpc.client.link import Link
+from pyfi_hpc.client.room import Room
 from pyfi_hpc.client.sinks import Inbox, Pending, Sink, Submission, Waiter
-from pyfi_hpc.errors import BrokerUnreachable, LocalProtocolError, PyfiError, RemoteProtocolError
+from pyfi_hpc.client.watching import RETAINED_BYTES_MAX
+from pyfi_hpc.errors import (
+    BrokerUnreachable,
+    LocalProtocolError,
+    PyfiError,
+    RemoteProtocolError,
+)
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.settings import Settings
-from pyfi_hpc.wire.codec import TO_CLIENT, decode, encode
+from pyfi_hpc.wire.codec import TO_CLIENT, decode
 
 logger = logging.getLogger("pyfi_hpc.client")
-
-#: submissions that are not acknowledged; beyond it ``submit`` blocks
-UNACKED_TASKS_MAX = 50_000
-UNACKED_BYTES_MAX = 16 << 20
-#: frames taken in one round, so that sending is never starved
-_FRAMES_MAX = 64
-#: payload bytes in one frame; more go in further frames
-_FRAME_BYTES_MAX = 8 << 20
 
 
 class Session:
@@ -66,28 +67,28 @@ class Session:
     def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
         self.settings = settings
         self._limits = limits or Limits()
-        self._access = read_access(settings.access_file)
+        self._access = read(settings)
         self._setup()
 
     def _setup(self) -> None:
         """State of this process: made again in a forked child, which shares nothing with its parent."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._unacked_tasks = self._unacked_bytes = 0
+        self._room = Room()
         self._requests = itertools.count(1)
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._calls: deque[Any] = deque()
         self._asleep = False
         self._stopping = self._stopped = False
         self._thread: threading.Thread | None = None
-        self._gather = Gatherer(self._enter, self._freed)
+        self._gather = Gatherer(self._enter, self._room.give)
         self._ended_by: BaseException | None = None
         self._talk = self._new_talk()
 
     def _new_talk(self) -> Conversation:
-        name = f"{getpass.getuser()}@{socket.gethostname()}:{self._pid}"
-        return Conversation(name, secrets.token_hex(8), self.settings.timeout_s, self._freed, self._limits)
+        name = f"{_user()}@{socket.gethostname()}:{self._pid}"
+        timeout_s = self.settings.timeout_s
+        return Conversation(name, secrets.token_hex(8), timeout_s, self._room.give, self._limits)
 
     # --- what callers use ---
 
@@ -107,18 +108,13 @@ class Session:
         pending = Pending(submission, message)
         self.reserve(message.count, pending.size)
         if submission.error is not None:
-            self._freed(message.count, pending.size)
+            self._room.give(message.count, pending.size)
             raise submission.error
         self.post(self._enter, pending)
 
     def reserve(self, tasks: int, size: int) -> None:
         """Take part of what may be unacknowledged; waits for room, except in the session's own thread."""
-        with self._room:
-            if threading.current_thread() is not self._thread:
-                while self._full(tasks, size) and not self._stopped:
-                    self._room.wait()
-            self._unacked_tasks += tasks
-            self._unacked_bytes += size
+        self._room.take(tasks, size, threading.current_thread() is not self._thread)
 
     def call(self, call: Any) -> None:
         """Hand over a call that may travel with others; its room was reserved. See calls.Gatherer."""
@@ -183,8 +179,8 @@ class Session:
     def taken(self, size: int) -> None:
         """A slow reader took so many bytes of results."""
         with self._lock:
-            before = self._talk.retained_bytes
-            self._talk.retained_bytes = before - size
+            before = self._talk.watching.retained_bytes
+            self._talk.watching.retained_bytes = before - size
         if before > RETAINED_BYTES_MAX // 2 >= before - size:
             self.post(_nothing)
 
@@ -199,7 +195,7 @@ class Session:
 
     @property
     def address(self) -> str:
-        return self._access.address
+        return self._access.endpoint
 
     def may_wait(self, what: str) -> None:
         """Raise where waiting would never end: in a forked child, and in a future's callback."""
@@ -219,20 +215,11 @@ class Session:
         if known():
             return
         self.may_wait("an id")
-        with self._room:
-            while not known() and not self._stopped:
-                self._room.wait()
+        self._room.wait(known)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything submitted is acknowledged or refused; False: not within ``timeout``."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._room:
-            while self._unacked_tasks > 0 and not self._stopped:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._room.wait(left)
-        return True
+        return self._room.wait_empty(timeout)
 
     def close(self) -> None:
         """Wait for acknowledgements (at most ``timeout_s``), then disconnect. Jobs go on."""
@@ -259,17 +246,17 @@ class Session:
     def ready(self) -> None:
         """The thread runs; started anew after a fork, a close or a refusal."""
         if self._pid != os.getpid():
-            self._access = read_access(self.settings.access_file)
+            self._access = read(self.settings)
             self._setup()
         with self._lock:
             if self._thread is not None and not self._stopped:
                 return
             if self._thread is not None:
-                self._access = read_access(self.settings.access_file)
+                self._access = read(self.settings)
+                self._room = Room()
                 self._talk = self._new_talk()
-                self._gather = Gatherer(self._enter, self._freed)
+                self._gather = Gatherer(self._enter, self._room.give)
                 self._stopping = self._stopped = False
-                self._unacked_tasks = self._unacked_bytes = 0
             ours, theirs = socket.socketpair()
             ours.setblocking(False)
             theirs.setblocking(False)
@@ -278,6 +265,7 @@ class Session:
                 target=self._run, args=(theirs,), name="pyfi-session", daemon=True
             )
             self._thread.start()
+            _started.add(self)
 
     def _wake(self) -> None:
         self._asleep = False
@@ -297,18 +285,6 @@ class Session:
             self.post(self._talk.forget, waiter)
             raise
 
-    def _full(self, tasks: int, size: int) -> bool:
-        """A single batch over the limit still goes, alone."""
-        return self._unacked_tasks > 0 and (
-            self._unacked_tasks + tasks > UNACKED_TASKS_MAX or self._unacked_bytes + size > UNACKED_BYTES_MAX
-        )
-
-    def _freed(self, tasks: int, size: int) -> None:
-        with self._room:
-            self._unacked_tasks -= tasks
-            self._unacked_bytes -= size
-            self._room.notify_all()
-
     # --- the thread ---
 
     def _enter(self, pending: Pending) -> None:
@@ -324,7 +300,7 @@ class Session:
         if inbox.retains:
             inbox.retains = False
             with self._lock:
-                self._talk.retained_bytes -= inbox.size
+                self._talk.watching.retained_bytes -= inbox.size
 
     def _watch(self, inbox: Inbox) -> None:
         self._talk.watch(inbox.job, inbox, time.monotonic())
@@ -333,12 +309,12 @@ class Session:
         self._talk.ask(waiter, time.monotonic())
 
     def _run(self, wakened: socket.socket) -> None:
-        context = zmq.Context()
-        error: BaseException = BrokerUnreachable("the session was closed", where=self._access.address)
-        link = _Link(context, wakened)
+        context, waker = zmq.Context(), self._waker
+        error: BaseException = BrokerUnreachable("the session was closed", where=self._access.endpoint)
+        link = Link(context, wakened)
         try:
             link.connect(self._access)
-            self._talk.connected(self._access.address, time.monotonic())
+            self._talk.connected(self._access.endpoint, time.monotonic())
             while not (self._stopping and not self._commands and not self._calls):
                 self._round(link)
                 if self._talk.fatal is not None:
@@ -351,15 +327,15 @@ class Session:
         finally:
             self._talk.end(error)
             self._gather.end(error)
-            with self._room:
-                self._ended_by, self._stopped = error, True
-                self._room.notify_all()
+            self._ended_by, self._stopped = error, True
+            self._room.close()
             self._reject()
             link.close()
             context.term()
             wakened.close()
+            waker.close()
 
-    def _round(self, link: _Link) -> None:
+    def _round(self, link: Link) -> None:
         talk = self._talk
         while self._commands:
             command, args = self._commands.popleft()
@@ -375,7 +351,7 @@ class Session:
             self._follow(link, now, moved_only=False)
         link.send(talk.out)
         self._asleep = True
-        if self._commands or self._calls:
+        if self._commands or self._calls or self._stopping:
             self._asleep = False
         wait = self._asleep and not self._stopping
         frames = link.receive(talk.wake_at(now) - time.monotonic() if wait else 0.0)
@@ -391,11 +367,11 @@ class Session:
         except RemoteProtocolError as error:
             logger.warning("dropped a message of the broker: %s", error)
 
-    def _follow(self, link: _Link, now: float, moved_only: bool) -> None:
+    def _follow(self, link: Link, now: float, moved_only: bool) -> None:
         """The broker may have been started again elsewhere: its access file tells."""
         self._talk.reconnect = False
         try:
-            access = read_access(self.settings.access_file)
+            access = read(self.settings)
         except PyfiError as error:
             logger.debug("= no access file: %s", error)
             access = self._access
@@ -403,11 +379,11 @@ class Session:
             return
         self._access = access
         link.connect(access)
-        self._talk.connected(access.address, now)
+        self._talk.connected(access.endpoint, now)
 
     def _reject(self) -> None:
         """The thread has ended: what was queued behind its back ends as everything else did."""
-        error = self._ended_by or BrokerUnreachable("the session was closed", where=self._access.address)
+        error = self._ended_by or BrokerUnreachable("the session was closed", where=self._access.endpoint)
         while self._commands:
             command, args = self._commands.popleft()
             if command == self._enter:
@@ -421,77 +397,21 @@ class Session:
             self._calls.popleft().fail(error)
 
 
-class _Link:
-    """The socket and how it is waited on."""
-
-    def __init__(self, context: zmq.Context[Any], wakened: socket.socket) -> None:
-        self._context = context
-        self._wakened = wakened
-        self._dealer: zmq.Socket[bytes] | None = None
-        self._poller = zmq.Poller()
-        self._poller.register(wakened.fileno(), zmq.POLLIN)
-
-    def connect(self, access: Access) -> None:
-        """A fresh socket: what was queued in the old one is gone, its answers never come."""
-        if self._dealer is not None:
-            self._poller.unregister(self._dealer)
-            self._dealer.close(0)
-        dealer = self._context.socket(zmq.DEALER)
-        # No high-water mark: what may be in flight is bounded by what may be unacknowledged.
-        dealer.sndhwm = dealer.rcvhwm = 0
-        dealer.linger = 0
-        dealer.reconnect_ivl, dealer.reconnect_ivl_max = 50, 1000
-        dealer.maxmsgsize = Limits().message_bytes_max
-        dealer.ipv6 = ":" in access.host
-        dealer.curve_serverkey = access.broker_public
-        dealer.curve_publickey = access.client_public
-        dealer.curve_secretkey = access.client_secret
-        dealer.connect(access.address)
-        self._dealer = dealer
-        self._poller.register(dealer, zmq.POLLIN)
-
-    def send(self, out: list[m.Message]) -> None:
-        """Everything in one frame, in several where it is too much for one."""
-        if not out or self._dealer is None:
-            return
-        start, size = 0, 0
-        for i, message in enumerate(out):
-            size += len(message.payload) if isinstance(message, m.Submit) else 64
-            if size > _FRAME_BYTES_MAX and i > start:
-                self._dealer.send(encode(out[start:i]), zmq.NOBLOCK)
-                start, size = i, 0
-        self._dealer.send(encode(out[start:]), zmq.NOBLOCK)
-        out.clear()
-
-    def receive(self, wait_s: float) -> list[bytes]:
-        ready = self._poller.poll(max(0, int(wait_s * 1000) + (wait_s > 0)))
-        if not ready:
-            return []
-        frames: list[bytes] = []
-        for source, _ in ready:
-            if source is not self._dealer:
-                try:
-                    self._wakened.recv(4096)
-                except BlockingIOError:
-                    pass
-        assert self._dealer is not None
-        while len(frames) < _FRAMES_MAX:
-            try:
-                frames.append(self._dealer.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                break
-        return frames
-
-    def close(self) -> None:
-        if self._dealer is not None:
-            self._dealer.close(1000)
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container whose passwd file lacks this user
+        return str(os.getuid())
 
 
 def _nothing() -> None:
     """A command whose only effect is a round."""
 
 
+#: the default ones, by process and access file
 _sessions: dict[tuple[int, str], Session] = {}
+#: all that were started in this process
+_started: weakref.WeakSet[Session] = weakref.WeakSet()
 _sessions_lock = threading.Lock()
 
 
@@ -514,10 +434,9 @@ def current(instance: str | None = None) -> Session:
 
 def close_all() -> None:
     """Close the sessions of this process; each waits for what is not acknowledged."""
-    for key, session in list(_sessions.items()):
-        if key[0] == os.getpid():
-            session.close()
-            _sessions.pop(key, None)
+    _sessions.clear()
+    for session in list(_started):
+        session.close()
 
 
 def _after_fork() -> None:
@@ -525,6 +444,7 @@ def _after_fork() -> None:
     global _sessions_lock
     _sessions_lock = threading.Lock()
     _sessions.clear()
+    _started.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

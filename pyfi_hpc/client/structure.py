@@ -6,9 +6,9 @@
     funnel      parallel, then one final step that receives the list first
     segment     a function over items, the results in lists of n
 
-Structures nest to any depth and keep their nesting (FEATURES, rulings 1 and 2). ``compile_job`` gives batches,
-edges and the shape of the result. Tasks are numbered by level, what depends on nothing first, and within a level
-in the order in which they were written: so each depends only on lower numbers, and a thousand equal pipelines of
+Structures nest to any depth and keep their nesting (FEATURES, rulings 1 and 2). ``plan_of`` gives the tasks
+and the shape of the result. Tasks are numbered by level, what depends on nothing first, and within a level in
+the order in which they were written: so each depends only on lower numbers, and a thousand equal pipelines of
 three steps are three batches and not three thousand.
 """
 
@@ -45,7 +45,7 @@ class Structure:
         Parameters
         ----------
         wait : bool
-            Come back when the job is in the ledger, so that a refusal shows here. Its end is never waited for.
+            Come back when the job is in the ledger, so that a refusal shows here. Its end is not waited for.
         **options
             ``name``, and ``on_failure="cancel"`` to end the siblings of a step that fails.
 
@@ -250,7 +250,7 @@ def member(item: Any, where: str) -> Structure:
         return item.p()  # type: ignore[no-any-return]
     raise FlowError(
         f"{item!r:.100} is not a step", where=where,
-        fix="make steps with socket.p(...) or with a function of functions(...); calling a Socket runs it at once",
+        fix="make steps with socket.p(...) or functions(...); calling a Socket runs it at once",
     )  # fmt: skip
 
 

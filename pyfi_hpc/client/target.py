@@ -8,8 +8,8 @@ from typing import Any
 from pyfi_hpc.errors import UnknownSocket, UsageError
 
 _DEPLOY = (
-    "put the function into a module of a git repository, run `pyfi deploy PATH`, and call it by its socket's name "
-    "or as the imported function"
+    "put the function into a module of a git repository, run `pyfi deploy PATH`, and call it by its socket's "
+    "name or as the imported function"
 )
 
 
@@ -20,7 +20,7 @@ def socket_name(target: Any) -> str:
     ----------
     target
         A socket's name, anything with ``socket_name`` (Socket, a function of ``functions``), or a plain
-        function at the top level of an importable module: it is looked up among what is deployed, and never sent.
+        function at the top level of an importable module: looked up among what is deployed, never sent.
 
     Raises
     ------

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyfi_hpc.model.ids import BatchId, CodeId, JobId, NodeName, Peer, SocketId
 from pyfi_hpc.model.records import (
@@ -191,7 +193,7 @@ class JobBook:
             self.ended.popitem(last=False)
 
 
-_APPLY = {
+_APPLY: dict[type, Callable[[JobBook, Any], None]] = {
     JobOpened: JobBook._job_opened,
     BatchAdmitted: JobBook._batch_admitted,
     OutcomeSettled: JobBook._outcome_settled,

@@ -135,6 +135,7 @@ def start(settings: Settings) -> EmbeddedServer:
         if not place.data.exists():
             _initialise(place, tools)
         _configure(place)
+        _clear_stale(place)
         _launch(place, tools)
         found = _running(place, started=True)
         if found is None:
@@ -280,7 +281,7 @@ def _initialise(place: _Place, tools: programs.Programs) -> None:
     if done.returncode:
         shutil.rmtree(made, ignore_errors=True)
         said = done.stdout.splitlines()
-        said = [line for line in said if "initdb:" in line or "error" in line.lower()] or said
+        said = [line for line in said if any(w in line for w in ("error", "could not", "FATAL"))] or said
         raise LedgerUnavailable(
             "the ledger's data folder cannot be made: " + " ".join(said[-3:]),
             where=str(place.data), fix="free some space there or set PYFI_HOME to another place",
@@ -307,7 +308,7 @@ def _write(path: Path, text: str, place: _Place) -> None:
 
 def _launch(place: _Place, tools: programs.Programs) -> None:
     """pg_ctl puts the server into a session of its own and waits until it takes connections."""
-    _clear_stale(place)
+    said = place.log.stat().st_size if place.log.exists() else 0
     with open(place.log, "a") as log:
         os.chmod(place.log, 0o600)
         try:
@@ -316,9 +317,9 @@ def _launch(place: _Place, tools: programs.Programs) -> None:
                 place.user, _START_S + 10.0, log.fileno(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise _failed(place, f"Postgres did not start within {_START_S} s") from None
+            raise _failed(place, f"Postgres did not start within {_START_S} s", said) from None
     if done.returncode:
-        raise _failed(place, "Postgres does not start")
+        raise _failed(place, "Postgres does not start", said)
 
 
 def _clear_stale(place: _Place) -> None:
@@ -333,6 +334,7 @@ def _clear_stale(place: _Place) -> None:
         rebooted = lease is not None and lease["boot"] != _boot_id()
         if rebooted or (psutil.pid_exists(pid) and not _is_postgres(pid)):
             file.unlink()
+    place.lease.unlink(missing_ok=True)
 
 
 def _is_postgres(pid: int) -> bool:
@@ -365,12 +367,7 @@ def _running(place: _Place, started: bool = False, connecting: bool = True) -> E
 
 
 def _greet(place: _Place) -> str:
-    """See that it answers, and make our database if this is the first time."""
-    with suppress(LedgerUnavailable):
-        connection = connect(place.url, 2.0, "pyfi start")
-        version = str(connection.info.server_version // 10000)
-        connection.close()
-        return version
+    """See that it answers, and make our database if this is the first time; returns its version."""
     connection = connect(place.url.replace(f"/{DATABASE}?", "/postgres?"), 2.0, "pyfi start")
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
@@ -415,11 +412,11 @@ def _data_version(place: _Place) -> int:
         return 0
 
 
-def _failed(place: _Place, what: str) -> LedgerUnavailable:
+def _failed(place: _Place, what: str, said: int = 0) -> LedgerUnavailable:
+    """The error with the last lines that the log got since it had ``said`` bytes."""
     with suppress(OSError):
-        lines = place.log.read_text(errors="replace").splitlines()
-        told = [line for line in lines[-20:] if "FATAL" in line or "PANIC" in line or "ERROR" in line]
-        what += "".join(f"\n    {line}" for line in (told or lines)[-3:])
+        lines = place.log.read_bytes()[said:].decode(errors="replace").splitlines()
+        what += "".join(f"\n    {line}" for line in lines[-4:])
     return LedgerUnavailable(
         what, where=str(place.log), fix="its log says why; `pyfi doctor` checks disk and memory"
     )
@@ -442,6 +439,25 @@ def _write_lease(place: _Place, pid: int) -> None:
         json.dumps({"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "since": time.time()})
     )
     os.replace(new, place.lease)
+
+
+def lease_host(settings: Settings) -> str:
+    """The host whose Postgres holds the instance's ledger; empty: none does."""
+    lease = _read_lease(_place(settings))
+    return str(lease["host"]) if lease else ""
+
+
+def void_lease(settings: Settings, host: str) -> None:
+    """Take away the lease of a host on which nothing of this ledger runs any more; the caller must know that.
+
+    A ``postmaster.pid`` of that host goes with it: its number means nothing here.
+    """
+    place = _place(settings)
+    with _alone(place):
+        lease = _read_lease(place)
+        if lease and lease["host"] == host:
+            (place.data / "postmaster.pid").unlink(missing_ok=True)
+            place.lease.unlink(missing_ok=True)
 
 
 def _refuse_other_host(place: _Place) -> None:

@@ -143,15 +143,15 @@ class PostgresLedger:
         assert self._writer is not None
         assert self._claim is not None
         self._unknown = (self._claim.epoch, seq)
-        group = pack(records, self._claim.epoch)
+        is_small = self._closed_rows <= _CLOSED_ROWS_MAX and small.is_small(records)
+        group = small.outline(records) if is_small else pack(records, self._claim.epoch)
         seconds = self._patience * self._commit_s + group.payload_bytes / _SLOWEST_BYTES_S
         dog = Watchdog(self._writer)
         made: set[int] = set()
         try:
             with self._writer.cursor() as cursor, dog.patience(seconds):
-                plain = group.job_max // PARTITION_JOBS in self._partitions and self._closed_rows <= _CLOSED_ROWS_MAX
-                if plain and small.is_small(records):
-                    self._write_small(cursor, records, group, seq)
+                if is_small:
+                    made = self._write_small(cursor, records, group, seq)
                 else:
                     made = self._write_group(cursor, group, seq)
         except psycopg2.Error:
@@ -162,15 +162,17 @@ class PostgresLedger:
         self._closed_rows += len(group.closed)
         self._partitions |= made
 
-    def _write_small(self, cursor: Cursor, records: Sequence[Record], group: Group, seq: int) -> None:
-        """All in one message."""
+    def _write_small(self, cursor: Cursor, records: Sequence[Record], group: Group, seq: int) -> set[int]:
+        """All in one message; returns the partitions that were made before it."""
         assert self._claim is not None
         if self._prepared is not self._writer:
             cursor.execute(small.PREPARE)
             self._prepared = self._writer
+        made = self._add_partitions(cursor, group.job_max)
         begin = cursor.mogrify(QUERIES["begin"], self._begin_values(group, seq))
         rows = small.statements(cursor, records, self._claim.epoch)
         cursor.execute(begin.strip().rstrip(b";") + b";" + rows + b"COMMIT")
+        return made
 
     def _write_group(self, cursor: Cursor, group: Group, seq: int) -> set[int]:
         """A COPY per table; returns the partitions that were made."""

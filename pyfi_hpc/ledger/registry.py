@@ -137,8 +137,7 @@ def get(session: Session, kind: str, name: str | int) -> dict[str, Any]:
     for other, model in KINDS.items():
         for column in _table(model).columns:
             if any(key.column.table is _table(type(row)) for key in column.foreign_keys):
-                label = model.name if issubclass(model, Named) else sa.cast(model.id, sa.Text).label("label")
-                mine = sa.select(label).where(column == row.id).order_by(model.id).limit(ROWS_MAX)
+                mine = sa.select(_label(model)).where(column == row.id).order_by(model.id).limit(ROWS_MAX)
                 word = (
                     "sources"
                     if column.name == "target_id"
@@ -262,6 +261,11 @@ def _field(column: str) -> str:
     return column.removesuffix("_id")
 
 
+def _label(model: type[Row]) -> Any:
+    """What people call a row: its name, or its number where it has none."""
+    return model.name if issubclass(model, Named) else sa.cast(model.id, sa.Text).label("name")
+
+
 def _has_owner(model: type[Any]) -> bool:
     return "owner" in _table(model).columns
 
@@ -279,8 +283,7 @@ def _names(session: Session, column: sa.Column[Any], rows: list[Any]) -> dict[in
     ids = {getattr(row, column.name) for row in rows} - {None}
     if not ids:
         return {}
-    label = target.name if issubclass(target, Named) else sa.cast(target.id, sa.Text).label("label")
-    rows_found = session.execute(sa.select(target.id, label).where(target.id.in_(ids)))
+    rows_found = session.execute(sa.select(target.id, _label(target)).where(target.id.in_(ids)))
     return {key: name for key, name in rows_found}  # noqa: C416  Row is no pair for dict() to mypy
 
 

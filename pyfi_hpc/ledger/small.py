@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg2.extensions
 
-from pyfi_hpc.ledger.copy import COLUMNS, text
+from pyfi_hpc.ledger.copy import COLUMNS, Group, intervals, text
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
 
 _ROWS_MAX = 8
@@ -51,6 +51,20 @@ def is_small(records: Sequence[Record]) -> bool:
         elif isinstance(record, AttemptFailed):
             size += len(record.error) + len(record.outputs)
     return size <= _BYTES_MAX
+
+
+def outline(records: Sequence[Record]) -> Group:
+    """What a commit's own row tells of a small group."""
+    group = Group(counts=dict.fromkeys(COLUMNS, 0))
+    closed = []
+    for record in records:
+        if isinstance(record, BatchClosed):
+            closed.append(record.batch)
+        else:
+            group.counts[_ROWS[type(record)][0]] += 1
+            group.job_max = max(group.job_max, record.job)
+    group.closed, group.closed_count = intervals(closed), len(closed)
+    return group
 
 
 def statements(cursor: psycopg2.extensions.cursor, records: Sequence[Record], epoch: int) -> bytes:

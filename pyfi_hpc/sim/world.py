@@ -12,6 +12,7 @@ import random
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pyfi_hpc.core.agent import BROKER, Agent
@@ -214,7 +215,7 @@ class BrokerHost(Host):
         for query in group.queries:
             event = self._answer(query)
             if event is not None:
-                self.world.at(self.world.now, lambda event=event: self.tell(event))
+                self.world.at(self.world.now, partial(self.tell, event))
         self._busy = False
         self._commit()
 
@@ -300,7 +301,7 @@ class AgentHost(Host):
         world = self.world
         if isinstance(action, StartRanks):
             for number in range(action.count):
-                world.at(world.now + world.plan.rank_start_s, lambda number=number: self._add_rank(number))
+                world.at(world.now + world.plan.rank_start_s, partial(self._add_rank, number))
         elif isinstance(action, ReplaceRank):
             world.at(world.now + world.plan.rank_start_s, lambda: self._add_rank(action.rank))
         elif isinstance(action, KillProcess):
@@ -361,7 +362,7 @@ class ImaginedRank:
         world.executed.append((bundle.job, bundle.first + offset - bundle.lo, bundle.attempt, bundle.grant))
         cause = {"!": Cause.CRASH, "?": Cause.ERROR}.get(text[:1], Cause.NONE)
         seconds = float(text.lstrip("!?") or 0.001)
-        world.at(world.now + seconds, lambda mark=self._running: self._finish(mark, cause))
+        world.at(world.now + seconds, partial(self._finish, self._running, cause))
 
     def _finish(self, mark: tuple[m.Bundle, int], cause: Cause) -> None:
         if self.dead or self.agent.dead or self._running is not mark:

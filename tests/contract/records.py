@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+
 from pyfi_hpc.model.ids import BatchId, Epoch, GrantId, JobId, NodeName, SocketId
 from pyfi_hpc.model.packed import offsets_of
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled
@@ -15,7 +16,13 @@ def opened(job: int, key: bytes = b"", owner: str = "ada") -> JobOpened:
 
 
 def admitted(
-    batch: int, job: int, number: int = 0, first: int = 0, count: int = 3, last: bool = True, edges: object = None
+    batch: int,
+    job: int,
+    number: int = 0,
+    first: int = 0,
+    count: int = 3,
+    last: bool = True,
+    edges: object = None,
 ) -> BatchAdmitted:
     parts = [f"argument {first + i}".encode() * (1 + i % 3) for i in range(count)]
     packed = msgspec.msgpack.encode(edges) if edges else b""
@@ -31,7 +38,8 @@ def settled(
 ) -> OutcomeSettled:  # fmt: skip
     parts = [f"result {batch}.{lo + i}".encode() for i in range(count)]
     return OutcomeSettled(
-        BatchId(batch), JobId(job), lo, count, 2, Epoch(epoch), GrantId(99), NodeName("n1"), 5, bytes([state]) * count,
+        BatchId(batch), JobId(job), lo, count, 2, Epoch(epoch), GrantId(99), NodeName("n1"), 5,
+        bytes([state]) * count,
         b"".join(msgspec_double(100.25 + i) for i in range(count)), b"\0\0\0\x3f" * count, offsets_of(parts),
         b"".join(parts), outputs, 2000.75,
     )  # fmt: skip
@@ -43,7 +51,9 @@ def msgspec_double(value: float) -> bytes:
     return pack("<d", value)
 
 
-def failed(batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause = Cause.CRASH) -> AttemptFailed:
+def failed(
+    batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause = Cause.CRASH
+) -> AttemptFailed:
     error = msgspec.msgpack.encode(["builtins", "ValueError", "no", "trace", None])
     return AttemptFailed(
         BatchId(batch), JobId(job), offset, attempt, Epoch(1), GrantId(98), cause, NodeName("n2"), 4, error,

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 from ledger_fixture import administer
+from records import admitted, closed, failed, opened, settled
+
 from pyfi_hpc.errors import BrokerHeld, StaleEpoch
 from pyfi_hpc.ledger.memory import MemoryLedger, MemoryStore
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.model.states import Cause, TaskState
-from records import admitted, closed, failed, opened, settled
 
 
 @dataclass
@@ -86,7 +87,9 @@ def test_records_come_back_as_they_were(kind: Kind) -> None:
     found = kind.make().take_over("there")
     assert found.jobs == [job]
     assert found.batches == [replace(batch, offsets=b"", payload=b"")]
-    assert found.outcomes == [replace(outcome, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")]
+    assert found.outcomes == [
+        replace(outcome, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")
+    ]
     assert found.attempts == [replace(attempt, outputs=b"")]
     assert (found.epoch, found.next_job, found.next_batch) == (2, 2, 2)
 
@@ -108,7 +111,7 @@ def test_recovery_reads_whole_unfinished_jobs_only(kind: Kind) -> None:
 
 
 def test_closed_batches_stay_closed_whatever_their_order(kind: Kind) -> None:
-    """Close 60 batches in a scattered order over several commits and takeovers: only the open ones are read."""
+    """Close 60 batches in a scattered order over several commits: only the open ones are read."""
     ledger = kind.make()
     ledger.take_over("here")
     ledger.commit([r for n in range(1, 61) for r in (opened(n), admitted(n, n))], 1)
@@ -135,10 +138,14 @@ def test_the_same_key_is_one_job(ledger: PostgresLedger) -> None:
 
 
 def test_a_key_is_opened_once(ledger: PostgresLedger) -> None:
-    """Opening a key twice is a bug upstream: it is refused, nothing of the group stays, and the ledger goes on."""
+    """Opening a key twice is a bug upstream: nothing of the group stays, and the ledger goes on."""
     ledger.take_over("here")
     ledger.commit([opened(1, b"k" * 16), admitted(1, 1)], 1)
-    for again in ([opened(2, b"k" * 16), admitted(2, 2)], [admitted(2, 1, 0)], [opened(1), admitted(2, 1, 1, 3)]):
+    for again in (
+        [opened(2, b"k" * 16), admitted(2, 2)],
+        [admitted(2, 1, 0)],
+        [opened(1), admitted(2, 1, 1, 3)],
+    ):
         with pytest.raises(Exception, match="duplicate|before"):
             ledger.commit(again, 2)
     assert ledger.payloads([2]) == []
@@ -151,7 +158,9 @@ def test_payloads_come_in_the_order_asked(ledger: PostgresLedger) -> None:
     ledger.take_over("here")
     batches = [admitted(n, n) for n in (1, 2, 3)]
     ledger.commit([r for n in (1, 2, 3) for r in (opened(n), batches[n - 1])], 1)
-    assert ledger.payloads([3, 1, 9, 2]) == [(n, batches[n - 1].offsets, batches[n - 1].payload) for n in (3, 1, 2)]
+    assert ledger.payloads([3, 1, 9, 2]) == [
+        (n, batches[n - 1].offsets, batches[n - 1].payload) for n in (3, 1, 2)
+    ]
     assert ledger.payloads([]) == []
 
 
@@ -171,7 +180,13 @@ def test_tasks_that_never_ran_have_empty_values(ledger: PostgresLedger) -> None:
     """A cancelled range has no times and no offsets."""
     ledger.take_over("here")
     never = replace(
-        settled(1, 1, 0, 3, TaskState.CANCELLED), started=b"", durations=b"", offsets=b"", payload=b"", grant=0, rank=-1
+        settled(1, 1, 0, 3, TaskState.CANCELLED),
+        started=b"",
+        durations=b"",
+        offsets=b"",
+        payload=b"",
+        grant=0,
+        rank=-1,
     )
     ledger.commit([opened(1), admitted(1, 1), never], 1)  # type: ignore[list-item]
     assert ledger.values([(1, 2)]) == {(1, 2): (TaskState.CANCELLED, b"")}
@@ -193,7 +208,11 @@ def test_pages_go_through_all_outcomes_in_order(ledger: PostgresLedger) -> None:
         if not page.more:
             break
     done = bytes([TaskState.COMPLETED])
-    assert seen == [(0, 2, done * 2, b"result 1.0"), (2, 2, done * 2, b"result 1.2"), (4, 4, done * 4, b"result 2.0")]
+    assert seen == [
+        (0, 2, done * 2, b"result 1.0"),
+        (2, 2, done * 2, b"result 1.2"),
+        (4, 4, done * 4, b"result 2.0"),
+    ]
     whole = ledger.page(1, (0, -1), 1 << 20)
     assert whole is not None
     assert [r.first for r in whole.ranges] == [0, 2, 4]
@@ -250,7 +269,7 @@ def test_a_fenced_broker_cannot_commit(kind: Kind) -> None:
 
 
 def test_a_broker_that_lost_its_session_goes_on_by_itself(kind: Kind) -> None:
-    """Nobody else took over: the next commit is made under a new epoch, and what was committed is there once."""
+    """Nobody else took over: the next commit has a new epoch, and what was committed is there once."""
     ledger = kind.make()
     ledger.take_over("here")
     ledger.commit([opened(1), admitted(1, 1)], 1)

@@ -1,4 +1,4 @@
-"""What only the ledger on Postgres can be asked: lost connections, mute servers, plans, partitions, migrations."""
+"""What only the ledger on Postgres can be asked: lost connections, plans, partitions, migrations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_fixture import administer
 from proxy import Proxy
+from records import admitted, closed, failed, opened, settled
+
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError, StaleEpoch
 from pyfi_hpc.ledger import schema, tables
 from pyfi_hpc.ledger.calls import QUERIES as REPORTS
@@ -21,7 +23,6 @@ from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.queries import text_of
 from pyfi_hpc.model.states import Cause, TaskState
-from records import admitted, closed, failed, opened, settled
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_commit_of_unknown_outcome_is_looked_up(
 def test_a_commit_is_tried_again_until_the_server_is_back(
     proxy: Proxy, ledger: PostgresLedger, ledger_url: str
 ) -> None:
-    """The commit's answer is lost and the server then refuses: the same call, made again later, finds it done."""
+    """The commit's answer is lost, then the server refuses: the same call later finds it done."""
     ledger.take_over("here")
     proxy.arm(b"COMMIT", "reply")
     proxy.refusing = True
@@ -176,7 +177,7 @@ def test_partitions_are_made_when_jobs_need_them(ledger_url: str) -> None:
 
 
 def test_a_partition_of_a_commit_that_failed_is_made_again(ledger_url: str) -> None:
-    """The group that first needs a partition is refused: the partition is rolled back and comes with the next."""
+    """The group that first needs a partition is refused: the partition comes with the next."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
     far = 5 * tables.PARTITION_JOBS
@@ -224,7 +225,7 @@ def test_names_with_odd_characters_do_not_stop_the_ledger(ledger_url: str) -> No
     ],
 )
 def test_constraints_refuse_what_cannot_be(ledger_url: str, broken: object) -> None:
-    """A packed column of the wrong length, a count below 0: refused by the table, and nothing of the group stays."""
+    """A packed column of the wrong length, a count below 0: refused, and nothing of the group stays."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
     with pytest.raises(psycopg2.errors.CheckViolation):
@@ -234,7 +235,7 @@ def test_constraints_refuse_what_cannot_be(ledger_url: str, broken: object) -> N
 
 
 def test_no_server_and_no_tables_are_told_apart(ledger_server: EmbeddedServer, tmp_path: object) -> None:
-    """A server that is not there is transient; a database without tables names the command that makes them."""
+    """No server is transient; a database without tables names the command that makes them."""
     with pytest.raises(LedgerUnavailable, match="does not take this now"):
         PostgresLedger(f"postgresql://x@/y?host={tmp_path}").take_over("here")
     bare = ledger_server.url.replace("/pyfi?", "/postgres?")
@@ -262,9 +263,10 @@ _CATALOGUE = {
                   WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')) ORDER BY 1, 2""",
     "constraints": """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
                       WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
-    "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
-    "partitioning": "SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table "
-    "ORDER BY 1",
+    "indexes": """SELECT tablename, indexname, indexdef FROM pg_indexes
+                  WHERE schemaname = 'public' ORDER BY 1, 2""",
+    "partitioning": """SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid)
+                       FROM pg_partitioned_table ORDER BY 1""",
 }
 
 
@@ -305,7 +307,8 @@ def test_views_show_one_row_a_task(ledger_url: str) -> None:
     ledger.take_over("here")
     ledger.commit([opened(1), admitted(1, 1), settled(1, 1, 1, 2), failed(1, 1, 1, 1)], 1)
     ledger.close()
-    rows = administer(ledger_url, "SELECT id, state, code, node, rank, extract(epoch FROM started)::float8, duration_s "
+    rows = administer(ledger_url, "SELECT id, state, code, node, rank, extract(epoch FROM started)::float8, "
+                      "duration_s "
                       "FROM task ORDER BY index")  # fmt: skip
     assert rows == [
         ("1.0", "PENDING", "PD", None, None, None, None),
@@ -333,7 +336,8 @@ def test_packed_numbers_are_read_in_sql(ledger_url: str, value: float) -> None:
     from struct import pack, unpack
 
     eight, four = pack("<dd", 7.0, value), pack("<ff", 7.0, value)
-    row = administer(ledger_url, "SELECT float8_at(%s, 1), float4_at(%s, 1), float8_at('', 0), float4_at(NULL, 0)",
+    row = administer(ledger_url, "SELECT float8_at(%s, 1), float4_at(%s, 1), float8_at('', 0), "
+                     "float4_at(NULL, 0)",
                      eight, four)  # fmt: skip
     assert row == [(value, unpack("<f", four[4:])[0], None, None)]
 
@@ -363,10 +367,11 @@ def filled(ledger_server: EmbeddedServer) -> Iterator[str]:
     for table, columns, values in (
         ("job", "id, on_failure, opened_at, epoch, key, owner, name, shape",
          "n, 0, 0, 1, decode(lpad(to_hex(n), 32, '0'), 'hex'), 'o', 'n', ''"),
-        ("task_batch", "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s, epoch,"
-         " offsets, payload", "n, n, 0, 0, 1, true, 1, 1, 0, 0, 0, 1, '', repeat('x', 100)::bytea"),
-        ("outcome_batch", "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states, started,"
-         " durations, offsets, payload, outputs",
+        ("task_batch", "batch, job, number, first, count, last, socket, code, priority, retries,"
+         " time_limit_s, epoch, offsets, payload",
+         "n, n, 0, 0, 1, true, 1, 1, 0, 0, 0, 1, '', repeat('x', 100)::bytea"),
+        ("outcome_batch", "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
+         " started, durations, offsets, payload, outputs",
          "n, n, 0, 1, 1, 1, 1, 1, 0, 'n', '\\x03'::bytea, '', '', '', repeat('x', 100)::bytea, ''"),
     ):  # fmt: skip
         administer(url, f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, 19999) n")

@@ -7,7 +7,6 @@ knobs lose, delay and refuse things on purpose. It is no model of the real broke
 from __future__ import annotations
 
 import json
-import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +73,7 @@ class Broker:
         self.hold = False  #: accepts, runs nothing
         self.window = 1 << 60
         self.page_ranges = 3
+        self.range_tasks = 1000
         self.payload_bytes_max = 8 << 20
         self.heard: list[Any] = []
         self.answers: dict[str, Any] = {}
@@ -132,9 +132,9 @@ class Broker:
 
     def _write_access(self, port: int) -> None:
         content = {
-            "version": 1, "instance": self.file.parent.name, "host": "127.0.0.1", "port": port, "pid": os.getpid(),
+            "version": 1, "instance": self.file.parent.name, "host": "127.0.0.1", "port": port,
             "broker_public": self._keys[0].decode(), "client_public": self._client[0].decode(),
-            "client_secret": self._client[1].decode(),
+            "client_secret": self._client[1].decode(), "agent_public": "", "agent_secret": "",
         }  # fmt: skip
         new = self.file.with_suffix(".new")
         new.touch(mode=0o600)
@@ -250,7 +250,7 @@ class Broker:
         return True
 
     def _push(self, job: _Job, indexes: list[int]) -> None:
-        for lo, hi in _runs(indexes):
+        for lo, hi in _runs(indexes, self.range_tasks):
             piece = self._range(job, lo, hi)
             for peer in list(job.watchers):
                 if self.lose_resolved:

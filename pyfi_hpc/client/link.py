@@ -1,0 +1,92 @@
+"""The link: one DEALER socket to the broker, and how its thread waits on it and on callers."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import zmq
+
+from pyfi_hpc.adapters.access import Access
+from pyfi_hpc.errors import SettingsError
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.wire.codec import encode
+
+#: frames taken in one round, so that sending is never starved
+_FRAMES_MAX = 64
+#: payload bytes in one frame; more go in further frames
+_FRAME_BYTES_MAX = 8 << 20
+
+
+class Link:
+    """Used by one thread only."""
+
+    def __init__(self, context: zmq.Context[Any], wakened: socket.socket) -> None:
+        self._context = context
+        self._wakened = wakened
+        self._dealer: zmq.Socket[bytes] | None = None
+        self._poller = zmq.Poller()
+        self._poller.register(wakened.fileno(), zmq.POLLIN)
+
+    def connect(self, access: Access) -> None:
+        """A fresh socket: what was queued in the old one is gone, its answers never come."""
+        if self._dealer is not None:
+            self._poller.unregister(self._dealer)
+            self._dealer.close(0)
+        dealer = self._context.socket(zmq.DEALER)
+        # No high-water mark: what may be in flight is bounded by what may be unacknowledged.
+        dealer.sndhwm = dealer.rcvhwm = 0
+        dealer.linger = 0
+        dealer.reconnect_ivl, dealer.reconnect_ivl_max = 50, 1000
+        dealer.maxmsgsize = Limits().message_bytes_max
+        dealer.ipv6 = ":" in access.host
+        try:
+            dealer.curve_serverkey = access.broker_public.encode()
+            dealer.curve_publickey = access.client_public.encode()
+            dealer.curve_secretkey = access.client_secret.encode()
+        except (zmq.ZMQError, ValueError) as error:
+            dealer.close(0)
+            raise SettingsError(
+                f"the access file has a damaged key: {error}", where=access.endpoint,
+                fix="restart the instance: `pyfi down`, `pyfi up`",
+            ) from None
+        dealer.connect(access.endpoint)
+        self._dealer = dealer
+        self._poller.register(dealer, zmq.POLLIN)
+
+    def send(self, out: list[m.Message]) -> None:
+        """Everything in one frame, in several where it is too much for one."""
+        if not out or self._dealer is None:
+            return
+        start, size = 0, 0
+        for i, message in enumerate(out):
+            size += len(message.payload) if isinstance(message, m.Submit) else 64
+            if size > _FRAME_BYTES_MAX and i > start:
+                self._dealer.send(encode(out[start:i]), zmq.NOBLOCK)
+                start, size = i, 0
+        self._dealer.send(encode(out[start:]), zmq.NOBLOCK)
+        out.clear()
+
+    def receive(self, wait_s: float) -> list[bytes]:
+        ready = self._poller.poll(max(0, int(wait_s * 1000) + (wait_s > 0)))
+        if not ready:
+            return []
+        frames: list[bytes] = []
+        for source, _ in ready:
+            if source is not self._dealer:
+                try:
+                    self._wakened.recv(4096)
+                except BlockingIOError:
+                    pass
+        assert self._dealer is not None
+        while len(frames) < _FRAMES_MAX:
+            try:
+                frames.append(self._dealer.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+        return frames
+
+    def close(self) -> None:
+        if self._dealer is not None:
+            self._dealer.close(1000)
