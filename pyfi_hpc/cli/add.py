@@ -23,9 +23,7 @@ def _add_command(word: str) -> click.Command | None:
     table = KINDS[kind]
 
     @click.pass_obj
-    def command(
-        context: Context, /, assignments: tuple[str, ...], name: str | None = None, **given: Any
-    ) -> None:
+    def command(context: Context, /, assignments: tuple[str, ...], name: str | None = None, **given: Any) -> None:
         values = values_of(given, assignments)
         if name is not None:
             values["name"] = name
@@ -54,18 +52,14 @@ def _add_socket(context: Context, kind: str, values: dict[str, Any]) -> dict[str
     interval = values.pop("interval", None)
     made = add_row(context, "socket", values)
     if interval is not None:
-        add_row(
-            context, "schedule", {"name": values["name"], "socket": values["name"], "interval_s": interval}
-        )
+        add_row(context, "schedule", {"name": values["name"], "socket": values["name"], "interval_s": interval})
     return made
 
 
 def _add_outlet(context: Context, kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """The older word for a socket; its function is the processor's only one unless it is named."""
     if "function" not in values:
-        functions = context.ask("ls", {"kind": "function", "filters": {"processor": values["processor"]}})[
-            "rows"
-        ]
+        functions = context.ask("ls", {"kind": "function", "filters": {"processor": values["processor"]}})["rows"]
         if len(functions) != 1:
             names = ", ".join(row["function"] for row in functions) or "none"
             raise UsageError(
@@ -81,13 +75,9 @@ def _add_plug(context: Context, kind: str, values: dict[str, Any]) -> dict[str, 
     """A plug between two sockets; with -pn and -q from the processor's function to the queue's reader."""
     processor = values.pop("processor", None)
     if processor and "source" not in values:
-        values["source"] = _only(
-            context, {"processor": processor}, f"the processor {processor!r}", "-s SOURCE"
-        )
+        values["source"] = _only(context, {"processor": processor}, f"the processor {processor!r}", "-s SOURCE")
     if "target" not in values and "queue" in values:
-        values["target"] = _only(
-            context, {"queue": values["queue"]}, f"the queue {values['queue']!r}", "-t TARGET"
-        )
+        values["target"] = _only(context, {"queue": values["queue"]}, f"the queue {values['queue']!r}", "-t TARGET")
     return add_row(context, "plug", values)
 
 
@@ -101,9 +91,7 @@ def _only(context: Context, filters: dict[str, Any], where: str, flag: str) -> s
             fix=f"`pyfi add socket` first, or name one with {flag}",
         )
     if len({row["function"] for row in sockets}) > 1:
-        raise UsageError(
-            f"{where} has sockets of several functions", where="add plug", fix=f"name one with {flag}"
-        )
+        raise UsageError(f"{where} has sockets of several functions", where="add plug", fix=f"name one with {flag}")
     return str(sockets[0]["name"])
 
 
@@ -116,9 +104,7 @@ def _add_argument(context: Context, kind: str, values: dict[str, Any]) -> dict[s
     except NotFound:
         made = add_row(context, kind, values)
     if plug:
-        context.ask(
-            "update", {"kind": "plug", "name": plug, "values": {"argument": made["name"]}}, reads=False
-        )
+        context.ask("update", {"kind": "plug", "name": plug, "values": {"argument": made["name"]}}, reads=False)
     return made
 
 

@@ -31,9 +31,7 @@ def start(context: Context, ranks: int | None) -> None:
 
     running = instance.find(context.settings, "agent")
     if running is not None:
-        raise Refused(
-            f"the agent of this node runs already (pid {running.pid})", fix="`pyfi agent stop` ends it"
-        )
+        raise Refused(f"the agent of this node runs already (pid {running.pid})", fix="`pyfi agent stop` ends it")
     wanted = ranks or len(node.usable_cores())
     begun = time.monotonic()
     context.ask("info")

@@ -35,9 +35,7 @@ _ATTEMPTS = (
 @click.command()
 @click.option("-u", "--unfinished", is_flag=True, help="Only what waits or runs.")
 @click.option("-j", "--job", metavar="JOB", help="Only tasks of this job: 17 or last.")
-@click.option(
-    "--state", default="", help="Only these: PENDING, RUNNING, COMPLETED, FAILED ... or PD, R, CD, F ..."
-)
+@click.option("--state", default="", help="Only these: PENDING, RUNNING, COMPLETED, FAILED ... or PD, R, CD, F ...")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0)
 @lists
@@ -54,9 +52,7 @@ def calls(context: Context, /, job: str | None, **body: Any) -> None:
 
 @click.command()
 @click.argument("call_id", required=False, metavar="ID")
-@click.option(
-    "--id", "named", metavar="ID", help="The same as the argument: J.i, or J for a whole job with -g."
-)
+@click.option("--id", "named", metavar="ID", help="The same as the argument: J.i, or J for a whole job with -g.")
 @click.option("-r", "--result", is_flag=True, help="Print its result alone.")
 @click.option("-g", "--graph", is_flag=True, help="Draw the calls that it is linked with.")
 @reads

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,20 +70,15 @@ def ledger(settings: Settings) -> Iterator[Finding]:
 
 
 def _server(settings: Settings) -> Finding:
-    import sqlalchemy as sa
-
-    from pyfi_hpc.ledger.connection import make_engine
+    from pyfi_hpc.ledger.connection import connect
 
     try:
-        engine = make_engine(settings.ledger)
-        with engine.connect() as connection:
-            version = connection.scalar(sa.text("SHOW server_version"))
-        return Finding(OK, f"the ledger's Postgres answers, version {version}")
-    except (PyfiError, sa.exc.SQLAlchemyError) as error:
-        words = str(getattr(error, "what", getattr(error, "orig", error))).strip().split("\n")[0]
-        return Finding(
-            FAIL, f"the ledger's Postgres does not answer: {words}", "look at PYFI_LEDGER and the server"
-        )
+        connection = connect(settings.ledger, name="pyfi doctor")
+    except PyfiError as error:
+        return Finding(FAIL, error.what, error.fix or "look at PYFI_LEDGER and the server")
+    with closing(connection):
+        version = connection.server_version // 10000
+    return Finding(OK, f"the ledger's Postgres answers, version {version}")
 
 
 def mpi(settings: Settings) -> Iterator[Finding]:
@@ -102,9 +98,7 @@ def mpi(settings: Settings) -> Iterator[Finding]:
     said = _say(launcher.step_command(mpiexec, 2, [sys.executable, "-c", script]))
     joined = re.findall(r"size 2 (.+) \((\d+), (\d+), (\d+)\)", said)
     if len(joined) == 2:
-        yield Finding(
-            OK, f"mpiexec starts 2 ranks of one world, {joined[0][0]} {'.'.join(joined[0][1:])} ({mpiexec})"
-        )
+        yield Finding(OK, f"mpiexec starts 2 ranks of one world, {joined[0][0]} {'.'.join(joined[0][1:])} ({mpiexec})")
     else:
         last = said.strip().splitlines()[-1:] or ["it said nothing"]
         yield Finding(
@@ -137,9 +131,7 @@ def slurm(settings: Settings) -> Iterator[Finding]:
         yield Finding(OK, "no Slurm here: ranks run on this machine only")
         return
     if missing:
-        yield Finding(
-            FAIL, f"Slurm's commands are not complete: no {', '.join(missing)}", "load your site's module"
-        )
+        yield Finding(FAIL, f"Slurm's commands are not complete: no {', '.join(missing)}", "load your site's module")
         return
     found = re.search(r"slurm \S+", _say(["sbatch", "--version"]))
     version = found[0] if found else "slurm"
@@ -181,9 +173,7 @@ def folders(settings: Settings) -> Iterator[Finding]:
             yield Finding(OK, f"{home} is private")
     yield from _disk(home)
     if not os.access(settings.scratch, os.W_OK):
-        yield Finding(
-            FAIL, f"{settings.scratch} cannot be written", "set PYFI_SCRATCH to a folder on this machine"
-        )
+        yield Finding(FAIL, f"{settings.scratch} cannot be written", "set PYFI_SCRATCH to a folder on this machine")
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

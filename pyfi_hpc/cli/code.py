@@ -50,9 +50,7 @@ def update_processor(context: Context, name: str, values: dict[str, Any]) -> dic
     before = _get(context, name)
     if _CODE & values.keys():
         known = context.ask("ls", {"kind": "socket", "filters": {"processor": name}, "limit": 1000})["rows"]
-        functions = [
-            row["function"].removeprefix(f"{name}.") for row in known if row["name"] == row["function"]
-        ]
+        functions = [row["function"].removeprefix(f"{name}.") for row in known if row["name"] == row["function"]]
         if values.get("task"):
             functions.append(values["task"])
         code = {
@@ -86,8 +84,6 @@ def _deploy(context: Context, name: str, values: dict[str, Any], functions: list
 
 
 def _update_rest(context: Context, name: str, values: dict[str, Any]) -> None:
-    rest = {
-        field: value for field, value in values.items() if field not in _CODE - {"branch"} and field != "name"
-    }
+    rest = {field: value for field, value in values.items() if field not in _CODE - {"branch"} and field != "name"}
     if rest:
         context.ask("update", {"kind": "processor", "name": name, "values": rest}, reads=False)

@@ -89,9 +89,9 @@ def _switch(command: F, flag: str, name: str, meaning: bool, text: str) -> F:
         if value:
             setattr(ctx.ensure_object(Context), name, meaning)
 
-    return click.option(
-        flag, f"_{name}", is_flag=True, is_eager=True, expose_value=False, callback=take, help=text
-    )(command)
+    return click.option(flag, f"_{name}", is_flag=True, is_eager=True, expose_value=False, callback=take, help=text)(
+        command
+    )
 
 
 def read_ini(file: Path) -> dict[str, Any]:
@@ -126,7 +126,5 @@ def _read_sections(text: str, file: Path) -> dict[str, Any]:
     try:
         parser.read_string(text if text.lstrip().startswith("[") else f"[pyfi]\n{text}")
     except configparser.Error as error:
-        raise SettingsError(
-            f"cannot read the settings: {str(error).splitlines()[0]}", where=str(file)
-        ) from None
+        raise SettingsError(f"cannot read the settings: {str(error).splitlines()[0]}", where=str(file)) from None
     return {name: value for section in parser.sections() for name, value in parser[section].items()}

@@ -39,9 +39,7 @@ def upgrade(context: Context) -> None:
 
 
 @db.command()
-@click.option(
-    "-o", "--output", type=click.File("w"), default="-", help="File to write; default: standard output."
-)
+@click.option("-o", "--output", type=click.File("w"), default="-", help="File to write; default: standard output.")
 @pass_context
 def dump(context: Context, output: IO[str]) -> None:
     """Print all tables as JSON: no arguments, no results, no secrets."""

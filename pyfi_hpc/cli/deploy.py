@@ -14,9 +14,7 @@ from pyfi_hpc.cli.output import print_json
 @click.command()
 @click.argument("source", metavar="PATH_OR_URL")
 @click.option("--commit", metavar="REV", help="Commit, tag or branch; default: HEAD.")
-@click.option(
-    "-m", "--module", help="Dotted name of the module with the functions; default: what pyfi.toml says."
-)
+@click.option("-m", "--module", help="Dotted name of the module with the functions; default: what pyfi.toml says.")
 @click.option("-n", "--name", help="Name of the processor; default: what pyfi.toml says, else the folder's.")
 @click.option(
     "-f",

@@ -59,9 +59,7 @@ class Follower:
         states = {state.name: count for state in final if (count := feed.states.count(state))}
         return Tally(self._inbox.job, self._inbox.name, feed.count, feed.total, states)
 
-    def run(
-        self, progress: Progress, timeout_s: float | None = None, more: Callable[[], bool] | None = None
-    ) -> Tally:
+    def run(self, progress: Progress, timeout_s: float | None = None, more: Callable[[], bool] | None = None) -> Tally:
         """Until every task is final, or the time is over.
 
         Parameters

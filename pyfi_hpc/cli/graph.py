@@ -182,13 +182,7 @@ def _text_of(row: list[_Box]) -> list[str]:
         line: list[str] = []
         for box in row:
             passing = not box.lines
-            text = (
-                "│"
-                if passing
-                else box.lines[number]
-                if number < len(box.lines)
-                else ("│" if box.children else "")
-            )
+            text = "│" if passing else box.lines[number] if number < len(box.lines) else ("│" if box.children else "")
             start = box.x - len(text) // 2
             line += " " * (start + len(text) - len(line))
             line[start : start + len(text)] = text

@@ -12,9 +12,7 @@ import click
 class LazyGroup(click.Group):
     """``names`` are known at once, ``make`` gives the command of a name, or None."""
 
-    def __init__(
-        self, *args: Any, make: Callable[[str], click.Command | None], names: list[str], **more: Any
-    ) -> None:
+    def __init__(self, *args: Any, make: Callable[[str], click.Command | None], names: list[str], **more: Any) -> None:
         super().__init__(*args, **more)
         self._make, self._names = make, names
 

@@ -23,9 +23,7 @@ _SETTINGS = (Column("SETTING", "name"), Column("VALUE"), Column("ORIGIN"))
 
 
 @click.command()
-@click.option(
-    "--settings", "only_settings", is_flag=True, help="Show each setting, its value and where it came from."
-)
+@click.option("--settings", "only_settings", is_flag=True, help="Show each setting, its value and where it came from.")
 @lists
 @pass_context
 def info(context: Context, only_settings: bool) -> None:
@@ -43,12 +41,9 @@ def info(context: Context, only_settings: bool) -> None:
         "instance",
         {
             "instance": f"{context.settings.instance}   (state {context.settings.instance_dir})",
-            "broker": f"{context.session.address}, CURVE on, "
-            f"pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
+            "broker": f"{context.session.address}, CURVE on, pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
             "ledger": f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" + _trouble(broker),
-            "objects": ", ".join(
-                f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()
-            ),
+            "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()),
             "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
             f"{broker['counts']['settled']} settled since the broker's start",
             "clients": broker["clients"],

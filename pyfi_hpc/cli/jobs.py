@@ -92,16 +92,12 @@ def state_code(row: Mapping[str, Any]) -> str:
 
 @click.command()
 @click.argument("ids", nargs=-1, required=True, metavar="JOB...")
-@click.option(
-    "--timeout", metavar="TIME", help="Wait at most so long: seconds, or 5m, 1:00:00; then exit 124."
-)
+@click.option("--timeout", metavar="TIME", help="Wait at most so long: seconds, or 5m, 1:00:00; then exit 124.")
 @click.option("--ignore-failures", is_flag=True, help="Exit 0 also when tasks failed.")
 @progress_option
 @reads
 @pass_context
-def wait(
-    context: Context, ids: tuple[str, ...], timeout: str | None, ignore_failures: bool, progress: str
-) -> None:
+def wait(context: Context, ids: tuple[str, ...], timeout: str | None, ignore_failures: bool, progress: str) -> None:
     """Wait until jobs have ended; exit 1 if a task failed or was cancelled, 124 if it takes too long."""
     deadline = None if timeout is None else time.monotonic() + parse.seconds(timeout)
     tallies = []
@@ -148,8 +144,7 @@ def _tell(tally: Tally, elapsed_s: float) -> None:
     total = tally.total if tally.total >= 0 else "?"
     state = "" if tally.complete else "  not ended"
     click.echo(
-        f"job {tally.job}  {tally.name}  {tally.done}/{total} results  failed={tally.failed}"
-        f"  {elapsed_s:.1f} s{state}"
+        f"job {tally.job}  {tally.name}  {tally.done}/{total} results  failed={tally.failed}  {elapsed_s:.1f} s{state}"
     )
 
 
@@ -174,8 +169,7 @@ def cancel(context: Context, ids: tuple[str, ...]) -> None:
         ended.append({"job": one.job, "cancelled": count})
         if not context.json:
             click.echo(
-                f"job {one.job}: {count} task{'s' * (count != 1)} cancelled"
-                + ("" if count else " (it has ended)")
+                f"job {one.job}: {count} task{'s' * (count != 1)} cancelled" + ("" if count else " (it has ended)")
             )
     if context.json:
         print_json({"jobs": ended})
@@ -232,7 +226,5 @@ def _resolved(context: Context, found: list[Ids | str]) -> Iterator[Ids]:
         else:
             page = context.ask("jobs", {"limit": 1})["rows"]
             if not page:
-                raise NotFound(
-                    "there is no job yet", where="last", fix="`pyfi task run` or `pyfi map` make one"
-                )
+                raise NotFound("there is no job yet", where="last", fix="`pyfi task run` or `pyfi map` make one")
             yield Ids(page[0]["job"])

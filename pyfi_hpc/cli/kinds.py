@@ -59,9 +59,7 @@ KINDS: dict[str, Kind] = {
                 help="Address or path of the git repository.",
             ),
             _flag("-m", "--module", help="Dotted name of the module."),
-            _flag(
-                "-t", "--task", help="A function that becomes the socket NAME.function at once.", extra=True
-            ),
+            _flag("-t", "--task", help="A function that becomes the socket NAME.function at once.", extra=True),
             _flag("-b", "-br", "--branch"),
             _flag("--commit", help="Commit or tag; default: the branch's head.", extra=True),
             _flag(
@@ -80,9 +78,7 @@ KINDS: dict[str, Kind] = {
         ("name", "processor", "function", "queue", "concurrency", "priority", "status"),
         (
             _PROCESSOR,
-            _flag(
-                "-t", "--task", field="function", required=True, help="Function of the processor's module."
-            ),
+            _flag("-t", "--task", field="function", required=True, help="Function of the processor's module."),
             _QUEUE,
             _flag(
                 "-c",
@@ -248,9 +244,7 @@ KINDS: dict[str, Kind] = {
         listed_only=True,
         named=False,
     ),
-    "flow": Kind(
-        "a saved graph of calls", ("name", "description", "owner", "lastupdated"), (_flag("--description"),)
-    ),
+    "flow": Kind("a saved graph of calls", ("name", "description", "owner", "lastupdated"), (_flag("--description"),)),
     "login": Kind("a public key of a user", ("name", "user", "expires_at", "enabled"), listed_only=True),
 }
 

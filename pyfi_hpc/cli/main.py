@@ -75,9 +75,7 @@ class Commands(LazyGroup):
     metavar="URL",
     help="URL of the ledger's Postgres (PYFI_LEDGER); default: the embedded one.",
 )
-@click.option(
-    "-i", "--ini", metavar="FILE", help="File of settings: name = value; wins over PYFI_ variables."
-)
+@click.option("-i", "--ini", metavar="FILE", help="File of settings: name = value; wins over PYFI_ variables.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, prog_name="pyfi", message="%(prog)s %(version)s")
 @click.pass_context

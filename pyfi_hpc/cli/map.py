@@ -23,9 +23,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 @click.command("map")
 @click.argument("socket")
 @click.argument("items", required=False, metavar="[1-1000]")
-@click.option(
-    "--each-line", type=click.File("r"), metavar="FILE", help="One task a line of text; - is standard input."
-)
+@click.option("--each-line", type=click.File("r"), metavar="FILE", help="One task a line of text; - is standard input.")
 @click.option(
     "--from-jsonl",
     type=click.File("r"),
@@ -64,9 +62,7 @@ def map_command(
     if sum(source is not None for source in (items, each_line, from_jsonl)) != 1:
         raise click.UsageError("give one of: a range such as 1-1000, --each-line FILE, --from-jsonl FILE")
     calls = _calls(items, each_line, from_jsonl)
-    stream = CallStream(
-        context.session, socket, DEFAULT.but(**{**options, "name": options["name"] or socket}), calls
-    )
+    stream = CallStream(context.session, socket, DEFAULT.but(**{**options, "name": options["name"] or socket}), calls)
     follower = Follower(context.session, stream.inbox)
 
     def more() -> bool:
@@ -161,9 +157,7 @@ def _from_json(lines: IO[str]) -> Iterator[Call]:
         try:
             value = json.loads(text)
         except ValueError as error:
-            raise UsageError(
-                f"line {number} is not JSON: {error}", where=getattr(lines, "name", "")
-            ) from None
+            raise UsageError(f"line {number} is not JSON: {error}", where=getattr(lines, "name", "")) from None
         if isinstance(value, dict):
             yield (), value
         else:

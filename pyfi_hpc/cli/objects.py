@@ -63,9 +63,7 @@ def _list_command(word: str) -> click.Command | None:
 
 def _lists(name: str, kind: Kind) -> click.Command:
     @click.pass_obj
-    def command(
-        context: Context, pattern: str | None, limit: int, offset: int, filters: tuple[str, ...]
-    ) -> None:
+    def command(context: Context, pattern: str | None, limit: int, offset: int, filters: tuple[str, ...]) -> None:
         wanted = values_of({}, filters)
         answer = _matching(context, name, pattern, wanted, limit, offset)
         shown_kind = KINDS["socket"] if name == "outlet" else kind
@@ -127,9 +125,7 @@ def _matching(
     at, total = 0, 1
     while at < total:
         page = context.ask("ls", {**body, "limit": _PAGE, "offset": at})
-        found += [
-            row for row in page["rows"] if fnmatch.fnmatchcase(str(row.get("name", row["id"])), pattern)
-        ]
+        found += [row for row in page["rows"] if fnmatch.fnmatchcase(str(row.get("name", row["id"])), pattern)]
         at, total = at + _PAGE, page["total"]
     return {"rows": found[offset : offset + limit], "total": len(found)}
 

@@ -53,7 +53,7 @@ class Column:
     def text(self, row: Mapping[str, Any]) -> str:
         value = self.field(row) if callable(self.field) else row.get(self.field or self.title.lower())
         name = "" if callable(self.field) else self.field or self.title.lower()
-        return shown(value, name)
+        return one_line(shown(value, name))
 
 
 def rows(
@@ -73,7 +73,7 @@ def rows(
     if context.header:
         print("\t".join(column.title for column in columns))
     for line in texts:
-        print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in line))
+        print("\t".join(line))
 
 
 def record(context: Context, name: str, values: Mapping[str, Any]) -> None:
@@ -91,9 +91,7 @@ def record(context: Context, name: str, values: Mapping[str, Any]) -> None:
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    print(
-        json.dumps({"version": VERSION, **plain(values)}, ensure_ascii=False, indent=2 if fancy() else None)
-    )
+    print(json.dumps({"version": VERSION, **plain(values)}, ensure_ascii=False, indent=2 if fancy() else None))
 
 
 def fancy() -> bool:
@@ -120,6 +118,13 @@ def shown(value: Any, name: str = "") -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{key}={shown(item)}" for key, item in value.items())
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def one_line(text: str) -> str:
+    """Without what would break a line, or steer the terminal: texts come from users and their functions."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
 
 
 def duration(seconds: float | None) -> str:
@@ -183,9 +188,7 @@ def _widths(columns: Sequence[Column], texts: Sequence[Sequence[str]], terminal:
     """What each column takes: where that is too much, columns that may be cut give, the widest first."""
     from rich.cells import cell_len
 
-    widths = [
-        max([len(column.title), *(cell_len(line[at]) for line in texts)]) for at, column in enumerate(columns)
-    ]
+    widths = [max([len(column.title), *(cell_len(line[at]) for line in texts)]) for at, column in enumerate(columns)]
     excess = sum(widths) + _GAP * (len(widths) - 1) - terminal
     cuttable = [at for at, column in enumerate(columns) if column.cut]
     while excess > 0 and cuttable:

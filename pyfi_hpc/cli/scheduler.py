@@ -34,9 +34,7 @@ def remove(context: Context, node: str) -> None:
     name = _name(context)
     has = context.ask("get", {"kind": "node", "name": node})["scheduler"]
     if has != name:
-        raise UsageError(
-            f"the node {node!r} is not with the scheduler {name!r}", where=f"it is with {has or 'none'}"
-        )
+        raise UsageError(f"the node {node!r} is not with the scheduler {name!r}", where=f"it is with {has or 'none'}")
     _set(context, node, "")
     click.echo(f"node {node}: no scheduler")
 
@@ -47,6 +45,4 @@ def _name(context: Context) -> str:
 
 
 def _set(context: Context, node: str, scheduler_name: str) -> None:
-    context.ask(
-        "update", {"kind": "node", "name": node, "values": {"scheduler": scheduler_name}}, reads=False
-    )
+    context.ask("update", {"kind": "node", "name": node, "values": {"scheduler": scheduler_name}}, reads=False)

@@ -21,13 +21,9 @@ def task() -> None:
 
 @task.command()
 @click.option("-s", "--socket", required=True, help="Socket to call, such as hello.square.")
-@click.option(
-    "-d", "--data", help="Arguments: a JSON or Python literal. A list: one by one; an object: by name."
-)
+@click.option("-d", "--data", help="Arguments: a JSON or Python literal. A list: one by one; an object: by name.")
 @click.option("-nd", "--no-data", is_flag=True, help="Call it without arguments; standard input is not read.")
-@click.option(
-    "-f", "--format", "form", type=click.Choice(["raw", "json"]), default="raw", help="json: quote text too."
-)
+@click.option("-f", "--format", "form", type=click.Choice(["raw", "json"]), default="raw", help="json: quote text too.")
 @click.option("-n", "--name", default="", help="Name of the job, for people.")
 @click.option("--retries", type=click.IntRange(0, 1000), default=0, help="Tries after one that raised.")
 @click.option("--time", "time_limit", metavar="TIME", help="Time limit: 90s, 5m, 1:00:00.")

@@ -17,9 +17,7 @@ JOIN_S = 60.0
 
 
 @click.command()
-@click.option(
-    "-n", "--ranks", type=click.IntRange(1, 4096), help="Ranks to start here; default: one per usable core."
-)
+@click.option("-n", "--ranks", type=click.IntRange(1, 4096), help="Ranks to start here; default: one per usable core.")
 @click.option("--bind", metavar="ADDR", help="Address that the broker listens on; default 127.0.0.1.")
 @slurm_options
 @reads
@@ -105,6 +103,4 @@ class Teller:
             name = self._context.settings.instance
             print_json({"instance": name, "parts": self.parts, "ready_s": round(seconds, 3)})
         else:
-            click.echo(
-                f"ready in {seconds:.1f} s.   try: pyfi deploy PATH   watch: pyfi queue   stop: pyfi down"
-            )
+            click.echo(f"ready in {seconds:.1f} s.   try: pyfi deploy PATH   watch: pyfi queue   stop: pyfi down")

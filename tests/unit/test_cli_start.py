@@ -20,12 +20,8 @@ HEAVY = ("mpi4py", "sqlalchemy", "paramiko", "numpy", "zmq", "rich", "git", "ale
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["up", "--help"], ["add", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """A fresh interpreter prints help and names what it has imported."""
-    script = (
-        "import sys; from pyfi_hpc.cli.main import run; run(sys.argv[1:]); sys.exit(' '.join(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=30
-    )
+    script = "import sys; from pyfi_hpc.cli.main import run; run(sys.argv[1:]); sys.exit(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=30)
     assert done.stdout
     assert set(HEAVY) & set(done.stderr.split()) == set()
 
