@@ -94,11 +94,16 @@ def mpi(settings: Settings) -> Iterator[Finding]:
             "pip install 'pyfi_hpc[mpi]'",
         )
         return
-    script = "from mpi4py import MPI; print('size', MPI.COMM_WORLD.size, *MPI.get_vendor())"
+    # all say 1, one tells the sum: what two ranks print at once comes mixed
+    script = (
+        "from mpi4py import MPI; world = MPI.COMM_WORLD; count = world.allreduce(1); "
+        "world.rank or print('joined', count, *MPI.get_vendor())"
+    )
     said = _say(launcher.step_command(mpiexec, 2, [sys.executable, "-c", script]))
-    joined = re.findall(r"size 2 (.+) \((\d+), (\d+), (\d+)\)", said)
-    if len(joined) == 2:
-        yield Finding(OK, f"mpiexec starts 2 ranks of one world, {joined[0][0]} {'.'.join(joined[0][1:])} ({mpiexec})")
+    joined = re.search(r"joined 2 (.+) \((\d+), (\d+), (\d+)\)", said)
+    if joined:
+        library = f"{joined[1]} {'.'.join(joined.group(2, 3, 4))}"
+        yield Finding(OK, f"mpiexec starts 2 ranks of one world, {library} ({mpiexec})")
     else:
         last = said.strip().splitlines()[-1:] or ["it said nothing"]
         yield Finding(
@@ -189,16 +194,16 @@ def _disk(folder: Path) -> Iterator[Finding]:
 
 
 def access(settings: Settings) -> Iterator[Finding]:
-    from pyfi_hpc.client.access import read_access
+    from pyfi_hpc.adapters import access as access_file
 
     if not settings.access_file.exists():
         yield Finding(OK, f"instance {settings.instance!r} has not been started")
         return
     try:
-        found = read_access(settings.access_file)
+        found = access_file.read(settings)
         yield Finding(
             OK,
-            f"instance {settings.instance!r}: its keys are private, its broker was last at {found.address}",
+            f"instance {settings.instance!r}: its keys are private, its broker was last at {found.endpoint}",
         )
     except PyfiError as error:
         yield Finding(FAIL, f"{error.what} ({settings.access_file})", error.fix)

@@ -33,6 +33,7 @@ def info(context: Context, only_settings: bool) -> None:
         return
     answer = context.ask("info")
     if context.json:
+        answer["pyfi_hpc"] = answer.pop("version")
         print_json({"instance": context.settings.instance, "address": context.session.address, **answer})
         return
     broker, ledger = answer["broker"], answer["ledger"]
