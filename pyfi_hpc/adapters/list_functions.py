@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import traceback
+import types
 from typing import Any
 
 
@@ -20,6 +21,10 @@ def main(workdir: str, module_name: str) -> int:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.path.insert(0, workdir)
+    # what a runner gives to user code; here no task runs
+    task: Any = types.ModuleType("pyfi_task")
+    task.Task, task.task, task.current = object, None, lambda: None
+    sys.modules["pyfi_task"] = task
     try:
         module = importlib.import_module(module_name)
         found: dict[str, Any] = {"functions": functions_of(module)}

@@ -1,9 +1,9 @@
 """Slurm: what its commands print, one function that runs them, and who a process is inside.
 
 Pure: `parse_sbatch`, `parse_squeue`, `parse_duration`, `expand_nodes`; the script is in `slurm_script`.
-Outside: `submit`, `cancel`, `queue`, `time_left`, each one command with a time limit. `environment` is the
-only place that reads SLURM_* variables. Slurm's commands are used, not its API: they are at every site, of
-any version.
+Outside: `submit`, `cancel`, `queue`, `time_left`, `node_addresses`, each one command with a time limit.
+`environment` is the only place that reads SLURM_* variables. Slurm's commands are used, not its API: they are
+at every site, of any version.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from pyfi_hpc.errors import SlurmBusy, SlurmMissing, SlurmRefused
 
 __all__ = [
     "AllocationRequest", "QueueEntry", "SlurmEnvironment", "Submitted", "cancel", "environment",
-    "expand_nodes", "parse_duration", "parse_sbatch", "parse_squeue", "queue", "render_sbatch",
-    "submit", "time_left",
+    "expand_nodes", "node_addresses", "parse_duration", "parse_sbatch", "parse_squeue", "queue",
+    "render_sbatch", "submit", "time_left",
 ]  # fmt: skip
 
 #: seconds for one command; a loaded controller takes several, slurm.conf's MessageTimeout is 10 by default
 COMMAND_S_MAX = 30.0
+#: states in which a job has or will have nodes
+ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "SIGNALING", "REQUEUED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,12 @@ def time_left(slurm_job_id: int) -> float | None:
     """Seconds until the allocation's walltime; None where it has none or has ended."""
     entry = queue([slurm_job_id]).get(slurm_job_id)
     return entry.left_s if entry and entry.state == "RUNNING" else None
+
+
+def node_addresses(count_max: int) -> list[str]:
+    """Where Slurm reaches compute nodes (NodeAddr: names or addresses); the first few."""
+    text = _run(["sinfo", "--noheader", "--Node", "--format=%o"])
+    return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))[:count_max]
 
 
 _BUSY = re.compile(r"unable to contact|socket timed out|temporarily|connection refused|zero bytes", re.I)

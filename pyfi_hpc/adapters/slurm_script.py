@@ -155,7 +155,7 @@ _BROKER = """\
 # The broker, on this first node. It starts again from the ledger if it dies, and ends with the agents.
 run_broker() {
   trap 'ending=yes; kill "$broker"' TERM
-  until "$python" -m pyfi_hpc.hosts.broker --instance "$instance" --home "$home" & broker=$!
+  until "$python" -m pyfi_hpc.hosts.broker --instance "$instance" --home "$home" --in-job & broker=$!
     wait "$broker" || [[ -n ${ending:-} ]]
   do
     sleep 2

@@ -178,9 +178,10 @@ class Session:
 
     def taken(self, size: int) -> None:
         """A slow reader took so many bytes of results."""
+        watching = self._talk.watching
         with self._lock:
-            before = self._talk.watching.retained_bytes
-            self._talk.watching.retained_bytes = before - size
+            before = watching.retained_bytes
+            watching.taken_bytes += size
         if before > RETAINED_BYTES_MAX // 2 >= before - size:
             self.post(_nothing)
 
@@ -299,8 +300,7 @@ class Session:
     def _release(self, inbox: Inbox) -> None:
         if inbox.retains:
             inbox.retains = False
-            with self._lock:
-                self._talk.watching.retained_bytes -= inbox.size
+            self._talk.watching.kept_bytes -= inbox.size
 
     def _watch(self, inbox: Inbox) -> None:
         self._talk.watch(inbox.job, inbox, time.monotonic())

@@ -31,6 +31,8 @@ _REPLACE_AFTER_S = 0.3
 _STEP_START_S = 60.0
 #: from a rank step that ended at once to the next try, seconds
 _STEP_AGAIN_S = 2.0
+#: the batch script starts a broken step anew within so long, seconds
+_STEP_OF_SCRIPT_S = 10.0
 #: between two hellos while no broker answers, seconds
 _HELLO_S = 0.25
 #: between two looks for tasks that wait behind a long one, seconds
@@ -110,6 +112,8 @@ class Agent:
         self._watch_ranks(now, out)
         if now >= self._beat_at:
             self._beat(now, out)
+        if self._draining:
+            self._release_waiting()  # what ranks handed back, or died on
         self._fill(now, out)
         fresh = self._holdings.fresh
         if fresh and self._welcome:
@@ -135,6 +139,8 @@ class Agent:
     # --- the broker -----------------------------------------------------------------------------------
 
     def _hello(self, now: float, out: Effects) -> None:
+        if self._stop_at is not None:
+            return
         self._hello_at = now
         hello = m.Hello(
             PROTOCOL_VERSION, "agent", self._name, self._incarnation, len(self._ranks), self._cores, self._allocation,
@@ -260,7 +266,7 @@ class Agent:
         if old is not None:
             if old.pid != message.pid:
                 out.actions.append(KillProcess(old.pid, True))
-            self._rank_lost(old, now, "another rank took its place")
+            self._rank_lost(old, now, "another rank took its place", Cause.PREEMPTED)
         rank = Rank(message.rank, peer, message.pid, message.core, now, message.world)
         self._ranks[message.rank] = rank
         self._by_peer[peer] = rank
@@ -302,15 +308,15 @@ class Agent:
         elif self._own_step and not self._ranks and self._stop_at is None:
             self._step_until = now + _STEP_AGAIN_S  # the launcher: nobody came of it
 
-    def _rank_lost(self, rank: Rank, now: float, why: str) -> None:
-        """The task that ran is charged with the death; those behind it never started and go to other ranks."""
+    def _rank_lost(self, rank: Rank, now: float, why: str, cause: Cause = Cause.RANK_LOST) -> None:
+        """The task that ran has made an attempt; those behind it never started and go to other ranks."""
         self._ranks.pop(rank.number, None)
         self._by_peer.pop(rank.peer, None)
         self._missing[rank.number] = (rank.core, now)
         for position, flight in reversed(list(enumerate(rank.flights))):
             start = flight.next
             if position == 0 and start < flight.hi:
-                self._holdings.make(flight.grant, start, start + 1, Cause.RANK_LOST, failure("TaskLost", why))
+                self._holdings.make(flight.grant, start, start + 1, cause, failure("TaskLost", why))
                 start += 1
             self._holdings.wait(flight.grant, start, flight.hi, first=True)
         rank.flights.clear()
@@ -335,10 +341,16 @@ class Agent:
             self._missing.clear()
             self._step_until = now + _STEP_START_S
             out.actions.append(StartRanks(self._rank_count))
-        elif self._ranks and not self._settling(now):
+        elif self._missing and self._replaces(now) and not self._settling(now):
             for number, (core, _) in list(self._missing.items()):
                 self._missing[number] = (core, now + _STEP_START_S)  # asked for; again if it does not come
                 out.actions.append(ReplaceRank(number, core))
+
+    def _replaces(self, now: float) -> bool:
+        """Whether ranks are replaced one by one: without survivors the batch script may be starting a new step."""
+        if self._ranks:
+            return True
+        return not self._own_step and now >= max(at for _, at in self._missing.values()) + _STEP_OF_SCRIPT_S
 
     def _settling(self, now: float) -> bool:
         """Whether a rank died so lately that others of its step may follow."""
@@ -460,8 +472,7 @@ class Agent:
             return
         self._fenced = True
         self._welcome = False
-        while (piece := self._holdings.next_piece(1 << 30)) is not None:
-            self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
+        self._release_waiting()
         for rank in self._ranks.values():
             for flight in rank.flights:
                 out.send(rank.peer, m.Kill(flight.bundle, flight.next, flight.hi - flight.next, Cause.PREEMPTED))
@@ -478,8 +489,17 @@ class Agent:
             self._leave("walltime" if self._allocation else "stopped", now, out)
 
     def _drain(self, out: Effects) -> None:
-        """Start nothing new; what has not started goes back at once."""
-        self._draining = True
+        """Start nothing new; what has not started goes back at once, also from the ranks. What runs may end."""
+        if not self._draining:
+            self._draining = True
+            self._release_waiting()
+            for rank in self._ranks.values():
+                for flight in rank.flights:
+                    flight.reclaimed = False  # a part of it was; now all of it is wanted
+            self._reclaim(1 << 30, out)
+
+    def _release_waiting(self) -> None:
+        """Give back what no rank has."""
         while (piece := self._holdings.next_piece(1 << 30)) is not None:
             self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
 
@@ -490,6 +510,7 @@ class Agent:
         if self._holdings.fresh and self._welcome:
             out.send(BROKER, m.Finished(self._holdings.offer(now)))
         out.send(BROKER, m.Goodbye(reason))
+        self._welcome = False  # the broker gives away what is not settled; what comes now is too late
         for rank in self._ranks.values():
             out.send(rank.peer, m.Stop(False))
 

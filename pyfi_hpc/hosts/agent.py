@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
+import time
 from collections.abc import Sequence
 
 import zmq
@@ -15,13 +16,14 @@ import zmq
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.adapters import node, pidfile
 from pyfi_hpc.adapters import slurm as slurm_adapter
+from pyfi_hpc.adapters.access import Access
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.adapters.router import RouterPort, harden
 from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.agent import Agent
-from pyfi_hpc.errors import PyfiError
+from pyfi_hpc.errors import BrokerUnreachable, PyfiError
 from pyfi_hpc.hosts import daemon
 from pyfi_hpc.loop import Loop
 from pyfi_hpc.model.ids import Peer
@@ -31,6 +33,9 @@ from pyfi_hpc.settings import Settings
 from pyfi_hpc.wire import codec
 
 log = logging.getLogger("pyfi_hpc.agent")
+
+#: the first start of a ledger and a broker inside the allocation takes at most so long, seconds
+_BROKER_START_S = 120.0
 
 
 class Switch:
@@ -81,13 +86,25 @@ def _expected(slurm: bool) -> int:
     return here.ranks_per_node if here and here.ranks_per_node else len(node.usable_cores())
 
 
+def _wait_for_access(settings: Settings, limit_s: float) -> Access:
+    """The access file; in an allocation the broker may be starting beside us for the first time."""
+    until = time.monotonic() + limit_s
+    while True:
+        try:
+            return access_file.read(settings)
+        except BrokerUnreachable:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.1)
+
+
 def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     """Serve until told to stop."""
     limits = Limits()
     clock = SystemClock()
     signals = SignalPort()
     context = zmq.Context()
-    found = access_file.read(settings)
+    found = _wait_for_access(settings, _BROKER_START_S if node.allocation() else 0.0)
     keys = (found.broker_public, found.agent_public, found.agent_secret)
     broker = DealerPort(context, found.endpoint, BROKER, codec.TO_AGENT, limits.message_bytes_max, keys)
     point = node.meeting_point(settings)
@@ -105,7 +122,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         clock.monotonic(),
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
-    mark = pidfile.claim(settings, f"agent-{node.name()}")
+    mark = pidfile.claim(settings, f"agent-{node.tag()}")
     try:
         Loop(machine, clock, [broker, ranks, around, signals], Switch(settings, broker, ranks), doer=around).run()
     finally:
@@ -114,6 +131,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         context.destroy(linger=500)
         around.close()
         point.unlink(missing_ok=True)
+        node.leave(settings)
         mark.unlink(missing_ok=True)
         log.info("agent ended")
 

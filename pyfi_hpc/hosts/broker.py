@@ -1,6 +1,8 @@
 """The broker's host: picks adapters, builds the machine, runs the loop.
 
-    python -m pyfi_hpc.hosts.broker --instance I [--bind ADDRESS] [--ledger URL]
+    python -m pyfi_hpc.hosts.broker --instance I [--bind ADDRESS] [--ledger URL] [--in-job]
+
+With ``--in-job`` it runs on the first node of an allocation, and the embedded ledger with it: see ``hosts.in_job``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pyfi_hpc.adapters.router import Gatekeeper, RouterPort, Sentry, bind_tcp
 from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.broker import Broker
 from pyfi_hpc.errors import PyfiError, SettingsError, SiteError, StaleEpoch
-from pyfi_hpc.hosts import daemon
+from pyfi_hpc.hosts import daemon, in_job
 from pyfi_hpc.ledger import deployments, embedded, schema
 from pyfi_hpc.ledger.connection import make_engine
 from pyfi_hpc.ledger.desk import Desk
@@ -40,12 +42,17 @@ def main() -> None:
     parser = daemon.arguments("broker")
     parser.add_argument("--bind", help="address to listen on; default 127.0.0.1")
     parser.add_argument("--ledger", help="URL of the ledger's Postgres; default: the embedded one")
+    parser.add_argument("--in-job", action="store_true", help="inside an allocation: the ledger starts and ends with it")
     parser.add_argument("--ready-fd", type=int, help="descriptor to write 'ready' or the error to")
     options = parser.parse_args()
     settings = daemon.load(options)
     daemon.start_log(settings, "broker")
     try:
-        run(settings, options)
+        if options.in_job:
+            with in_job.ledger(settings) as settings:
+                run(settings, options)
+        else:
+            run(settings, options)
     except PyfiError as error:
         _tell(options.ready_fd, str(error))
         daemon.fail(error, error.exit_code)

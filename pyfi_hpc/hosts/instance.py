@@ -15,19 +15,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
+from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
 from pyfi_hpc.errors import BrokerHeld, PyfiError, SiteError
+from pyfi_hpc.hosts import allocation
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings, private_folder
 
 _READY_S = 60.0
 _END_S = 8.0
+#: allocations whose agents were told to end have so long before scancel, seconds
+_ALLOCATION_END_S = 10.0
 
-Progress = Callable[[str, str, float], None]
+#: daemons that this process started: to be collected when they end, if it lives so long
+_children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,53 @@ def start_agent(settings: Settings, ranks: int | None) -> Part:
     return Part("agent", socket.gethostname(), time.monotonic() - begun)
 
 
+def start_allocation(
+    settings: Settings, request: AllocationRequest, tell: Callable[[Part], None] = lambda part: None
+) -> Submitted:
+    """Ask Slurm for an allocation whose agents join this instance; start its ledger and broker where needed.
+
+    Parameters
+    ----------
+    request : AllocationRequest
+        ``home``, ``python`` and ``instance`` are filled in: those of this process.
+    tell : callable
+        Is told each part that was started here.
+
+    Raises
+    ------
+    UsageError, SettingsError
+        A request that cannot be; a broker that listens where nodes cannot reach it.
+    SlurmRefused, SlurmBusy, SlurmMissing
+        With Slurm's own words; what was started here is stopped again.
+    BrokerHeld
+        A broker in the allocation is wanted, and one runs.
+
+    Notes
+    -----
+    With ``broker="job"`` nothing is started here: broker and ledger begin with the allocation.
+    """
+    request = replace(
+        request, home=settings.home, instance=settings.instance, python=request.python or sys.executable
+    )
+    render_sbatch(request)  # what is wrong in it is told before anything is started
+    started = False
+    if request.broker == "here":
+        if find(settings, "broker") is None:
+            settings = allocation.reachable(settings)
+            started = True
+    try:
+        if started:
+            tell(start_ledger(settings))
+            tell(start_broker(settings))
+        elif request.broker == "here":
+            allocation.check_broker(settings)
+        return allocation.request(settings, request)
+    except BaseException:
+        if started:
+            stop(settings, lambda: None)
+        raise
+
+
 def wait_for_ranks(settings: Settings, ask_nodes: Callable[[], Any], wanted: int, limit_s: float) -> int:
     """Wait until so many ranks have joined; how many there are.
 
@@ -132,10 +184,12 @@ def _spawn(settings: Settings, host: str, extra: list[str], keep: Sequence[int])
     ]  # fmt: skip
     environment = {**os.environ, **_as_environment(settings)}
     with open(settings.log_dir / f"{host}.out", "ab") as log:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=keep, start_new_session=True,
             env=environment, cwd="/",
         )  # fmt: skip
+    _children[:] = [old for old in _children if old.poll() is None] + [child]
+    return child
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:
@@ -157,7 +211,7 @@ def find(settings: Settings, name: str) -> Daemon | None:
 
 
 def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
-    """Stop everything of this instance on this machine; names of what was stopped.
+    """Stop everything of this instance: on this machine and in its allocations; names of what was stopped.
 
     Parameters
     ----------
@@ -165,19 +219,24 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
         Asks the broker to end the agents everywhere and then itself; may raise BrokerUnreachable.
     """
     stopped = []
-    if find(settings, "broker") is not None:
+    here = socket.gethostname()
+    if any(d.name == "broker" and (d.alive or d.host != here) for d in pidfile.daemons(settings)):
         try:
             shutdown()
         except (PyfiError, TimeoutError):
-            pass  # it hangs: ended below
+            pass  # it hangs, or ended with its node: what is left of it is ended below
+    stopped += [f"allocation {job}" for job in allocation.end(settings, _ALLOCATION_END_S)]
     deadline = time.monotonic() + _END_S
     for daemon in pidfile.daemons(settings):
-        if daemon.host != socket.gethostname():
+        if daemon.host != here:
+            if not allocation.noted(settings):  # what could have run there has ended
+                pidfile.forget(settings, daemon)
             continue
         if daemon.alive:
             stopped.append(daemon.name)
             _end(daemon, deadline)
         pidfile.forget(settings, daemon)
+    _children[:] = [child for child in _children if child.poll() is None]
     if not settings.ledger and embedded.status(settings) is not None:
         embedded.stop(settings)
         stopped.append("ledger")
