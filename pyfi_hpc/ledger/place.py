@@ -137,3 +137,22 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     # no Linux: then a reboot is not seen, and Postgres' own look at the pid decides
     return ""
+
+
+def lease_host(settings: Settings) -> str:
+    """The host whose Postgres holds the instance's ledger; empty: none does."""
+    lease = read_lease(place_of(settings))
+    return str(lease["host"]) if lease else ""
+
+
+def void_lease(settings: Settings, host: str) -> None:
+    """Take away the lease of a host on which nothing of this ledger runs any more; the caller must know that.
+
+    A ``postmaster.pid`` of that host goes with it: its number means nothing here.
+    """
+    place = place_of(settings)
+    with alone(place):
+        lease = read_lease(place)
+        if lease and lease["host"] == host:
+            (place.data / "postmaster.pid").unlink(missing_ok=True)
+            place.lease.unlink(missing_ok=True)
