@@ -272,10 +272,11 @@ def test_people_and_rights(instance: Pyfi) -> None:
     assert answer(instance, "ls", "user", "--name", "darren")["user"]["privileges"] == ["darren.DELETE"]
 
 
-@pytest.mark.parametrize(
-    "words", ["processors", "sockets", "outlets", "queues", "plugs", "nodes", "agents", "schedulers", "users", "workers",
-              "tasks", "roles", "networks", "events", "calls", "jobs", "arguments", "codes", "logs"]
-)  # fmt: skip
+KINDS = """processors sockets outlets queues plugs nodes agents schedulers users workers tasks roles networks
+    events calls jobs arguments codes logs deployments schedules privileges allocations flows logins"""
+
+
+@pytest.mark.parametrize("words", KINDS.split())
 def test_everything_can_be_listed(instance: Pyfi, words: str) -> None:
     """In a pipe with a title; as JSON with its total."""
     assert instance("ls", words, "--limit", "2").stdout.splitlines()[0].isupper()
