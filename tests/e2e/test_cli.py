@@ -229,12 +229,12 @@ def test_a_network_from_the_command_line(instance: Pyfi) -> None:
     assert all(number.isdigit() for number in ids)
     assert result == "do_this(some data)"
     (socket,) = rows(instance, "ls", "sockets", "proc1.*2")
-    assert (socket["QUEUE"], socket["FUNCTION"], socket["CONCURRENCY"]) == ("pyfi.queue1", "proc1.do_this", "8")
+    assert (socket["QUEUE"], socket["FUNCTION"], socket["CONC"]) == ("pyfi.queue1", "do_this", "8")
     instance("add", "processor", "-n", "proc1", "-g", sample, code=2)
     instance("update", "processor", "proc1", "-c", "3")
     instance("proc", "stop", "-n", "proc1")
     (processor,) = rows(instance, "ls", "processors", "proc1")
-    assert (processor["CONCURRENCY"], processor["REQUESTED_STATUS"]) == ("3", "stopped")
+    assert (processor["CONC"], processor["REQUESTED"]) == ("3", "stopped")
     assert re.fullmatch(r"[0-9a-f]{12}", processor["COMMIT"])
     instance("delete", "processor", "proc1")
     assert rows(instance, "ls", "sockets", "proc1.*") == []
