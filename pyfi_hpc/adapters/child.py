@@ -237,6 +237,8 @@ class _Process:
         self.hung_up = False
         self.watched = False
         self._killed = False
+        self._scribbled = False
+        self._frame_bytes_max = 2 * (limits.payload_bytes_max + limits.output_bytes_max) + (1 << 20)
         self._inbox = bytearray()
         self._outbox: deque[memoryview] = deque()
         self._dropped = [0, 0]
@@ -293,15 +295,24 @@ class _Process:
         at = 0
         with memoryview(self._inbox) as view:
             while len(view) - at >= 4:
-                end = at + 4 + _U32.unpack_from(view, at)[0]
-                if len(view) < end:
+                size = _U32.unpack_from(view, at)[0]
+                end = at + 4 + size
+                if len(view) < end and size <= self._frame_bytes_max:
                     break
-                frame = _decode(view[at + 4 : end])
+                frame = _decode_frame(view[at + 4 : end])
+                if frame is None or size > self._frame_bytes_max:
+                    self._distrust()
+                    return
                 if frame[0] == "done" or frame[0] == "skipped":
                     self.in_flight -= 1
                 frames.append(frame)
                 at = end
         del self._inbox[:at]
+
+    def _distrust(self) -> None:
+        """The function wrote into the runner's pipe: nothing that comes from it can be believed any more."""
+        self.hung_up = self._scribbled = True
+        self._signal(signal.SIGKILL)
 
     def look(self, now: float, output_max: int) -> None:
         """Keep the memory files small while a task floods them; its beginning is kept."""
@@ -341,6 +352,8 @@ class _Process:
             os.close(fd)
         shutil.rmtree(self.folder, ignore_errors=True)
         how = "out of memory, killed by the kernel" if out_of_memory else _words(code)
+        if self._scribbled:
+            how = "something was written into the runner's own pipe; did the function write to a descriptor not its own?"
         return RunnerExited(
             runner=self.number,
             status=code,
@@ -349,6 +362,19 @@ class _Process:
             stdout=stdout,
             stderr=stderr,
         )
+
+
+def _decode_frame(data: memoryview) -> list[Any] | None:
+    """A frame of a runner; None: it is not one."""
+    try:
+        frame = _decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return frame if type(frame) is list and frame and _FRAME_LENGTHS.get(frame[0]) == len(frame) else None
+
+
+#: kinds of frames that runners write, and how many elements each has
+_FRAME_LENGTHS = {"ready": 4, "broken": 2, "done": 9, "skipped": 3}
 
 
 def _words(code: int) -> str:

@@ -159,14 +159,14 @@ def _disk(folder: Path) -> Iterator[Finding]:
 
 
 def access(settings: Settings) -> Iterator[Finding]:
-    from pyfi_hpc.client.access import read_access
+    from pyfi_hpc.adapters.access import read
 
     if not settings.access_file.exists():
         yield Finding(OK, f"instance {settings.instance!r} has not been started")
         return
     try:
-        found = read_access(settings.access_file)
-        yield Finding(OK, f"instance {settings.instance!r}: its keys are private, its broker was last at {found.address}")
+        found = read(settings)
+        yield Finding(OK, f"instance {settings.instance!r}: its keys are private, its broker was last at {found.endpoint}")
     except PyfiError as error:
         yield Finding(FAIL, f"{error.what} ({settings.access_file})", error.fix)
 

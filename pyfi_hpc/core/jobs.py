@@ -83,7 +83,7 @@ class Job:
 
     __slots__ = (
         "batches", "closed", "count", "firsts", "id", "key", "name", "on_failure", "open", "opened_at", "owner",
-        "settled", "shape", "waiters", "watchers",
+        "open_batches", "settled", "shape", "waiters", "watchers",
     )  # fmt: skip
 
     def __init__(self, record: JobOpened) -> None:
@@ -97,6 +97,7 @@ class Job:
         self.firsts: list[int] = []  #: first index of each batch, for the search by index
         self.count = 0
         self.open = 0  #: tasks that are not final
+        self.open_batches = 0  #: batches that are not closed
         self.closed = False  #: no batch follows
         #: tasks per final state
         self.settled: dict[int, int] = {}
@@ -147,6 +148,7 @@ class JobBook:
         job.firsts.append(record.first)
         job.count = record.first + record.count
         job.open += record.count
+        job.open_batches += 1
         job.closed = record.last
         self.open_count += record.count
         self.batches[record.batch] = batch
@@ -182,7 +184,8 @@ class JobBook:
             return
         batch.payload = batch.offsets = None
         job = batch.job
-        if job.done:
+        job.open_batches -= 1
+        if job.closed and job.open_batches == 0:
             self._forget(job)
 
     def _forget(self, job: Job) -> None:

@@ -74,7 +74,7 @@ def find(chosen: str = "", major: int = 0) -> Programs:
         if folder in seen:
             continue
         seen.add(folder)
-        missing = [name for name in _NEEDED if not (folder / name).is_file()]
+        missing = [name for name in _NEEDED if not os.path.isfile(folder / name)]
         if missing:
             if chosen:
                 looked.append(f"{folder} (has no {', '.join(missing)})")

@@ -423,13 +423,22 @@ class ClientHost:
             self.world.carry(self, broker, lambda: broker.tell(event))
 
     def submit(self, payloads: list[str], edges: bytes = b"", **options: Any) -> bytes:
+        """One job of one batch; returns its key."""
+        return self.submit_batches([payloads], [edges], **options)
+
+    def submit_batches(self, batches: list[list[str]], edges: list[bytes], **options: Any) -> bytes:
+        """One job of several batches, sent one after the other."""
         key = self.world.random.randbytes(16)
-        parts = [text.encode() for text in payloads]
-        message = m.Submit(
-            key, 0, 0, len(parts), True, "sample.work", offsets_of(parts), b"".join(parts), edges, **options
-        )
-        self._unacknowledged[key, 0] = message
-        self.send(message)
+        first = 0
+        for number, payloads in enumerate(batches):
+            parts = [text.encode() for text in payloads]
+            message = m.Submit(
+                key, number, first, len(parts), number == len(batches) - 1, "sample.work", offsets_of(parts),
+                b"".join(parts), edges[number], **options,
+            )  # fmt: skip
+            first += len(parts)
+            self._unacknowledged[key, number] = message
+            self.send(message)
         return key
 
     def receive(self, message: Any) -> None:
@@ -451,7 +460,7 @@ class ClientHost:
 
     def reconnect(self) -> None:
         self.hello()
-        for message in self._unacknowledged.values():
+        for message in list(self._unacknowledged.values()):
             message.resend = True
             self.send(message)
         for job in set(self.accepted.values()):

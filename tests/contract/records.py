@@ -38,7 +38,8 @@ def settled(
 ) -> OutcomeSettled:  # fmt: skip
     parts = [f"result {batch}.{lo + i}".encode() for i in range(count)]
     return OutcomeSettled(
-        BatchId(batch), JobId(job), lo, count, 2, Epoch(epoch), GrantId(99), NodeName("n1"), 5, bytes([state]) * count,
+        BatchId(batch), JobId(job), lo, count, 2, Epoch(epoch), GrantId(99), NodeName("n1"), 5,
+        bytes([state]) * count,
         b"".join(msgspec_double(100.25 + i) for i in range(count)), b"\0\0\0\x3f" * count, offsets_of(parts),
         b"".join(parts), outputs, 2000.75,
     )  # fmt: skip
@@ -50,9 +51,7 @@ def msgspec_double(value: float) -> bytes:
     return pack("<d", value)
 
 
-def failed(
-    batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause = Cause.CRASH
-) -> AttemptFailed:
+def failed(batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause = Cause.CRASH) -> AttemptFailed:
     error = msgspec.msgpack.encode(["builtins", "ValueError", "no", "trace", None])
     return AttemptFailed(
         BatchId(batch), JobId(job), offset, attempt, Epoch(1), GrantId(98), cause, NodeName("n2"), 4, error,

@@ -1,7 +1,8 @@
-"""What only the ledger on Postgres can be asked: lost connections, mute servers, plans, partitions, migrations."""
+"""What only the ledger on Postgres can be asked: lost connections, plans, partitions, migrations."""
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ def test_a_commit_of_unknown_outcome_is_looked_up(
 def test_a_commit_is_tried_again_until_the_server_is_back(
     proxy: Proxy, ledger: PostgresLedger, ledger_url: str
 ) -> None:
-    """The commit's answer is lost and the server then refuses: the same call, made again later, finds it done."""
+    """The commit's answer is lost, then the server refuses: the same call later finds it done."""
     ledger.take_over("here")
     proxy.arm(b"COMMIT", "reply")
     proxy.refusing = True
@@ -83,9 +84,7 @@ def test_a_commit_is_tried_again_until_the_server_is_back(
     assert ledger.epoch == 2
 
 
-def test_a_broker_replaced_while_it_was_away_is_stale(
-    proxy: Proxy, ledger: PostgresLedger, ledger_url: str
-) -> None:
+def test_a_broker_replaced_while_it_was_away_is_stale(proxy: Proxy, ledger: PostgresLedger, ledger_url: str) -> None:
     """While the first broker cannot reach the server another takes over: the first must end, not go on."""
     ledger.take_over("first")
     proxy.arm(b"COMMIT", "request")
@@ -177,7 +176,7 @@ def test_partitions_are_made_when_jobs_need_them(ledger_url: str) -> None:
 
 
 def test_a_partition_of_a_commit_that_failed_is_made_again(ledger_url: str) -> None:
-    """The group that first needs a partition is refused: the partition is rolled back and comes with the next."""
+    """The group that first needs a partition is refused: the partition comes with the next."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
     far = 5 * tables.PARTITION_JOBS
@@ -189,8 +188,9 @@ def test_a_partition_of_a_commit_that_failed_is_made_again(ledger_url: str) -> N
 
 
 def test_ranges_are_merged_in_passing(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of closed_range do not pile up: past a limit a commit merges them."""
-    monkeypatch.setattr("pyfi_hpc.ledger.postgres._CLOSED_ROWS_MAX", 10)
+    """Closed ranges are merged and old commits forgotten by every so many commits: neither piles up."""
+    monkeypatch.setattr("pyfi_hpc.ledger.postgres._TIDY_ROWS", 10)
+    monkeypatch.setattr("pyfi_hpc.ledger.postgres._COMMITS_KEPT", 25)
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
     ledger.commit([r for n in range(1, 61) for r in (opened(n), admitted(n, n))], 1)
@@ -199,7 +199,47 @@ def test_ranges_are_merged_in_passing(ledger_url: str, monkeypatch: pytest.Monke
     rows = administer(ledger_url, "SELECT count(*), min(lo), max(hi) FROM closed_range")
     assert int(str(rows[0][0])) <= 13
     assert rows[0][1:] == (21, 60)
+    assert administer(ledger_url, "SELECT min(seq), max(seq) FROM ledger_commit") == [(15, 41)]
     ledger.close()
+
+
+def test_sessions_that_are_killed_all_the_time_lose_and_double_nothing(ledger_url: str) -> None:
+    """For two seconds the broker's sessions are terminated at random moments while it commits without pause."""
+    ledger = PostgresLedger(ledger_url, commit_s=2.0)
+    ledger.take_over("here")
+    stop, kills = threading.Event(), []
+
+    def kill() -> None:
+        wait = random.Random(7)
+        while not stop.wait(wait.uniform(0.005, 0.06)):
+            kills.extend(
+                administer(
+                    ledger_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND application_name = 'pyfi ledger'",
+                )
+            )  # fmt: skip
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    number, until = 0, time.monotonic() + 2
+    while time.monotonic() < until:
+        number += 1
+        group = [opened(number), admitted(number, number), settled(number, number), closed(number)]
+        while True:
+            try:
+                ledger.commit(group, number)
+                break
+            except LedgerUnavailable:
+                pass
+    stop.set()
+    killer.join()
+    assert len(kills) > 10
+    assert batches_of(ledger_url) == list(range(1, number + 1))
+    assert administer(ledger_url, "SELECT count(*) FROM outcome_batch") == [(number,)]
+    ledger.close()
+    found = PostgresLedger(ledger_url)
+    assert found.take_over("again").batches == []
+    found.close()
 
 
 def test_names_with_odd_characters_do_not_stop_the_ledger(ledger_url: str) -> None:
@@ -225,7 +265,7 @@ def test_names_with_odd_characters_do_not_stop_the_ledger(ledger_url: str) -> No
     ],
 )
 def test_constraints_refuse_what_cannot_be(ledger_url: str, broken: object) -> None:
-    """A packed column of the wrong length, a count below 0: refused by the table, and nothing of the group stays."""
+    """A packed column of the wrong length, a count below 0: refused, and nothing of the group stays."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
     with pytest.raises(psycopg2.errors.CheckViolation):
@@ -235,9 +275,11 @@ def test_constraints_refuse_what_cannot_be(ledger_url: str, broken: object) -> N
 
 
 def test_no_server_and_no_tables_are_told_apart(ledger_server: EmbeddedServer, tmp_path: object) -> None:
-    """A server that is not there is transient; a database without tables names the command that makes them."""
-    with pytest.raises(LedgerUnavailable, match="does not take this now"):
-        PostgresLedger(f"postgresql://x@/y?host={tmp_path}").take_over("here")
+    """No server is transient; a database without tables names the command that makes them."""
+    nowhere = f"postgresql://x@/y?host={tmp_path}"
+    for act in (lambda: PostgresLedger(nowhere).take_over("here"), lambda: schema.upgrade(nowhere)):
+        with pytest.raises(LedgerUnavailable, match="does not take this now"):
+            act()
     bare = ledger_server.url.replace("/pyfi?", "/postgres?")
     with pytest.raises(SettingsError, match="pyfi db upgrade"):
         PostgresLedger(bare).take_over("here")
@@ -263,9 +305,10 @@ _CATALOGUE = {
                   WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')) ORDER BY 1, 2""",
     "constraints": """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
                       WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
-    "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
-    "partitioning": "SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table "
-    "ORDER BY 1",
+    "indexes": """SELECT tablename, indexname, indexdef FROM pg_indexes
+                  WHERE schemaname = 'public' ORDER BY 1, 2""",
+    "partitioning": """SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid)
+                       FROM pg_partitioned_table ORDER BY 1""",
 }
 
 
@@ -306,7 +349,8 @@ def test_views_show_one_row_a_task(ledger_url: str) -> None:
     ledger.take_over("here")
     ledger.commit([opened(1), admitted(1, 1), settled(1, 1, 1, 2), failed(1, 1, 1, 1)], 1)
     ledger.close()
-    rows = administer(ledger_url, "SELECT id, state, code, node, rank, extract(epoch FROM started)::float8, duration_s "
+    rows = administer(ledger_url, "SELECT id, state, code, node, rank, extract(epoch FROM started)::float8, "
+                      "duration_s "
                       "FROM task ORDER BY index")  # fmt: skip
     assert rows == [
         ("1.0", "PENDING", "PD", None, None, None, None),
@@ -334,7 +378,8 @@ def test_packed_numbers_are_read_in_sql(ledger_url: str, value: float) -> None:
     from struct import pack, unpack
 
     eight, four = pack("<dd", 7.0, value), pack("<ff", 7.0, value)
-    row = administer(ledger_url, "SELECT float8_at(%s, 1), float4_at(%s, 1), float8_at('', 0), float4_at(NULL, 0)",
+    row = administer(ledger_url, "SELECT float8_at(%s, 1), float4_at(%s, 1), float8_at('', 0), "
+                     "float4_at(NULL, 0)",
                      eight, four)  # fmt: skip
     assert row == [(value, unpack("<f", four[4:])[0], None, None)]
 
@@ -364,10 +409,11 @@ def filled(ledger_server: EmbeddedServer) -> Iterator[str]:
     for table, columns, values in (
         ("job", "id, on_failure, opened_at, epoch, key, owner, name, shape",
          "n, 0, 0, 1, decode(lpad(to_hex(n), 32, '0'), 'hex'), 'o', 'n', ''"),
-        ("task_batch", "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s, epoch,"
-         " offsets, payload", "n, n, 0, 0, 1, true, 1, 1, 0, 0, 0, 1, '', repeat('x', 100)::bytea"),
-        ("outcome_batch", "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states, started,"
-         " durations, offsets, payload, outputs",
+        ("task_batch", "batch, job, number, first, count, last, socket, code, priority, retries,"
+         " time_limit_s, epoch, offsets, payload",
+         "n, n, 0, 0, 1, true, 1, 1, 0, 0, 0, 1, '', repeat('x', 100)::bytea"),
+        ("outcome_batch", "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
+         " started, durations, offsets, payload, outputs",
          "n, n, 0, 1, 1, 1, 1, 1, 0, 'n', '\\x03'::bytea, '', '', '', repeat('x', 100)::bytea, ''"),
     ):  # fmt: skip
         administer(url, f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, 19999) n")

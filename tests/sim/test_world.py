@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 
@@ -153,6 +155,19 @@ def test_broker_restart_restarts_no_running_task() -> None:
     assert len(world.executed) == 4
 
 
+def submit_structure(client: ClientHost, r: random.Random) -> int:
+    """A job of several batches whose tasks depend on earlier ones of any batch; some fail."""
+    batches, edges, first = [], [], 0
+    for _ in range(r.randrange(1, 6)):
+        count = r.randrange(1, 8)
+        batches.append([r.choice(["0.001", "0.02", "?0.01"]) for _ in range(count)])
+        links = [(k, 0, 0, r.randrange(first + k)) for k in range(count) if first + k and r.random() < 0.7]
+        edges.append(msgspec.msgpack.encode(links) if links else b"")
+        first += count
+    client.submit_batches(batches, edges, on_failure=r.randrange(2))
+    return first
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_faults(seed: int) -> None:
     """Agents, ranks and brokers die, links are cut, while maps, chains and failing tasks run: all is settled once."""
@@ -161,8 +176,8 @@ def test_random_faults(seed: int) -> None:
     r = world.random
     total = 0
     names = 3
-    for step in range(r.randrange(4, 16)):
-        kind = r.randrange(8)
+    for _ in range(r.randrange(4, 16)):
+        kind = r.randrange(9)
         if kind <= 2:
             count = r.randrange(1, 200)
             client.submit([r.choice(["0.001", "0.01", "0.3", "?0.01"]) for _ in range(count)], retries=r.randrange(2))
@@ -187,6 +202,8 @@ def test_random_faults(seed: int) -> None:
             client.reconnect()
         elif kind == 7:
             world.cut(r.choice(list(world.agents)), r.random() * 12)
+        elif kind == 8:
+            total += submit_structure(client, r)
         world.run_for(r.random() * 2)
     client.reconnect()
     try:

@@ -128,7 +128,7 @@ def test_a_long_read_does_not_hold_up_the_next_commit(writer: Writer, ledger: Ga
 def test_a_ledger_that_is_down_is_told_once_and_tried_for_ever(
     writer: Writer, ledger: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Down for several tries: LedgerDown once, the group stays, then LedgerUp and the commit; reads wait, too."""
+    """Down for several tries: LedgerDown once, the group stays, then LedgerUp and the commit."""
     monkeypatch.setattr(writer_module, "RETRY_FIRST_S", 0.001)
     ledger.store.down = True
     writer.submit(GROUP, [FindJob("ada", b"k")])
