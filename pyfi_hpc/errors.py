@@ -58,6 +58,16 @@ def _rebuild(cls: type[PyfiError], state: dict[str, Any]) -> PyfiError:
     return error
 
 
+def from_code(code: str, what: str, where: str = "", fix: str = "") -> PyfiError:
+    """An error that another process told by its stable name; an unknown name gives a PyfiError that shows it."""
+    kinds = [PyfiError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if kind.code == code and kind is not PyfiError:
+            return kind(what or None, where=where, fix=fix)
+    return PyfiError(f"{what} ({code})" if code else what, where=where, fix=fix)
+
+
 # --- the caller asked for something that cannot be: trying again does not help ---------------------
 
 

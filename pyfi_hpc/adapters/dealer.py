@@ -55,6 +55,8 @@ class DealerPort:
         self.endpoint = endpoint
         self._socket.connect(endpoint)
         self.waitable = self._socket
+        #: messages that were dropped because they were malformed
+        self.dropped = 0
 
     def move(self, endpoint: str) -> None:
         """The peer has a new address."""
@@ -73,7 +75,8 @@ class DealerPort:
             try:
                 batch = codec.decode(frame.buffer, self._decoder)
             except RemoteProtocolError as error:
-                log.warning("! dropped peer=%s why=%s", self._role, error.what[:200])
+                self.dropped += 1
+                log.warning("! dropped peer=%s dropped=%d why=%s", self._role, self.dropped, error.what[:200])
                 continue
             events += [Received(self._peer, self._role, "", message) for message in batch]
         return events

@@ -8,6 +8,8 @@ the connection's key; a CURVE server without such a handler would let any key in
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,8 @@ log = logging.getLogger("pyfi_hpc.port")
 
 #: frames taken in one round, so that one busy peer does not starve the rest
 _ROUND_MAX = 512
+#: bytes taken in one round; the rest waits in ZeroMQ
+_ROUND_BYTES = 64 << 20
 #: a bad peer is named in the log so often, then counted in silence
 _NAMED_MAX = 20
 
@@ -60,12 +64,16 @@ class RouterPort:
 
     def receive(self) -> list[Any]:
         events: list[Any] = []
+        taken = 0
         for _ in range(_ROUND_MAX):
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             self._take(frames, events)
+            taken += len(frames[-1])
+            if taken > _ROUND_BYTES:
+                break
         return events
 
     def _take(self, frames: list[zmq.Frame], events: list[Any]) -> None:
@@ -198,14 +206,26 @@ class Gatekeeper:
 
 
 class Sentry:
-    """Watches a socket for handshakes that failed before any key was asked for. A Port without events."""
+    """Watches a socket for connections that fail before any key was asked for. A Port without events.
+
+    Port scans, other protocols, ZMTP without CURVE, a wrong server key: libzmq closes them after at most
+    HANDSHAKE_IVL; here they are counted and named.
+    """
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         self._watched = socket
         self.waitable = socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            zmq.EVENT_ACCEPTED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
         self.failed = 0
+        #: descriptor -> address of who is connected there
+        self._peers: dict[int, str] = {}
+        #: the handshake that failed last, until its disconnection tells whose it was
+        self._failure = 0
 
     def receive(self) -> list[Any]:
         for _ in range(_ROUND_MAX):
@@ -213,10 +233,43 @@ class Sentry:
                 event = recv_monitor_message(self.waitable, zmq.NOBLOCK)
             except zmq.Again:
                 break
-            self.failed += 1
-            if self.failed <= _NAMED_MAX or self.failed % 1000 == 0:
-                log.warning("! handshake failed event=%s failed=%d", int(event["event"]), self.failed)
+            self._note(int(event["event"]), int(event["value"]))
         return []
+
+    def _note(self, kind: int, value: int) -> None:
+        if kind == zmq.EVENT_ACCEPTED:
+            self._peers[value] = _address(value)
+        elif kind != zmq.EVENT_DISCONNECTED:
+            self._failure = kind
+        else:  # libzmq tells of a failed handshake, then that its connection is closed
+            peer = self._peers.pop(value, "unknown")
+            if self._failure:
+                self.failed += 1
+                if self.failed <= _NAMED_MAX or self.failed % 1000 == 0:
+                    why = _HANDSHAKES.get(self._failure, "no handshake")
+                    log.warning("! handshake failed address=%s failed=%d why=%s", peer, self.failed, why)
+            self._failure = 0
 
     def close(self) -> None:
         self._watched.disable_monitor()
+
+
+_HANDSHAKES: dict[int, str] = {
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "no ZMTP, or closed in the middle",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "no CURVE, or a wrong server key",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unknown key",
+}
+
+
+def _address(descriptor: int) -> str:
+    """Who is at the other end of libzmq's connection; it may be closed already."""
+    try:
+        copy = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return "unknown"
+    with copy:
+        try:
+            name = copy.getpeername()
+        except OSError:
+            return "unknown"
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)

@@ -21,8 +21,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from pyfi_hpc import settings as settings_module
 from pyfi_hpc.adapters.access import read
 from pyfi_hpc.client.answers import encode_body
@@ -309,9 +307,8 @@ class Session:
         self._talk.ask(waiter, time.monotonic())
 
     def _run(self, wakened: socket.socket) -> None:
-        context, waker = zmq.Context(), self._waker
+        link, waker = Link(wakened), self._waker
         error: BaseException = BrokerUnreachable("the session was closed", where=self._access.endpoint)
-        link = Link(context, wakened)
         try:
             link.connect(self._access)
             self._talk.connected(self._access.endpoint, time.monotonic())
@@ -331,7 +328,6 @@ class Session:
             self._room.close()
             self._reject()
             link.close()
-            context.term()
             wakened.close()
             waker.close()
 

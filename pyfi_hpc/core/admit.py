@@ -171,12 +171,15 @@ def _check(s: State, peer: Peer, user: str, message: Submit, job: Job | None, ou
 def _edge_problem(s: State, user: str, message: Submit, job: Job | None) -> str:
     try:
         edges = edges_of(message.edges, job.id if job else 0)
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         return f"malformed edges: {error}"
     own = job.id if job else 0
+    slots: dict[int, int] = {}
     for offset, slot, producer, index in edges:
-        if not (0 <= offset < message.count and 0 <= slot < message.count + 65_536 and index >= 0):
-            return f"edge ({offset}, {slot}, {producer}, {index}) is out of range"
+        # the slots of a task come in order, without holes: a hole would wait for ever, and a large one fills the memory
+        if offset >= message.count or slot != slots.get(offset, 0):
+            return f"edge ({offset}, {slot}, {producer}, {index}) is out of range or out of order"
+        slots[offset] = slot + 1
         if producer == own and index >= message.first + offset:
             return f"task {message.first + offset} depends on task {index} of the same job, which does not come before it"
         other = s.book.jobs.get(JobId(producer))

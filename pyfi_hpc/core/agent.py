@@ -259,7 +259,7 @@ class Agent:
             return
         rank.heard_at = now
         if type(message) is m.Done:
-            self._done(rank, message)
+            self._done(rank, message, now, out)
 
     def _rank_ready(self, peer: Peer, message: m.RankReady, now: float, out: Effects) -> None:
         old = self._ranks.get(message.rank)
@@ -276,13 +276,17 @@ class Agent:
         if self._stop_at is not None:
             out.send(peer, m.Stop(False))
 
-    def _done(self, rank: Rank, message: m.Done) -> None:
+    def _done(self, rank: Rank, message: m.Done, now: float, out: Effects) -> None:
         """Outcomes of a bundle come in order, so what is done is a prefix; only its end can be handed back."""
         outcome = message.outcome
         flight = next((f for f in rank.flights if f.bundle == message.bundle), None)
         if flight is None:
             return
         item = flight.grant.item
+        if not _fits(item, outcome):
+            out.actions.append(KillProcess(rank.pid, True))
+            self._rank_lost(rank, now, f"rank {rank.number} reported what cannot be")
+            return
         if outcome.causes.count(Cause.RELEASED) == outcome.count:
             self._handed_back(rank, flight, outcome)
             return
@@ -520,6 +524,18 @@ class Agent:
             for rank in self._ranks.values():
                 out.actions.append(KillProcess(rank.pid, True))
             self.stopped = True
+
+
+def _fits(item: m.Item, o: m.Outcome) -> bool:
+    """Whether an outcome lies in its grant, and its parts have the right lengths."""
+    return (
+        (o.grant, o.batch) == (item.grant, item.batch)
+        and 0 < o.count
+        and item.lo <= o.lo
+        and o.lo + o.count <= item.lo + item.count
+        and (len(o.causes), len(o.started), len(o.durations)) == (o.count, 8 * o.count, 4 * o.count)
+        and len(o.offsets) == 4 * o.count + 4
+    )
 
 
 _Handler = Callable[[Agent, Any, float, Effects], None]

@@ -145,6 +145,9 @@ class Broker:
             text = f"this broker speaks protocol {PROTOCOL_VERSION}, {hello.name} speaks {hello.version}"
             out.reply(event.peer, m.Denied("version", text, "install the same version of pyfi_hpc on both sides"))
             return
+        if any(len(held.left) != held.count for held in hello.held):
+            out.reply(event.peer, m.Denied("protocol", f"{hello.name} tells grants that cannot be", "this is a bug"))
+            return
         if event.role == "agent":
             if not self._join(event.peer, hello, now, out):
                 return

@@ -7,16 +7,22 @@ makes its dependents SKIPPED, theirs too, and the cause is recorded with each.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
 from pyfi_hpc.core.jobs import Batch, Job, JobBook, Need
 from pyfi_hpc.model.effects import Effects, ReadValues
 from pyfi_hpc.model.ids import JobId
+from pyfi_hpc.model.messages import Count, Id
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 
 Key = tuple[JobId, int]
-_edges = msgspec.msgpack.Decoder(list[tuple[int, int, int, int]])
+#: edges of one batch; each is a tuple in memory and a lookup
+EDGES_MAX = 1 << 20
+_edges = msgspec.msgpack.Decoder(
+    Annotated[list[tuple[Count, Count, Id, Id]], msgspec.Meta(max_length=EDGES_MAX)]
+)
 
 
 def edges_of(data: bytes, job: int) -> list[tuple[int, int, int, int]]:

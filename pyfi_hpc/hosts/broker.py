@@ -8,8 +8,10 @@ With ``--in-job`` it runs on the first node of an allocation, and the embedded l
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import resource
 import socket
 
 import msgspec
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--bind", help="address to listen on; default 127.0.0.1")
     parser.add_argument("--ledger", help="URL of the ledger's Postgres; default: the embedded one")
     parser.add_argument("--in-job", action="store_true", help="inside an allocation: the ledger starts and ends with it")
-    parser.add_argument("--ready-fd", type=int, help="descriptor to write 'ready' or the error to")
+    parser.add_argument("--ready-fd", type=int, help="descriptor to write 'ready' to, or the error as JSON")
     options = parser.parse_args()
     settings = daemon.load(options)
     daemon.start_log(settings, "broker")
@@ -54,7 +56,7 @@ def main() -> None:
         else:
             run(settings, options)
     except PyfiError as error:
-        _tell(options.ready_fd, str(error))
+        _tell(options.ready_fd, json.dumps([error.code, error.what, error.where, error.fix]))
         daemon.fail(error, error.exit_code)
     except Exception:
         log.exception("this is a bug; the ledger makes it safe to end here")
@@ -65,6 +67,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     """Serve until told to stop, or until another broker has taken over."""
     if not zmq.has("curve"):
         raise SiteError("this libzmq has no CURVE: connections could not be encrypted", fix="install pyzmq's wheel")
+    _raise_file_limit()
     limits = Limits()
     clock = SystemClock()
     signals = SignalPort()
@@ -102,6 +105,12 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         ledger.close()
         mark.unlink(missing_ok=True)
         log.info("broker ended")
+
+
+def _raise_file_limit() -> None:
+    """A descriptor for each connection: agents, clients, and whoever only knocks."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _principals(access: Access) -> dict[str, str]:

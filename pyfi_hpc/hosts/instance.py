@@ -6,6 +6,7 @@ broker first, then ends what is left by its pid, and only processes that are our
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
-from pyfi_hpc.errors import BrokerHeld, PyfiError, SiteError
+from pyfi_hpc.errors import BrokerHeld, PyfiError, SiteError, from_code
 from pyfi_hpc.hosts import allocation
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings, private_folder
@@ -77,10 +78,7 @@ def start_broker(settings: Settings) -> Part:
     said = _first_words(ours, _READY_S)
     if said != "ready":
         child.wait()
-        raise SiteError(
-            said.split("\n")[0] or "the broker did not start", where=str(settings.log_dir / "broker.log"),
-            fix=said.partition("fix:   ")[2],
-        )  # fmt: skip
+        raise _why(said, settings)
     from pyfi_hpc.adapters import access
 
     return Part("broker", f"{access.read(settings).endpoint}, CURVE on", time.monotonic() - begun)
@@ -196,6 +194,15 @@ def _as_environment(settings: Settings) -> dict[str, str]:
     """What the daemon cannot know from its flags; the ledger's URL may hold a password: never in arguments."""
     names = {"scratch": str(settings.scratch), "bind": settings.bind, "ledger": settings.ledger, "pg_bin": settings.pg_bin}
     return {"PYFI_" + name.upper(): value for name, value in names.items() if value}
+
+
+def _why(said: str, settings: Settings) -> PyfiError:
+    """The error of a broker that did not start, as it told it."""
+    try:
+        code, what, where, fix = json.loads(said)
+    except ValueError:
+        return SiteError(said or "the broker did not start", where=str(settings.log_dir / "broker.log"))
+    return from_code(code, what, where or str(settings.log_dir / "broker.log"), fix)
 
 
 def _first_words(descriptor: int, limit_s: float) -> str:

@@ -163,10 +163,7 @@ class MemoryLedger:
             next_batch=BatchId(max(store.batches, default=0) + 1),
             jobs=[replace(store.jobs[j]) for j in jobs],
             batches=[replace(store.batches[b], offsets=b"", payload=b"") for b in batches],
-            outcomes=[
-                replace(o, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")
-                for o in outcomes
-            ],
+            outcomes=[replace(o, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"") for o in outcomes],
             attempts=[
                 replace(a, outputs=b"")
                 for a in sorted(attempts, key=lambda a: (a.batch, a.offset, a.attempt, a.failed_at))

@@ -43,6 +43,10 @@ SELECT 1 FROM ledger_commit WHERE shard = %(shard)s AND epoch = %(epoch)s AND se
 DELETE FROM ledger_commit
 WHERE shard = %(shard)s AND epoch < %(epoch)s - 2 AND at < clock_timestamp() - interval '1 day'
 
+-- name: forget_old_commits
+-- Nobody asks for one so long past; through the primary key.
+DELETE FROM ledger_commit WHERE shard = %(shard)s AND epoch = %(epoch)s AND seq < %(seq)s
+
 -- name: partitions
 SELECT substring(inhrelid::regclass::text FROM '_p(\d+)$')::bigint
 FROM pg_inherits WHERE inhparent = 'edge'::regclass

@@ -13,9 +13,30 @@ are packed as in ``records``. Everything that came from outside is checked by ``
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
+
+# What the ledger and a rank's memory have room for is checked while a message is decoded, at no extra cost:
+# a number that fits no column must never get as far as a commit.
+
+#: an identifier, a number of tasks of a job, a number of bytes
+Id = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+#: a number or a position within a batch, a number of ranks
+Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
+#: the same, or -1 for "none" or "all"
+CountOrNone = Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
+#: priorities of a call and of its socket are added up
+Priority = Annotated[int, Meta(ge=-(1 << 29), le=1 << 29)]
+#: seconds, also no NaN
+Seconds = Annotated[float, Meta(ge=0, le=1e10)]
+#: a name
+Name = Annotated[str, Meta(max_length=1024)]
+#: a list or map as msgpack, which a short text can make large in memory
+Body = Annotated[bytes, Meta(max_length=1 << 20)]
+#: a Cause
+CauseNumber = Annotated[int, Meta(ge=0, le=12)]
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=True, gc=False):
@@ -28,23 +49,23 @@ class Message(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=T
 class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """A grant that an agent still holds, told after a reconnect; ``left`` has a byte 1 per unfinished task."""
 
-    grant: int
-    batch: int
-    lo: int
-    count: int
-    attempt: int
+    grant: Id
+    batch: Id
+    lo: Count
+    count: Count
+    attempt: Count
     left: bytes
 
 
 class Hello(Message):
-    version: int
-    kind: str  #: "client" or "agent"
-    name: str  #: node's name, or user@host:pid
-    incarnation: str  #: random for each process, so that a second agent of one name is seen as such
-    rank_count: int = 0
-    cores: int = 0
-    allocation: str = ""  #: Slurm job id, or empty
-    held: list[Held] = []
+    version: Count
+    kind: Name  #: "client" or "agent"
+    name: Name  #: node's name, or user@host:pid
+    incarnation: Name  #: random for each process, so that a second agent of one name is seen as such
+    rank_count: Count = 0
+    cores: Count = 0
+    allocation: Name = ""  #: Slurm job id, or empty
+    held: Annotated[list[Held], Meta(max_length=1 << 20)] = []
 
 
 class Welcome(Message):
@@ -70,17 +91,17 @@ class Denied(Message):
 class Beat(Message):
     """Both ways; an agent tells what runs now as pairs (grant, offset in batch)."""
 
-    counter: int
-    running: list[tuple[int, int]] = []
+    counter: Id
+    running: Annotated[list[tuple[Id, Count]], Meta(max_length=1 << 20)] = []
     load: float = 0.0
-    memory_bytes: int = 0
-    idle: int = 0  #: ranks without work
+    memory_bytes: Id = 0
+    idle: Count = 0  #: ranks without work
 
 
 class Goodbye(Message):
     """An agent leaves in order. reason: "walltime" or "stopped"; neither is charged to a task."""
 
-    reason: str = "stopped"
+    reason: Name = "stopped"
 
 
 class Stop(Message):
@@ -97,20 +118,20 @@ class Submit(Message):
     """One batch. Batches of a job go in order of ``number``; the same key and number twice is one batch."""
 
     key: bytes
-    number: int
-    first: int
-    count: int
+    number: Count
+    first: Id
+    count: Count
     last: bool
-    socket: str  #: a socket's name, or ``module:function`` of deployed code
+    socket: Name  #: a socket's name, or ``module:function`` of deployed code
     offsets: bytes
     payload: bytes
     edges: bytes = b""
-    priority: int = 0
-    retries: int = 0
-    time_limit_s: float = 0.0
-    name: str = ""
+    priority: Priority = 0
+    retries: Count = 0
+    time_limit_s: Seconds = 0.0
+    name: Name = ""
     shape: bytes = b""
-    on_failure: int = 0
+    on_failure: Count = 0
     resend: bool = False
     watch: bool = True  #: push the results to this connection
 
@@ -154,8 +175,8 @@ class Resolved(Message):
 class Watch(Message):
     """Push what becomes final from now on, and send the page of what is final after the cursor."""
 
-    job: int
-    cursor: tuple[int, int] = (0, -1)  #: (batch, lo) of the last range read
+    job: Id
+    cursor: tuple[Id, CountOrNone] = (0, -1)  #: (batch, lo) of the last range read
     live: bool = True
 
 
@@ -173,16 +194,16 @@ class Page(Message):
 class Consumed(Message):
     """The client has taken so many bytes of pushed results in all."""
 
-    payload_bytes: int
+    payload_bytes: Id
 
 
 class Cancel(Message):
     """Client to broker: tasks of a job (request > 0). Broker to agent: of a grant (request 0, job is the grant)."""
 
-    request: int
-    job: int
-    first: int
-    count: int  #: -1: all
+    request: Id
+    job: Id
+    first: Id
+    count: Annotated[int, Meta(ge=-1, le=(1 << 63) - 1)]  #: -1: all
 
 
 class Cancelled(Message):
@@ -193,9 +214,9 @@ class Cancelled(Message):
 class Ask(Message):
     """Anything that is not on the hot path: a verb of the desk and its arguments as msgpack."""
 
-    request: int
-    verb: str
-    body: bytes = b""
+    request: Id
+    verb: Name
+    body: Body = b""
 
 
 class Answer(Message):
@@ -251,12 +272,12 @@ class Recall(Message):
 class Outcome(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """How tasks ``lo`` to ``lo + count`` of a grant ended, all on one rank."""
 
-    grant: int
-    batch: int
-    lo: int
-    count: int
-    attempt: int
-    rank: int
+    grant: Id
+    batch: Id
+    lo: Count
+    count: Count
+    attempt: Count
+    rank: CountOrNone
     causes: bytes
     started: bytes
     durations: bytes
@@ -266,7 +287,7 @@ class Outcome(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fa
 
 
 class Finished(Message):
-    outcomes: list[Outcome]
+    outcomes: Annotated[list[Outcome], Meta(max_length=1 << 20)]
 
 
 class Kept(Message):
@@ -278,8 +299,8 @@ class Kept(Message):
 class Capacity(Message):
     """The node wants to hold so many unfinished tasks in all, and has so many ranks alive."""
 
-    tasks: int
-    rank_count: int
+    tasks: Count
+    rank_count: Count
     draining: bool = False
 
 
@@ -287,14 +308,14 @@ class Capacity(Message):
 
 
 class RankReady(Message):
-    rank: int  #: its number in the MPI world, or the number of the one it replaces
-    world: int  #: size of its MPI world
-    pid: int
-    core: int  #: the core it is bound to, -1: none
+    rank: Count  #: its number in the MPI world, or the number of the one it replaces
+    world: Count  #: size of its MPI world
+    pid: Annotated[int, Meta(ge=1, le=1 << 22)]
+    core: CountOrNone  #: the core it is bound to, -1: none
 
 
 class RankBeat(Message):
-    counter: int
+    counter: Id
 
 
 class Bundle(Message):
@@ -321,17 +342,17 @@ class Bundle(Message):
 class Done(Message):
     """Tasks ``lo`` and up of a bundle ended; a bundle's outcomes come in order."""
 
-    bundle: int
+    bundle: Id
     outcome: Outcome
 
 
 class Kill(Message):
     """End these tasks of a bundle: the one that runs by signal, the others unrun. count -1: the whole bundle."""
 
-    bundle: int
-    lo: int
-    count: int
-    cause: int  #: what to report for them
+    bundle: Id
+    lo: Count
+    count: CountOrNone
+    cause: CauseNumber  #: what to report for them
 
 
 FromClient: TypeAlias = Hello | Submit | Watch | Cancel | Ask | Beat | Consumed

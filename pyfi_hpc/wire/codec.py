@@ -8,7 +8,7 @@ besides its payload bytes, which are copied once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,11 +18,14 @@ from pyfi_hpc.model import messages as m
 _encoder = msgspec.msgpack.Encoder()
 _ToBroker = m.FromClient | m.FromAgent
 
+#: messages in one frame from outside: a few bytes each could fill the memory
+_MESSAGES_MAX = 1 << 17
+
 #: what each kind of port takes in
-TO_BROKER = msgspec.msgpack.Decoder(list[_ToBroker])
+TO_BROKER = msgspec.msgpack.Decoder(Annotated[list[_ToBroker], msgspec.Meta(max_length=_MESSAGES_MAX)])
 TO_CLIENT = msgspec.msgpack.Decoder(list[m.ToClient])
 TO_AGENT = msgspec.msgpack.Decoder(list[m.ToAgent])
-FROM_RANK = msgspec.msgpack.Decoder(list[m.FromRank])
+FROM_RANK = msgspec.msgpack.Decoder(Annotated[list[m.FromRank], msgspec.Meta(max_length=_MESSAGES_MAX)])
 TO_RANK = msgspec.msgpack.Decoder(list[m.ToRank])
 
 

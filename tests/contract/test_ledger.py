@@ -87,9 +87,7 @@ def test_records_come_back_as_they_were(kind: Kind) -> None:
     found = kind.make().take_over("there")
     assert found.jobs == [job]
     assert found.batches == [replace(batch, offsets=b"", payload=b"")]
-    assert found.outcomes == [
-        replace(outcome, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")
-    ]
+    assert found.outcomes == [replace(outcome, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")]
     assert found.attempts == [replace(attempt, outputs=b"")]
     assert (found.epoch, found.next_job, found.next_batch) == (2, 2, 2)
 
@@ -158,9 +156,7 @@ def test_payloads_come_in_the_order_asked(ledger: PostgresLedger) -> None:
     ledger.take_over("here")
     batches = [admitted(n, n) for n in (1, 2, 3)]
     ledger.commit([r for n in (1, 2, 3) for r in (opened(n), batches[n - 1])], 1)
-    assert ledger.payloads([3, 1, 9, 2]) == [
-        (n, batches[n - 1].offsets, batches[n - 1].payload) for n in (3, 1, 2)
-    ]
+    assert ledger.payloads([3, 1, 9, 2]) == [(n, batches[n - 1].offsets, batches[n - 1].payload) for n in (3, 1, 2)]
     assert ledger.payloads([]) == []
 
 
