@@ -4,7 +4,8 @@ with Executor() as executor:
     future = executor.submit("sample.square", 7)
     print(future.id, future.result())
     again = executor.submit("sample.square", future)
-    print(again.result(), sum(executor.map("sample.square", range(10_000))))
+    print(again.result())
+    print(sum(executor.map("sample.square", range(10_000))))
 
 square, total = functions("sample.square", "sample.total")
 flow = funnel([square(n) for n in range(100)], total())
