@@ -5,7 +5,6 @@ All processes are real: ledger, broker, sbatch, agents, MPI ranks, runners. Only
 
 from __future__ import annotations
 
-
 import shutil
 import subprocess
 import sys

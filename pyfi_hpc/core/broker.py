@@ -369,7 +369,7 @@ class Broker:
         s = self.state
         for records in (recovered.jobs, recovered.batches, recovered.outcomes, recovered.attempts):
             for record in records:
-                s.book.apply(record)  # type: ignore[arg-type]
+                s.book.apply(record)
         for record in recovered.batches:
             if s.book.batches[record.batch].open == 0:
                 s.book.apply(BatchClosed(record.batch))

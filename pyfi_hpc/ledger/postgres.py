@@ -29,7 +29,7 @@ from pyfi_hpc.ledger.fence import CLASS, HOLD_WAIT_S, Claim
 from pyfi_hpc.ledger.reading import OutcomePage
 from pyfi_hpc.ledger.tables import PARTITION_JOBS
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
-from pyfi_hpc.model.records import Record, Recovered
+from pyfi_hpc.model.records import FoundJob, Record, Recovered
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class PostgresLedger:
                 if last_try or self._writer is not None:
                     raise problem from error
 
-    def find_job(self, owner: str, key: bytes) -> tuple[JobId | None, int]:
+    def find_job(self, owner: str, key: bytes) -> FoundJob | None:
         return self._read(lambda cursor: reading.find_job(cursor, owner, key))
 
     def payloads(self, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:

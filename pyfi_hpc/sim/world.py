@@ -226,7 +226,7 @@ class BrokerHost(Host):
         if isinstance(query, ReadValues):
             return ValuesRead(query.wanted, ledger.values(query.wanted))
         if isinstance(query, FindJob):
-            return JobFound(query.key, *ledger.find_job(query.owner, query.key))
+            return JobFound(query.key, ledger.find_job(query.owner, query.key))
         if isinstance(query, ReadPage):
             p = ledger.page(query.job, query.cursor, query.bytes_max)
             if p is None:

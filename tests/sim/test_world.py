@@ -140,6 +140,24 @@ def test_resubmission_creates_nothing_twice() -> None:
     check(world)
 
 
+def test_a_job_goes_on_though_all_of_it_so_far_was_forgotten() -> None:
+    """A map between two batches when the broker restarts: the next batch is taken, though not sent again."""
+    world = World()
+    client = ClientHost.join(world)
+    broker, world.broker = world.broker, None  # nothing arrives yet
+    client.submit_batches([["0.01"] * 3, ["0.01"] * 2], [b"", b""])
+    world.broker = broker
+    first, second = client._unacknowledged.values()
+    client.send(first)
+    world.run(lambda: len(client.results) == 3)
+    world.kill_broker()
+    world.start_broker()
+    client.hello()
+    client.send(second)
+    settle(world, client, 5)
+    assert len(world.store.jobs) == 1
+
+
 def test_broker_restart_restarts_no_running_task() -> None:
     """Agents say what they still run; the new broker adopts it."""
     world = World()
