@@ -1,4 +1,4 @@
-"""A processor and two sockets made by the script itself, then called like functions.
+"""A processor and two sockets that the script makes itself (or finds, the second time), called like functions.
 
 pyfi up && python examples/05_sockets.py
 
@@ -16,4 +16,6 @@ queue = Queue(name="pyfi.queue1")
 do_something = Socket(name="proc1.socket1", processor=processor, queue=queue, task="do_something")
 do_this = Socket(name="proc1.socket2", processor=processor, queue=queue, task="do_this")
 
-print("SOCKETS:", pipeline([do_something("Hello World !"), do_this("Do this!!")]).get())
+# Called, a socket runs at once and gives the result; `.p` makes it a step of a structure instead.
+print("SOCKETS:", do_something("Hello World !"), do_this("Do this!!"))
+print("PIPELINE:", pipeline([do_something.p("Hello World !"), do_this.p("Do this!!")]).get())

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pyfi_hpc.model.effects import Action, Effects, Query
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId, Peer
 from pyfi_hpc.model.messages import Message, Range
-from pyfi_hpc.model.records import Record, Recovered
+from pyfi_hpc.model.records import FoundJob, Record, Recovered
 
 
 class Machine(Protocol):
@@ -83,8 +83,8 @@ class Ledger(Protocol):
             Not committed; the same call may be tried again.
         """
 
-    def find_job(self, owner: str, key: bytes) -> tuple[JobId | None, int]:
-        """The job opened under this key and the number of its next batch; (None, 0) if there is none."""
+    def find_job(self, owner: str, key: bytes) -> FoundJob | None:
+        """The job opened under this key."""
 
     def payloads(self, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:
         """(batch, offsets, payload) of each."""

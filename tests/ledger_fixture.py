@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ _numbers = itertools.count(1)
 def ledger_server() -> Iterator[embedded.EmbeddedServer]:
     """The server; its database ``template_ledger`` has the tables, ready to be copied."""
     with tempfile.TemporaryDirectory(prefix="pyfi-test-") as folder:
-        settings = Settings(instance="tests", home=Path(folder) / "home", scratch=Path(folder))
+        # PYFI_PG_BIN runs the suite on another version of Postgres
+        programs = os.environ.get("PYFI_PG_BIN", "")
+        settings = Settings(instance="tests", home=Path(folder) / "home", scratch=Path(folder), pg_bin=programs)
         server = embedded.start(settings)
         try:
             administer(server.url, "CREATE DATABASE template_ledger")

@@ -5,7 +5,6 @@ All processes are real: ledger, broker, sbatch, agents, MPI ranks, runners. Only
 
 from __future__ import annotations
 
-
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _NAPS = '''
 """Tasks that take time, for tests."""
 
-
+import os
 import socket
 import time
 from pathlib import Path
@@ -206,6 +205,3 @@ def ours(cluster: Cluster) -> dict[str, list[str]]:
             if "pyfi_hpc" in line or "runner/child.py" in line or "postgres" in line:
                 found.setdefault(node, []).append(line)
     return found
-
-
-

@@ -9,8 +9,9 @@ import click
 
 from pyfi_hpc.cli.code import add_processor
 from pyfi_hpc.cli.context import Context, reads
+from pyfi_hpc.cli.group import LazyGroup
 from pyfi_hpc.cli.kinds import KINDS, plural
-from pyfi_hpc.cli.objects import KindGroup, field_options, name_option, values_of
+from pyfi_hpc.cli.objects import field_options, name_option, values_of
 from pyfi_hpc.cli.output import print_json
 from pyfi_hpc.errors import NotFound, UsageError
 
@@ -22,7 +23,7 @@ def _add_command(word: str) -> click.Command | None:
     table = KINDS[kind]
 
     @click.pass_obj
-    def command(context: Context, assignments: tuple[str, ...], name: str | None = None, **given: Any) -> None:
+    def command(context: Context, /, assignments: tuple[str, ...], name: str | None = None, **given: Any) -> None:
         values = values_of(given, assignments)
         if name is not None:
             values["name"] = name
@@ -62,15 +63,16 @@ def _add_outlet(context: Context, kind: str, values: dict[str, Any]) -> dict[str
         if len(functions) != 1:
             names = ", ".join(row["function"] for row in functions) or "none"
             raise UsageError(
-                f"the processor {values['processor']!r} has not one function but: {names}", where="add outlet",
+                f"the processor {values['processor']!r} has not one function but: {names}",
+                where="add outlet",
                 fix="name it with -t FUNCTION",
-            )  # fmt: skip
+            )
         values["function"] = functions[0]["function"]
     return add_row(context, "socket", values)
 
 
 def _add_plug(context: Context, kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """A plug between two sockets; with -pn and -q from the processor's only socket to the queue's reader."""
+    """A plug between two sockets; with -pn and -q from the processor's function to the queue's reader."""
     processor = values.pop("processor", None)
     if processor and "source" not in values:
         values["source"] = _only(context, {"processor": processor}, f"the processor {processor!r}", "-s SOURCE")
@@ -80,12 +82,17 @@ def _add_plug(context: Context, kind: str, values: dict[str, Any]) -> dict[str, 
 
 
 def _only(context: Context, filters: dict[str, Any], where: str, flag: str) -> str:
+    """The one socket; several of one function are as good as one."""
     sockets = context.ask("ls", {"kind": "socket", "filters": filters})["rows"]
-    if len(sockets) == 1:
-        return str(sockets[0]["name"])
     if not sockets:
-        raise NotFound(f"{where} has no socket yet", where="add plug", fix=f"`pyfi add socket` first, or name one with {flag}")
-    raise UsageError(f"{where} has {len(sockets)} sockets", where="add plug", fix=f"name one with {flag}")
+        raise NotFound(
+            f"{where} has no socket yet",
+            where="add plug",
+            fix=f"`pyfi add socket` first, or name one with {flag}",
+        )
+    if len({row["function"] for row in sockets}) > 1:
+        raise UsageError(f"{where} has sockets of several functions", where="add plug", fix=f"name one with {flag}")
+    return str(sockets[0]["name"])
 
 
 def _add_argument(context: Context, kind: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -130,14 +137,22 @@ def node_named(context: Context, host: str) -> str:
         found = context.ask("ls", {"kind": "node", "filters": {field: host}, "limit": 1})["rows"]
         if found:
             return str(found[0]["name"])
-    raise NotFound(f"there is no node {host!r}", where="nodes by name and host name", fix=f"`pyfi add node -n {host} -h {host}`")
+    raise NotFound(
+        f"there is no node {host!r}",
+        where="nodes by name and host name",
+        fix=f"`pyfi add node -n {host} -h {host}`",
+    )
 
 
 def _add_privilege(context: Context, kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """The name of a privilege is the right itself, as in `--user darren --name DELETE`."""
     right = str(values["name"]).upper()
     if right not in rights():
-        raise UsageError(f"there is no right {values['name']!r}", where="add privilege", fix="rights are: " + ", ".join(rights()))
+        raise UsageError(
+            f"there is no right {values['name']!r}",
+            where="add privilege",
+            fix="rights are: " + ", ".join(rights()),
+        )
     whom = values.get("user") or values.get("role")
     if not whom:
         raise UsageError("whose right?", where="add privilege", fix="say --user NAME or --role NAME")
@@ -146,14 +161,40 @@ def _add_privilege(context: Context, kind: str, values: dict[str, Any]) -> dict[
 
 def rights() -> list[str]:
     """Names of rights: general ones, those over processors, and verb by kind."""
-    kinds = ("PROCESSOR", "AGENT", "NODE", "PLUG", "PRIVILEGE", "QUEUE", "ROLE", "SCHEDULER", "SOCKET", "USER")
+    kinds = (
+        "PROCESSOR",
+        "AGENT",
+        "NODE",
+        "PLUG",
+        "PRIVILEGE",
+        "QUEUE",
+        "ROLE",
+        "SCHEDULER",
+        "SOCKET",
+        "USER",
+    )
     special = ("START", "STOP", "PAUSE", "RESUME", "LOCK", "UNLOCK", "VIEW")
     return [
-        "ALL", "CREATE", "READ", "UPDATE", "DELETE", "DB_DROP", "DB_INIT", "START_AGENT", "RUN_TASK", "CANCEL_TASK",
-        *(f"{verb}_PROCESSOR" for verb in special), "VIEW_PROCESSOR_CONFIG", "VIEW_PROCESSOR_CODE",
-        "EDIT_PROCESSOR_CONFIG", "EDIT_PROCESSOR_CODE", *(f"LS_{kind}S" for kind in kinds), "LS_USER", "LS_WORKERS",
+        "ALL",
+        "CREATE",
+        "READ",
+        "UPDATE",
+        "DELETE",
+        "DB_DROP",
+        "DB_INIT",
+        "START_AGENT",
+        "RUN_TASK",
+        "CANCEL_TASK",
+        *(f"{verb}_PROCESSOR" for verb in special),
+        "VIEW_PROCESSOR_CONFIG",
+        "VIEW_PROCESSOR_CODE",
+        "EDIT_PROCESSOR_CONFIG",
+        "EDIT_PROCESSOR_CODE",
+        *(f"LS_{kind}S" for kind in kinds),
+        "LS_USER",
+        "LS_WORKERS",
         *(f"{verb}_{kind}" for verb in ("ADD", "UPDATE", "DELETE", "READ") for kind in kinds),
-    ]  # fmt: skip
+    ]
 
 
 _HOOKS: dict[str, Callable[[Context, str, dict[str, Any]], dict[str, Any]]] = {
@@ -168,7 +209,7 @@ _HOOKS: dict[str, Callable[[Context, str, dict[str, Any]], dict[str, Any]]] = {
     "privilege": _add_privilege,
 }
 
-add = KindGroup(
+add = LazyGroup(
     "add", make=_add_command, names=[name for name in KINDS if not KINDS[name].listed_only],
     help="Add an object to the ledger; prints its id.",
 )  # fmt: skip

@@ -63,11 +63,19 @@ def stop(context: Context) -> None:
 
     running = instance.find(context.settings, "agent")
     if running is None:
-        raise NotFound("no agent runs on this node", where=str(context.settings.instance_dir / "pids"), fix="`pyfi info` shows where agents are")
+        raise NotFound(
+            "no agent runs on this node",
+            where=str(context.settings.instance_dir / "pids"),
+            fix="`pyfi info` shows where agents are",
+        )
     os.kill(running.pid, signal.SIGTERM)
     deadline = time.monotonic() + _END_S
     while running.alive and time.monotonic() < deadline:
         time.sleep(0.02)
     if running.alive:
-        raise Refused(f"the agent has not ended within {_END_S:.0f} s", where=f"pid {running.pid}", fix="`pyfi down` ends everything")
+        raise Refused(
+            f"the agent has not ended within {_END_S:.0f} s",
+            where=f"pid {running.pid}",
+            fix="`pyfi down` ends everything",
+        )
     click.echo(f"agent (pid {running.pid}) has ended")

@@ -49,5 +49,13 @@ def become(context: Context, host: str, extra: list[str]) -> None:
     settings = context.settings
     if settings.ledger:  # it may hold a password: never in arguments
         os.environ["PYFI_LEDGER"] = settings.ledger
-    command = [sys.executable, "-m", f"pyfi_hpc.hosts.{host}", "--instance", settings.instance, "--home", str(settings.home)]
+    command = [
+        sys.executable,
+        "-m",
+        f"pyfi_hpc.hosts.{host}",
+        "--instance",
+        settings.instance,
+        "--home",
+        str(settings.home),
+    ]
     os.execv(sys.executable, [*command, *extra])

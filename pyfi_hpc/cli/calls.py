@@ -11,15 +11,25 @@ from pyfi_hpc.cli.context import Context, lists, pass_context, reads
 from pyfi_hpc.cli.output import Column, bold, fancy, print_json, record, rows
 
 _CALLS = (
-    Column("ID"), Column("NAME", "socket", cut=True), Column("ST", "code"), Column("NODE"), Column("RANK", right=True),
-    Column("ATTEMPT", right=True), Column("STARTED"), Column("SECONDS", lambda row: _seconds(row["duration_s"]), right=True),
+    Column("ID"),
+    Column("NAME", "socket", cut=True),
+    Column("ST", "code"),
+    Column("NODE"),
+    Column("RANK", right=True),
+    Column("ATTEMPT", right=True),
+    Column("STARTED"),
+    Column("SECONDS", lambda row: _seconds(row["duration_s"]), right=True),
     Column("REASON", lambda row: f"({row['reason']})" if row["reason"] not in ("", "None") else "", cut=True),
-)  # fmt: skip
+)
 _ATTEMPTS = (
-    Column("ATTEMPT", right=True), Column("OUTCOME"), Column("NODE"), Column("RANK", right=True), Column("STARTED"),
+    Column("ATTEMPT", right=True),
+    Column("OUTCOME"),
+    Column("NODE"),
+    Column("RANK", right=True),
+    Column("STARTED"),
     Column("SECONDS", lambda row: _seconds(row["duration_s"]), right=True),
     Column("ERROR", lambda row: _short(row["error"]), cut=True),
-)  # fmt: skip
+)
 
 
 @click.command()
@@ -30,7 +40,7 @@ _ATTEMPTS = (
 @click.option("--offset", type=click.IntRange(0), default=0)
 @lists
 @pass_context
-def calls(context: Context, job: str | None, **body: Any) -> None:
+def calls(context: Context, /, job: str | None, **body: Any) -> None:
     """List calls (tasks), the newest first."""
     from pyfi_hpc.cli.jobs import resolve
 
@@ -126,10 +136,31 @@ def linked(context: Context, call_id: str) -> tuple[dict[str, Any], list[list[st
 
 
 _SHOWN = (
-    "id", "name", "socket", "state", "reason", "owner", "node", "rank", "attempt", "submitted", "started", "ended",
-    "duration_s", "repository", "commit", "module", "environment", "priority", "retries", "time_limit_s", "arguments",
-    "result", "parents", "children",
-)  # fmt: skip
+    "id",
+    "name",
+    "socket",
+    "state",
+    "reason",
+    "owner",
+    "node",
+    "rank",
+    "attempt",
+    "submitted",
+    "started",
+    "ended",
+    "duration_s",
+    "repository",
+    "commit",
+    "module",
+    "environment",
+    "priority",
+    "retries",
+    "time_limit_s",
+    "arguments",
+    "result",
+    "parents",
+    "children",
+)
 
 
 def _arguments(data: bytes | None) -> Any:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class Finding:
 def python(settings: Settings) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     text = f"python {version}, pyfi_hpc {__version__} ({sys.executable})"
-    yield Finding(OK if sys.version_info >= (3, 11) else FAIL, text, "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer")
+    yield Finding(
+        OK if sys.version_info >= (3, 11) else FAIL,
+        text,
+        "" if sys.version_info >= (3, 11) else "use Python 3.11 or newer",
+    )
 
 
 def libzmq(settings: Settings) -> Iterator[Finding]:
@@ -44,7 +49,11 @@ def libzmq(settings: Settings) -> Iterator[Finding]:
 
     curve, version = zmq.has("curve"), zmq.zmq_version_info()
     text = f"libzmq {zmq.zmq_version()}, {'with' if curve else 'WITHOUT'} CURVE"
-    yield Finding(OK if curve and version >= _LIBZMQ_MIN else FAIL, text, "" if curve and version >= _LIBZMQ_MIN else "pip install --upgrade pyzmq")
+    yield Finding(
+        OK if curve and version >= _LIBZMQ_MIN else FAIL,
+        text,
+        "" if curve and version >= _LIBZMQ_MIN else "pip install --upgrade pyzmq",
+    )
 
 
 def ledger(settings: Settings) -> Iterator[Finding]:
@@ -61,18 +70,15 @@ def ledger(settings: Settings) -> Iterator[Finding]:
 
 
 def _server(settings: Settings) -> Finding:
-    import sqlalchemy as sa
-
-    from pyfi_hpc.ledger.connection import make_engine
+    from pyfi_hpc.ledger.connection import connect
 
     try:
-        engine = make_engine(settings.ledger)
-        with engine.connect() as connection:
-            version = connection.scalar(sa.text("SHOW server_version"))
-        return Finding(OK, f"the ledger's Postgres answers, version {version}")
-    except (PyfiError, sa.exc.SQLAlchemyError) as error:
-        words = str(getattr(error, "what", getattr(error, "orig", error))).strip().split("\n")[0]
-        return Finding(FAIL, f"the ledger's Postgres does not answer: {words}", "look at PYFI_LEDGER and the server")
+        connection = connect(settings.ledger, name="pyfi doctor")
+    except PyfiError as error:
+        return Finding(FAIL, error.what, error.fix or "look at PYFI_LEDGER and the server")
+    with closing(connection):
+        version = connection.server_version // 10000
+    return Finding(OK, f"the ledger's Postgres answers, version {version}")
 
 
 def mpi(settings: Settings) -> Iterator[Finding]:
@@ -82,21 +88,38 @@ def mpi(settings: Settings) -> Iterator[Finding]:
     try:
         mpiexec = launcher.find_mpiexec()
     except PyfiError as error:
-        yield Finding(WARN if slurm else FAIL, error.what + (": ranks only through Slurm" if slurm else ""), "pip install 'pyfi_hpc[mpi]'")
+        yield Finding(
+            WARN if slurm else FAIL,
+            error.what + (": ranks only through Slurm" if slurm else ""),
+            "pip install 'pyfi_hpc[mpi]'",
+        )
         return
-    script = "from mpi4py import MPI; print('size', MPI.COMM_WORLD.size, MPI.Get_library_version().split(chr(10))[0])"
+    # all say 1, one tells the sum: what two ranks print at once comes mixed
+    script = (
+        "from mpi4py import MPI; world = MPI.COMM_WORLD; count = world.allreduce(1); "
+        "world.rank or print('joined', count, *MPI.get_vendor())"
+    )
     said = _say(launcher.step_command(mpiexec, 2, [sys.executable, "-c", script]))
-    if len(re.findall(r"^size 2 ", said, re.M)) == 2:
-        library = said.split("size 2 ", 1)[1].split("\n")[0].split(",")[0].replace(":", "").split()
-        yield Finding(OK, f"mpiexec starts 2 ranks of one world, {' '.join(library)} ({mpiexec})")
+    joined = re.search(r"joined 2 (.+) \((\d+), (\d+), (\d+)\)", said)
+    if joined:
+        library = f"{joined[1]} {'.'.join(joined.group(2, 3, 4))}"
+        yield Finding(OK, f"mpiexec starts 2 ranks of one world, {library} ({mpiexec})")
     else:
         last = said.strip().splitlines()[-1:] or ["it said nothing"]
-        yield Finding(FAIL, f"{mpiexec} does not start 2 ranks of one world: {last[0][:200]}", "pip install 'pyfi_hpc[mpi]', or load your site's MPI")
+        yield Finding(
+            FAIL,
+            f"{mpiexec} does not start 2 ranks of one world: {last[0][:200]}",
+            "pip install 'pyfi_hpc[mpi]', or load your site's MPI",
+        )
 
 
 def programs_on_path(settings: Settings) -> Iterator[Finding]:
     git = _say(["git", "--version"]).strip()
-    yield Finding(OK, git) if git.startswith("git version") else Finding(FAIL, "git not found", "load your site's module, or install git")
+    yield (
+        Finding(OK, git)
+        if git.startswith("git version")
+        else Finding(FAIL, "git not found", "load your site's module, or install git")
+    )
     from pyfi_hpc.adapters.environment import find_uv
 
     uv = find_uv()
@@ -121,7 +144,11 @@ def slurm(settings: Settings) -> Iterator[Finding]:
     if partitions and not any("error" in word for word in partitions):
         yield Finding(OK, f"{version}, partitions: {' '.join(partitions)}")
     else:
-        yield Finding(WARN, f"{version}, but its controller does not answer", "only `pyfi up --slurm` needs it; ask your site")
+        yield Finding(
+            WARN,
+            f"{version}, but its controller does not answer",
+            "only `pyfi up --slurm` needs it; ask your site",
+        )
 
 
 def munge(settings: Settings) -> Iterator[Finding]:
@@ -142,7 +169,11 @@ def folders(settings: Settings) -> Iterator[Finding]:
     else:
         info = home.stat()
         if info.st_uid != os.getuid() or info.st_mode & 0o077:
-            yield Finding(FAIL, f"{home} is open to others (mode {stat.S_IMODE(info.st_mode):04o}, uid {info.st_uid})", f"chmod 700 {home}")
+            yield Finding(
+                FAIL,
+                f"{home} is open to others (mode {stat.S_IMODE(info.st_mode):04o}, uid {info.st_uid})",
+                f"chmod 700 {home}",
+            )
         else:
             yield Finding(OK, f"{home} is private")
     yield from _disk(home)
@@ -155,18 +186,25 @@ def _disk(folder: Path) -> Iterator[Finding]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     text = f"{free / 1e9:.0f} GB free below {folder}"
-    yield Finding(OK if free >= _DISK_BYTES_MIN else WARN, text, "" if free >= _DISK_BYTES_MIN else "the ledger and environments need room")
+    yield Finding(
+        OK if free >= _DISK_BYTES_MIN else WARN,
+        text,
+        "" if free >= _DISK_BYTES_MIN else "the ledger and environments need room",
+    )
 
 
 def access(settings: Settings) -> Iterator[Finding]:
-    from pyfi_hpc.client.access import read_access
+    from pyfi_hpc.adapters import access as access_file
 
     if not settings.access_file.exists():
         yield Finding(OK, f"instance {settings.instance!r} has not been started")
         return
     try:
-        found = read_access(settings.access_file)
-        yield Finding(OK, f"instance {settings.instance!r}: its keys are private, its broker was last at {found.address}")
+        found = access_file.read(settings)
+        yield Finding(
+            OK,
+            f"instance {settings.instance!r}: its keys are private, its broker was last at {found.endpoint}",
+        )
     except PyfiError as error:
         yield Finding(FAIL, f"{error.what} ({settings.access_file})", error.fix)
 
@@ -175,9 +213,15 @@ def _say(command: list[str]) -> str:
     """What a program says; nothing if it cannot be run or hangs."""
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            timeout=_PROGRAM_S, env=dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"),
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_PROGRAM_S,
+            env=dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"),
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout

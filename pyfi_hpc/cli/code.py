@@ -1,4 +1,4 @@
-"""Processors from the command line: their code is prepared as ``pyfi deploy`` does, sockets come by ``add socket``."""
+"""Processors by name: their code is prepared as ``pyfi deploy`` does, sockets come by ``add socket``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ def add_processor(context: Context, kind: str, values: dict[str, Any]) -> dict[s
     except NotFound:
         pass
     else:
-        raise UsageError(f"there is a processor named {name!r} already", where="add processor", fix="take another name, or `pyfi update processor`")
+        raise UsageError(
+            f"there is a processor named {name!r} already",
+            where="add processor",
+            fix="take another name, or `pyfi update processor`",
+        )
     host = values.pop("hostname", None)
     if host is not None:
         from pyfi_hpc.cli.add import node_named
@@ -49,7 +53,11 @@ def update_processor(context: Context, name: str, values: dict[str, Any]) -> dic
         functions = [row["function"].removeprefix(f"{name}.") for row in known if row["name"] == row["function"]]
         if values.get("task"):
             functions.append(values["task"])
-        code = {"repository": before["repository"], "module": before["module"], "branch": before["branch"] or None}
+        code = {
+            "repository": before["repository"],
+            "module": before["module"],
+            "branch": before["branch"] or None,
+        }
         _deploy(context, name, {**code, **values}, functions)
     _update_rest(context, name, values)
     return _get(context, name)

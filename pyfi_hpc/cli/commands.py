@@ -1,7 +1,6 @@
 """What commands there are: a table, so that ``pyfi --help`` imports none of them.
 
-Each command lives in a module of this folder under an attribute; the help text stands here, and a test keeps it
-equal to the command's own.
+Each command lives in a module of this folder under an attribute; the help text stands here too.
 """
 
 from __future__ import annotations

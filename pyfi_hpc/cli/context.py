@@ -83,13 +83,15 @@ def lists(command: F) -> F:
 
 
 def _switch(command: F, flag: str, name: str, meaning: bool, text: str) -> F:
-    """A flag that is known also where another option is wrong: the error is told in JSON too."""
+    """A flag that is kept in the context; no command needs it as an argument."""
 
     def take(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
             setattr(ctx.ensure_object(Context), name, meaning)
 
-    return click.option(flag, f"_{name}", is_flag=True, is_eager=True, expose_value=False, callback=take, help=text)(command)
+    return click.option(flag, f"_{name}", is_flag=True, is_eager=True, expose_value=False, callback=take, help=text)(
+        command
+    )
 
 
 def read_ini(file: Path) -> dict[str, Any]:
@@ -113,7 +115,9 @@ def read_ini(file: Path) -> dict[str, Any]:
         values = _read_sections(text, file)
     for name in values:
         if name not in known:
-            raise SettingsError(f"unknown setting {name!r}", where=str(file), fix="the settings are: " + ", ".join(known))
+            raise SettingsError(
+                f"unknown setting {name!r}", where=str(file), fix="the settings are: " + ", ".join(known)
+            )
     return values
 
 

@@ -16,14 +16,25 @@ from pyfi_hpc.cli.output import print_json
 @click.option("--commit", metavar="REV", help="Commit, tag or branch; default: HEAD.")
 @click.option("-m", "--module", help="Dotted name of the module with the functions; default: what pyfi.toml says.")
 @click.option("-n", "--name", help="Name of the processor; default: what pyfi.toml says, else the folder's.")
-@click.option("-f", "--function", "functions", multiple=True, help="A function to make callable; default: all public ones.")
+@click.option(
+    "-f",
+    "--function",
+    "functions",
+    multiple=True,
+    help="A function to make callable; default: all public ones.",
+)
 @click.option("--allow-dirty", is_flag=True, help="Deploy a snapshot of a working tree with changes.")
 @reads
 @pass_context
 def deploy(
-    context: Context, source: str, commit: str | None, module: str | None, name: str | None, functions: tuple[str, ...],
+    context: Context,
+    source: str,
+    commit: str | None,
+    module: str | None,
+    name: str | None,
+    functions: tuple[str, ...],
     allow_dirty: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Make the functions of a git repository callable, each as a socket NAME.function.
 
     \b
@@ -41,14 +52,20 @@ def deploy(
     )  # fmt: skip
     answer = context.ask("deploy", msgspec.to_builtins(spec), reads=False)
     if context.json:
-        print_json({**answer, "environment": spec.code.environment, "build_s": spec.build_s, "dirty": spec.code.dirty})
+        print_json(
+            {
+                **answer,
+                "environment": spec.code.environment,
+                "build_s": spec.build_s,
+                "dirty": spec.code.dirty,
+            }
+        )
         return
     built = f"built in {spec.build_s:.1f} s" if spec.built else "unchanged"
     sockets = ", ".join(socket.name for socket in spec.sockets)
     dirty = " (snapshot)" if spec.code.dirty else ""
-    click.echo(
-        f"deployed  {spec.name} @ {spec.code.commit[:7]}{dirty}  env {spec.code.environment[:8]} ({built})  sockets: {sockets}"
-    )
+    version = f"{spec.name} @ {spec.code.commit[:7]}{dirty}"
+    click.echo(f"deployed  {version}  env {spec.code.environment[:8]} ({built})  sockets: {sockets}")
     for socket in answer.get("missing", ()):
         click.echo(f"warning: {socket} has no function any more; calls of it are refused", err=True)
 

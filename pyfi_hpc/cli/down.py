@@ -1,8 +1,7 @@
-"""``pyfi down``: stop everything of the instance on this machine, and its agents everywhere."""
+"""``pyfi down``: stop everything of the instance, here and in its allocations."""
 
 from __future__ import annotations
 
-import socket
 import time
 
 import click
@@ -18,19 +17,16 @@ _ANSWER_S = 8.0
 @reads
 @pass_context
 def down(context: Context) -> None:
-    """Stop the instance: ranks, agents, broker, ledger. Accepted tasks stay in the ledger and go on after `pyfi up`."""
-    from pyfi_hpc.errors import BrokerUnreachable
+    """Stop the instance: ranks, agents, broker, ledger.
+
+    Accepted tasks stay in the ledger and go on after `pyfi up`.
+    """
+    from pyfi_hpc.adapters import pidfile
     from pyfi_hpc.hosts import instance
 
     begun = time.monotonic()
-    stopped = []
-    if elsewhere := _broker_elsewhere(context):
-        try:
-            shutdown(context)
-            stopped.append(f"broker on {elsewhere}")
-        except BrokerUnreachable:
-            click.echo(f"the broker on {elsewhere} does not answer", err=True)
-    stopped += instance.stop(context.settings, lambda: shutdown(context))
+    alive = [daemon.name for daemon in pidfile.daemons(context.settings) if daemon.alive]
+    stopped = list(dict.fromkeys([*alive, *instance.stop(context.settings, lambda: shutdown(context))]))
     if context.json:
         print_json({"instance": context.settings.instance, "stopped": stopped})
     elif stopped:
@@ -47,12 +43,3 @@ def shutdown(context: Context) -> None:
         context.session.ask("shutdown", {}, timeout=_ANSWER_S)
     except TimeoutError:
         raise BrokerUnreachable(f"the broker has not answered within {_ANSWER_S:.0f} s") from None
-
-
-def _broker_elsewhere(context: Context) -> str:
-    """The host of a broker that was started from another machine with the same home."""
-    from pyfi_hpc.adapters import pidfile
-
-    here = socket.gethostname()
-    hosts = [d.host for d in pidfile.daemons(context.settings) if d.name == "broker" and d.host != here]
-    return hosts[0] if hosts else ""

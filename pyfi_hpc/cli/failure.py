@@ -40,7 +40,12 @@ def coloured(stream: IO[Any]) -> bool:
 
 def _parts(error: BaseException) -> tuple[dict[str, str], int]:
     if isinstance(error, PyfiError):
-        return {"code": error.code, "what": error.what, "where": error.where, "fix": error.fix}, error.exit_code
+        return {
+            "code": error.code,
+            "what": error.what,
+            "where": error.where,
+            "fix": error.fix,
+        }, error.exit_code
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else ""
         fix = f"`{where} --help` shows how it is used" if where else ""

@@ -76,9 +76,8 @@ class Follower:
                 return self.tally()
             if more is not None and more():
                 continue
-            count = feed.count
             left = _LOOK_S if deadline is None else min(_LOOK_S, max(deadline - time.monotonic(), 0))
             try:
-                inbox.wait(lambda: feed.complete or inbox.has(self.next) or feed.count > count + 100, left, "the job's end")
+                inbox.wait(lambda: feed.complete or inbox.has(self.next), left, "the job's end")
             except TimeoutError:
                 pass

@@ -6,10 +6,10 @@
                     sample.total
                        2.3 CD
 
-A call stands one level below the lowest call that it needs. Between two levels each set of calls with the same
-needs has a line of its own; a line that only passes another one crosses it without touching (``│``). Calls that
-are alike (one name, the same needs, the same dependents) are drawn as one with their number where they would not
-fit.
+A call stands one level below the lowest call that it needs. Between two levels each set of calls with the
+same needs has a line of its own; a line that only passes another one crosses it without touching (``│``).
+Calls that are alike (one name, the same needs, the same dependents) are drawn as one with their number where
+they would not fit.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _columns(rows: list[list[_Box]]) -> None:
 
 
 def _spread(row: list[_Box], wanted: list[int]) -> None:
-    """Put boxes near where they want to be, in their order, without touching: pushed right, then centred back."""
+    """Put boxes near where they want to be, in order, without touching: pushed right, then centred."""
     at = None
     for box, x in zip(row, wanted, strict=True):
         low = box.width // 2 if at is None else at + box.width // 2

@@ -11,9 +11,14 @@ from pyfi_hpc.cli.context import Context, lists, pass_context
 from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows
 
 _NODES = (
-    Column("NODE", "name"), Column("ALLOCATION"), Column("CORES", right=True), Column("RANKS", right=True),
-    Column("RUNNING", right=True), Column("LOAD", right=True), Column("STATE", "state"),
-)  # fmt: skip
+    Column("NODE", "name"),
+    Column("ALLOCATION"),
+    Column("CORES", right=True),
+    Column("RANKS", right=True),
+    Column("RUNNING", right=True),
+    Column("LOAD", lambda row: f"{row['load']:.2f}", right=True),
+    Column("STATE", "state"),
+)
 _SETTINGS = (Column("SETTING", "name"), Column("VALUE"), Column("ORIGIN"))
 
 
@@ -28,18 +33,23 @@ def info(context: Context, only_settings: bool) -> None:
         return
     answer = context.ask("info")
     if context.json:
+        answer["pyfi_hpc"] = answer.pop("version")
         print_json({"instance": context.settings.instance, "address": context.session.address, **answer})
         return
     broker, ledger = answer["broker"], answer["ledger"]
-    record(context, "instance", {
-        "instance": f"{context.settings.instance}   (state {context.settings.instance_dir})",
-        "broker": f"{context.session.address}, CURVE on, pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
-        "ledger": f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" + _trouble(broker),
-        "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()),
-        "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
-                 f"{broker['counts']['settled']} settled since the broker's start",
-        "clients": broker["clients"],
-    })  # fmt: skip
+    record(
+        context,
+        "instance",
+        {
+            "instance": f"{context.settings.instance}   (state {context.settings.instance_dir})",
+            "broker": f"{context.session.address}, CURVE on, pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
+            "ledger": f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" + _trouble(broker),
+            "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()),
+            "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
+            f"{broker['counts']['settled']} settled since the broker's start",
+            "clients": broker["clients"],
+        },
+    )
     if fancy():
         click.echo()
     for node in broker["nodes"]:
@@ -51,7 +61,11 @@ def _settings(context: Context) -> Any:
     for field in fields(context.settings):
         if field.name != "origin":
             value = getattr(context.settings, field.name)
-            yield {"name": field.name, "value": _hidden(field.name, value), "origin": context.settings.origin.get(field.name, "default")}
+            yield {
+                "name": field.name,
+                "value": _hidden(field.name, value),
+                "origin": context.settings.origin.get(field.name, "default"),
+            }
 
 
 def _hidden(name: str, value: Any) -> Any:

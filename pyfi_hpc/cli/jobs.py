@@ -43,10 +43,16 @@ def queue(context: Context, unfinished: bool, ids: str | None, limit: int, offse
 
 
 QUEUE = (
-    Column("ID", right=True), Column("NAME", cut=True), Column("ST", "code"), Column("TASKS", right=True),
-    Column("DONE", right=True), Column("FAIL", right=True), Column("TIME", lambda row: duration(row["time_s"]), right=True),
-    Column("RANKS", right=True), Column("REASON", cut=True),
-)  # fmt: skip
+    Column("ID", right=True),
+    Column("NAME", cut=True),
+    Column("ST", "code"),
+    Column("TASKS", right=True),
+    Column("DONE", right=True),
+    Column("FAIL", right=True),
+    Column("TIME", lambda row: duration(row["time_s"]), right=True),
+    Column("RANKS", lambda row: row["ranks"] or "", right=True),
+    Column("REASON", cut=True),
+)
 
 
 def summary(row: Mapping[str, Any], now: float | None = None) -> dict[str, Any]:
@@ -58,11 +64,21 @@ def summary(row: Mapping[str, Any], now: float | None = None) -> dict[str, Any]:
     running = states.get("RUNNING", 0)
     reason = row.get("reason") or ""
     return {
-        "id": row["job"], "name": row["name"] or row["socket"], "code": state_code(row), "tasks": row["tasks"],
-        "done": states.get("COMPLETED", 0), "fail": failed, "time_s": seconds or 0.0, "ranks": running,
-        "reason": f"({reason})" if reason and reason != "None" else "", "states": dict(states),
-        "submitted": row.get("opened_at"), "started": started, "ended": ended, "owner": row["owner"],
-    }  # fmt: skip
+        "id": row["job"],
+        "name": row["name"] or row["socket"],
+        "code": state_code(row),
+        "tasks": row["tasks"],
+        "done": states.get("COMPLETED", 0),
+        "fail": failed,
+        "time_s": seconds or 0.0,
+        "ranks": running,
+        "reason": f"({reason})" if reason and reason != "None" else "",
+        "states": dict(states),
+        "submitted": row.get("opened_at"),
+        "started": started,
+        "ended": ended,
+        "owner": row["owner"],
+    }
 
 
 def state_code(row: Mapping[str, Any]) -> str:
@@ -94,9 +110,21 @@ def wait(context: Context, ids: tuple[str, ...], timeout: str | None, ignore_fai
     late = [tally.job for tally in tallies if not tally.complete]
     failed = sum(tally.failed for tally in tallies)
     if context.json:
-        print_json({"jobs": [
-            {"job": t.job, "name": t.name, "tasks": t.total, "done": t.done, "failed": t.failed, "states": t.states} for t in tallies
-        ]})  # fmt: skip
+        print_json(
+            {
+                "jobs": [
+                    {
+                        "job": t.job,
+                        "name": t.name,
+                        "tasks": t.total,
+                        "done": t.done,
+                        "failed": t.failed,
+                        "states": t.states,
+                    }
+                    for t in tallies
+                ]
+            }
+        )
     raise SystemExit(TOO_LATE if late else 1 if failed and not ignore_failures else 0)
 
 
@@ -105,7 +133,9 @@ def _follow(context: Context, one: Ids, shown: Progress, left_s: float | None) -
     inbox.wait(lambda: inbox.described, None, f"job {one.job}")
     if one.indices is not None:
         raise UsageError(
-            "`wait` waits for whole jobs", where=f"{one.job}.{one.indices[0]}", fix=f"write `pyfi wait {one.job}`"
+            "`wait` waits for whole jobs",
+            where=f"{one.job}.{one.indices[0]}",
+            fix=f"write `pyfi wait {one.job}`",
         )
     return Follower(context.session, inbox).run(shown, left_s)
 
@@ -113,7 +143,9 @@ def _follow(context: Context, one: Ids, shown: Progress, left_s: float | None) -
 def _tell(tally: Tally, elapsed_s: float) -> None:
     total = tally.total if tally.total >= 0 else "?"
     state = "" if tally.complete else "  not ended"
-    click.echo(f"job {tally.job}  {tally.name}  {tally.done}/{total} results  failed={tally.failed}  {elapsed_s:.1f} s{state}")
+    click.echo(
+        f"job {tally.job}  {tally.name}  {tally.done}/{total} results  failed={tally.failed}  {elapsed_s:.1f} s{state}"
+    )
 
 
 @click.command()
@@ -136,7 +168,9 @@ def cancel(context: Context, ids: tuple[str, ...]) -> None:
             count = sum(context.session.cancel(one.job, index, 1) for index in one.indices)
         ended.append({"job": one.job, "cancelled": count})
         if not context.json:
-            click.echo(f"job {one.job}: {count} task{'s' * (count != 1)} cancelled" + ("" if count else " (it has ended)"))
+            click.echo(
+                f"job {one.job}: {count} task{'s' * (count != 1)} cancelled" + ("" if count else " (it has ended)")
+            )
     if context.json:
         print_json({"jobs": ended})
 

@@ -27,23 +27,26 @@ from pyfi_hpc._version import __version__
 from pyfi_hpc.cli import failure
 from pyfi_hpc.cli.commands import COMMANDS, SECTIONS
 from pyfi_hpc.cli.context import Context
+from pyfi_hpc.cli.group import LazyGroup
 
 #: as a shell tells of a process that SIGPIPE ended: the reader of our output has gone
 _PIPE_CLOSED = 141
 
 
-class Commands(click.Group):
-    """A group that loads a command's module when the command is used."""
+def load(name: str) -> click.Command | None:
+    """The command of a name, from its module."""
+    place = COMMANDS.get(name)
+    if place is None:
+        return None
+    command: click.Command = getattr(import_module(f"pyfi_hpc.cli.{place[0]}"), place[1])
+    return command
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        place = COMMANDS.get(cmd_name)
-        if place is None:
-            return None
-        command: click.Command = getattr(import_module(f"pyfi_hpc.cli.{place[0]}"), place[1])
-        return command
+class Commands(LazyGroup):
+    """All commands, in sections."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(make=load, names=list(COMMANDS), **more)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -66,13 +69,17 @@ class Commands(click.Group):
 @click.option("--instance", metavar="NAME", help="Name of the instance (PYFI_INSTANCE).")
 @click.option("--home", metavar="DIR", help="Folder of all state (PYFI_HOME).")
 @click.option(
-    "-d", "--ledger", "--db", metavar="URL", help="URL of the ledger's Postgres (PYFI_LEDGER); default: the embedded one."
+    "-d",
+    "--ledger",
+    "--db",
+    metavar="URL",
+    help="URL of the ledger's Postgres (PYFI_LEDGER); default: the embedded one.",
 )
 @click.option("-i", "--ini", metavar="FILE", help="File of settings: name = value; wins over PYFI_ variables.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, prog_name="pyfi", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, ini: str | None, debug: bool, **flags: str | None) -> None:
+def cli(ctx: click.Context, /, ini: str | None, debug: bool, **flags: str | None) -> None:
     """Durable Python tasks on the ranks of this machine or of a Slurm allocation.
 
     \b
@@ -89,9 +96,11 @@ def cli(ctx: click.Context, ini: str | None, debug: bool, **flags: str | None) -
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line in this process; its exit code. Errors are told on standard error."""
-    context = Context()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    # here already, because a wrong option may stand before it
+    context = Context(json="--json" in words)
     try:
-        code = cli.main(arguments, "pyfi", standalone_mode=False, obj=context)
+        code = cli.main(words, "pyfi", standalone_mode=False, obj=context)
     except Exception as error:
         return failure.tell(error, context.json, context.debug)
     except KeyboardInterrupt:

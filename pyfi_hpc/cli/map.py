@@ -24,7 +24,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 @click.argument("socket")
 @click.argument("items", required=False, metavar="[1-1000]")
 @click.option("--each-line", type=click.File("r"), metavar="FILE", help="One task a line of text; - is standard input.")
-@click.option("--from-jsonl", type=click.File("r"), metavar="FILE", help="One task a line of JSON: a list is the arguments, an object those by name.")
+@click.option(
+    "--from-jsonl",
+    type=click.File("r"),
+    metavar="FILE",
+    help="One task a line of JSON: a list is the arguments, an object those by name.",
+)
 @click.option("--wait", "wait", is_flag=True, help="Wait until all tasks have ended; exit 1 if one failed.")
 @click.option("-n", "--name", default="", help="Name of the job; default: the socket's.")
 @click.option("--retries", type=click.IntRange(0, 1000), default=0, help="Tries after one that raised.")
@@ -34,9 +39,16 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 @reads
 @pass_context
 def map_command(
-    context: Context, socket: str, items: str | None, each_line: IO[str] | None, from_jsonl: IO[str] | None, wait: bool,
-    progress: str, **options: Any,
-) -> None:  # fmt: skip
+    context: Context,
+    /,
+    socket: str,
+    items: str | None,
+    each_line: IO[str] | None,
+    from_jsonl: IO[str] | None,
+    wait: bool,
+    progress: str,
+    **options: Any,
+) -> None:
     """Run a function for each of many inputs, as one job. Without --wait it is safe to log out.
 
     \b
@@ -97,24 +109,30 @@ def _finish(stream: Any, follower: Follower, shown: Progress, more: Any, wait: b
 
 def _say_it_goes_on(stream: Any) -> None:
     if stream.exhausted and stream.submission.job:
-        print(f"\njob {stream.submission.job} goes on; `pyfi cancel {stream.submission.job}` ends it", file=sys.stderr)
+        print(
+            f"\njob {stream.submission.job} goes on; `pyfi cancel {stream.submission.job}` ends it",
+            file=sys.stderr,
+        )
     else:
         stream.stop()
 
 
 def _summary(context: Context, tally: Tally, socket: str, elapsed_s: float) -> None:
-    retried = sum(row.get("retried", 0) for row in context.ask("jobs", {"jobs": [tally.job]})["rows"])
     if context.json:
-        print_json({
-            "job": tally.job, "socket": socket, "tasks": tally.total, "states": tally.states, "failed": tally.failed,
-            "elapsed_s": round(elapsed_s, 3),
-        })  # fmt: skip
+        print_json(
+            {
+                "job": tally.job,
+                "socket": socket,
+                "tasks": tally.total,
+                "states": tally.states,
+                "failed": tally.failed,
+                "elapsed_s": round(elapsed_s, 3),
+            }
+        )
         return
-    retries = f" retried={retried}" if retried else ""
-    click.echo(
-        f"map {tally.job}  {socket}  {tally.done}/{tally.total}  100%  failed={tally.failed}{retries}  {elapsed_s:.1f} s"
-        f"  {tally.done / max(elapsed_s, 1e-9):.0f}/s"
-    )
+    counts = f"{tally.done}/{tally.total}  100%  failed={tally.failed}"
+    speed = f"{elapsed_s:.1f} s  {tally.done / max(elapsed_s, 1e-9):.0f}/s"
+    click.echo(f"map {tally.job}  {socket}  {counts}  {speed}")
 
 
 def _calls(items: str | None, lines: IO[str] | None, records: IO[str] | None) -> Iterator[Call]:

@@ -1,33 +1,20 @@
-"""``add``, ``ls``, ``update``, ``delete`` for every kind of object: commands made from the table in ``kinds``."""
+"""``ls`` and ``delete`` for every kind of object, and what ``add`` and ``update`` share with them."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from pyfi_hpc.cli.context import Context, lists, reads
+from pyfi_hpc.cli.group import LazyGroup
 from pyfi_hpc.cli.kinds import KINDS, SAME, Flag, Kind, plural
 from pyfi_hpc.cli.output import Column, print_json, record, rows
 
 #: rows that one question brings
 _PAGE = 1000
-
-
-class KindGroup(click.Group):
-    """A group with a command for each kind; they are made when asked for."""
-
-    def __init__(self, *args: Any, make: Callable[[str], click.Command | None], names: list[str], **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._make, self._names = make, names
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *self._names]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return self.commands.get(cmd_name) or self._make(cmd_name)
 
 
 def field_options(kind: Kind, *, for_update: bool) -> list[click.Option]:
@@ -80,22 +67,71 @@ def _lists(name: str, kind: Kind) -> click.Command:
         wanted = values_of({}, filters)
         answer = _matching(context, name, pattern, wanted, limit, offset)
         shown_kind = KINDS["socket"] if name == "outlet" else kind
-        columns = [Column(field.upper(), field, cut=field in _LONG) for field in shown_kind.columns]
+        if name == "processor":
+            _add_commits(context, answer["rows"])
+        columns = [_column(field) for field in shown_kind.columns]
         rows(context, plural(name), columns, answer["rows"], total=answer["total"])
 
     found = click.Command(
-        plural(name), callback=command, help=f"List {plural(name)}: {kind.help}.", short_help=f"{kind.help}",
+        plural(name),
+        callback=command,
+        help=f"List {plural(name)}: {kind.help}.",
+        short_help=f"{kind.help}",
         params=[
             click.Argument(["pattern"], required=False, metavar="[NAME*]"),
             click.Option(["--limit"], type=click.IntRange(1, _PAGE), default=100, show_default=True),
             click.Option(["--offset"], type=click.IntRange(0), default=0),
-            click.Option(["--filter", "filters"], multiple=True, metavar="FIELD=VALUE", help="Only those with this value."),
+            click.Option(
+                ["--filter", "filters"],
+                multiple=True,
+                metavar="FIELD=VALUE",
+                help="Only those with this value.",
+            ),
         ],
-    )  # fmt: skip
+    )
     return lists(found)
 
 
-_LONG = frozenset({"repository", "description", "note", "text", "environment"})
+def _add_commits(context: Context, processors: list[dict[str, Any]]) -> None:
+    """A processor names the version of its code; people know versions by their commits."""
+    versions = {row["code"] for row in processors} - {""}
+    for row in processors:
+        row["commit"] = ""
+    for number in versions:
+        commit = context.ask("get", {"kind": "code", "name": number})["commit"]
+        for row in processors:
+            if row["code"] == number:
+                row["commit"] = commit
+
+
+def _column(field: str) -> Column:
+    """A field as a column: names of the objects themselves and numbers are never cut."""
+    title = _TITLES.get(field, field.upper())
+    if field == "commit":
+        return Column(title, lambda row: row["commit"][:12])
+    if field == "function":
+        return Column(title, _bare_function, cut=True)
+    return Column(title, field, right=field in _NUMBERS, cut=field not in _NUMBERS | {"name"})
+
+
+def _bare_function(row: Mapping[str, Any]) -> str:
+    """Without the processor's name, which has a column of its own."""
+    return str(row["function"]).removeprefix(f"{row.get('processor', '')}.")
+
+
+_TITLES = {
+    "requested_status": "REQUESTED",
+    "concurrency": "CONC",
+    "priority": "PRIO",
+    "rank_count": "RANKS",
+    "node_count": "NODES",
+    "length_max": "LENGTH",
+    "expires_s": "EXPIRES",
+}
+_NUMBERS = frozenset(
+    {"id", "concurrency", "priority", "cores", "gpus", "position", "rank_count", "node_count", "length_max"}
+    | {"expires_s", "interval_s", "number", "core", "pid", "uid"}
+)
 
 
 def _matching(
@@ -141,14 +177,20 @@ def show_object(context: Context, kind: str, name: str) -> None:
         return
     events = found.pop("events", [])
     live = found.pop("live", [])
+    if found["kind"] == kind:  # of queues and plugs it is a field of their own
+        del found["kind"]
     record(context, kind, found)
     for node in live:
-        record(context, "live", {"live": f"{node['ranks']} ranks, {node['running']} running, load {node['load']:.2f}"})
+        record(
+            context,
+            "live",
+            {"live": f"{node['ranks']} ranks, {node['running']} running, load {node['load']:.2f}"},
+        )
     for event in events[:5]:
         record(context, "event", {"event": f"{event['name']} by {event['owner']} {event['note']}".strip()})
 
 
-ls = KindGroup(
+ls = LazyGroup(
     "ls", make=_list_command, names=[plural(name) for name in KINDS],
     help="List objects: `pyfi ls sockets`; show one: `pyfi ls socket NAME`. Jobs: `pyfi queue`.",
 )  # fmt: skip
@@ -175,16 +217,19 @@ def _delete_command(word: str) -> click.Command | None:
                 click.echo(f"deleted {kind} {one.get('name', one['id'])}")
 
     found = click.Command(
-        kind, callback=command, help=f"Delete {plural(kind)} and what belongs to them.", short_help=KINDS[kind].help,
+        kind,
+        callback=command,
+        help=f"Delete {plural(kind)} and what belongs to them.",
+        short_help=KINDS[kind].help,
         params=[
             click.Argument(["names"], nargs=-1, metavar="[NAME]..."),
             click.Option(["-n", "--name", "--id", "named"], multiple=True, help="The same as the argument."),
         ],
-    )  # fmt: skip
+    )
     return reads(found)
 
 
-delete = KindGroup(
+delete = LazyGroup(
     "delete", make=_delete_command, names=[name for name in KINDS if not KINDS[name].listed_only],
     help="Delete objects by name; what happened stays in the ledger.",
 )  # fmt: skip

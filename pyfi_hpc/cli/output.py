@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pyfi_hpc.cli.context import Context
 from pyfi_hpc.cli.failure import coloured
@@ -23,9 +23,20 @@ from pyfi_hpc.cli.failure import coloured
 #: version of everything that ``--json`` prints
 VERSION = 1
 #: fields that are seconds since 1970
-TIMES = frozenset({
-    "created", "lastupdated", "submitted", "started", "ended", "at", "seen_at", "next_at", "expires_at", "opened_at",
-})  # fmt: skip
+TIMES = frozenset(
+    {
+        "created",
+        "lastupdated",
+        "submitted",
+        "started",
+        "ended",
+        "at",
+        "seen_at",
+        "next_at",
+        "expires_at",
+        "opened_at",
+    }
+)
 _STYLES = {"CD": "green", "F": "red", "TO": "red", "CA": "yellow", "SK": "yellow", "R": "cyan"}
 
 
@@ -42,7 +53,7 @@ class Column:
     def text(self, row: Mapping[str, Any]) -> str:
         value = self.field(row) if callable(self.field) else row.get(self.field or self.title.lower())
         name = "" if callable(self.field) else self.field or self.title.lower()
-        return shown(value, name)
+        return one_line(shown(value, name))
 
 
 def rows(
@@ -62,7 +73,7 @@ def rows(
     if context.header:
         print("\t".join(column.title for column in columns))
     for line in texts:
-        print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in line))
+        print("\t".join(line))
 
 
 def record(context: Context, name: str, values: Mapping[str, Any]) -> None:
@@ -109,6 +120,13 @@ def shown(value: Any, name: str = "") -> str:
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
+def one_line(text: str) -> str:
+    """Without what would break a line, or steer the terminal: texts come from users and their functions."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+
+
 def duration(seconds: float | None) -> str:
     """``M:SS``, ``H:MM:SS`` or ``D-HH:MM:SS``, as in squeue.
 
@@ -144,21 +162,43 @@ def plain(value: Any, name: str = "") -> Any:
     return str(value)
 
 
+#: columns of the terminal between two columns, and the narrowest that one is cut to
+_GAP, _CUT_TO = 2, 6
+
+
 def _rich_table(columns: Sequence[Column], texts: Sequence[Sequence[str]], header: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for at, column in enumerate(columns):
-        widest = max([len(column.title), *(len(line[at]) for line in texts)])
-        table.add_column(
-            column.title, justify="right" if column.right else "left", no_wrap=True,
-            overflow="ellipsis" if column.cut else "ignore", min_width=None if column.cut else widest,
-        )  # fmt: skip
+    console = Console(no_color=None if coloured(sys.stdout) else True, highlight=False)
+    widths = _widths(columns, texts, console.width)
+    # wider than the terminal: better lines that the terminal breaks than ids that rich cuts
+    console.width = max(console.width, sum(widths) + _GAP * len(widths))
+    table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    for column, width in zip(columns, widths, strict=True):
+        side: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=side, no_wrap=True, overflow="ellipsis", width=width)
     for line in texts:
-        table.add_row(*(
-            Text(cell, style=_STYLES.get(cell, "") if column.title == "ST" else "")
-            for column, cell in zip(columns, line, strict=True)
-        ))  # fmt: skip
-    Console(no_color=None if coloured(sys.stdout) else True, highlight=False).print(table)
+        table.add_row(*(Text(cell, _style(column, cell)) for column, cell in zip(columns, line, strict=True)))
+    console.print(table)
+
+
+def _widths(columns: Sequence[Column], texts: Sequence[Sequence[str]], terminal: int) -> list[int]:
+    """What each column takes: where that is too much, columns that may be cut give, the widest first."""
+    from rich.cells import cell_len
+
+    widths = [max([len(column.title), *(cell_len(line[at]) for line in texts)]) for at, column in enumerate(columns)]
+    excess = sum(widths) + _GAP * (len(widths) - 1) - terminal
+    cuttable = [at for at, column in enumerate(columns) if column.cut]
+    while excess > 0 and cuttable:
+        widest = max(cuttable, key=lambda at: widths[at])
+        if widths[widest] <= max(_CUT_TO, len(columns[widest].title)):
+            break
+        widths[widest] -= 1
+        excess -= 1
+    return widths
+
+
+def _style(column: Column, cell: str) -> str:
+    return _STYLES.get(cell, "") if column.title == "ST" else ""

@@ -70,8 +70,8 @@ _PIECE = re.compile(r"(?:(\d+)\.)?(\d+)(?:-(\d+))?(?::(\d+))?")
 def ids(texts: Sequence[str]) -> list[Ids | str]:
     """Ids as people write them: ``17``, ``last``, ``all``, ``1-10:2``, ``1,3,5-8``, ``17.3``, ``17.0-9``.
 
-    >>> ids(["1,3-5", "last", "7.0-2"])
-    [Ids(job=1, indices=None), Ids(job=3, indices=None), Ids(job=4, indices=None), Ids(job=5, indices=None), 'last', Ids(job=7, indices=range(0, 3))]
+    >>> ids(["1-2", "last", "7.0-2"])
+    [Ids(job=1, indices=None), Ids(job=2, indices=None), 'last', Ids(job=7, indices=range(0, 3))]
     """
     found: list[Ids | str] = []
     for piece in (piece.strip() for text in texts for piece in text.split(",")):
@@ -81,9 +81,11 @@ def ids(texts: Sequence[str]) -> list[Ids | str]:
         match = _PIECE.fullmatch(piece)
         if match is None:
             raise UsageError(
-                f"{piece!r} is not an id", fix="write 17, last, all, 1-10:2, 1,3,5-8, or 17.3 for one task of job 17"
+                f"{piece!r} is not an id",
+                fix="write 17, last, all, 1-10:2, 1,3,5-8, or 17.3 for one task of job 17",
             )
-        numbers = _range(piece, *match.groups()[1:])
+        first, last, step = match.group(2, 3, 4)
+        numbers = _range(piece, first, last, step)
         found += [Ids(int(match[1]), numbers)] if match[1] else [Ids(job) for job in numbers]
     return found
 
@@ -95,7 +97,8 @@ def numbers(text: str) -> Iterator[int] | None:
         match = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?(?::(\d+))?", piece.strip())
         if match is None:
             return None
-        pieces.append(_range(piece, *match.groups(), limit=2**62))
+        first, last, step = match.group(1, 2, 3)
+        pieces.append(_range(piece, first, last, step, 2**62))
     return (number for piece in pieces for number in piece)
 
 

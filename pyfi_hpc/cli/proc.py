@@ -20,7 +20,7 @@ _VERBS = {
 @click.option("-n", "--name", "--id", "name", help="Name or id of the processor; may also stand behind the verb.")
 @click.pass_context
 def proc(ctx: click.Context, name: str | None) -> None:
-    """Start, stop, pause or resume processors: writes the requested status, which the instance then follows."""
+    """Start, stop, pause or resume processors: writes the requested status, which the instance follows."""
     ctx.meta["pyfi.processor"] = name
 
 

@@ -40,7 +40,11 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, mode: str = "auto", stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        label: str,
+        mode: str = "auto",
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stderr
         self._label = label
@@ -58,7 +62,9 @@ class Progress:
             self._task = self._bar.add_task(self._label, total=None, rate="", left="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -76,9 +82,12 @@ class Progress:
         if self._bar is not None:
             words = f"failed {failed}" if failed else ""
             self._bar.update(
-                self._task, completed=done, total=total if total >= 0 else None, rate=f"{rate:.0f}/s {words}".rstrip(),
+                self._task,
+                completed=done,
+                total=total if total >= 0 else None,
+                rate=f"{rate:.0f}/s {words}".rstrip(),
                 left=f"eta {duration(left)}" if left is not None and done < total else "",
-            )  # fmt: skip
+            )
         elif self.mode == "line" and now - self._told >= LINE_EVERY_S:
             self._told = now
             print(line(self._label, done, total, failed, rate, left), file=self._stream, flush=True)

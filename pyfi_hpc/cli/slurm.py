@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import socket
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pyfi_hpc.cli.context import Context
 from pyfi_hpc.cli.output import print_json
-from pyfi_hpc.errors import SettingsError, SiteError
+from pyfi_hpc.errors import SlurmMissing
+
+if TYPE_CHECKING:
+    from pyfi_hpc.adapters.slurm import AllocationRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,12 +32,29 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--gpus-per-node",), {"type": click.IntRange(1)}),
     (("--mem",), {"default": "", "help": "Memory of each node."}),
     (("-o", "--output"), {"default": "", "help": "File of the job's output. Default pyfi-%j.out."}),
-    (("--sbatch",), {"multiple": True, "metavar": "OPTION", "help": "Any further sbatch option, such as --sbatch=--exclusive."}),
-    (("--module",), {"multiple": True, "metavar": "NAME", "help": "Environment module that the job loads first."}),
+    (
+        ("--sbatch",),
+        {
+            "multiple": True,
+            "metavar": "OPTION",
+            "help": "Any further sbatch option, such as --sbatch=--exclusive.",
+        },
+    ),
+    (
+        ("--module",),
+        {"multiple": True, "metavar": "NAME", "help": "Environment module that the job loads first."},
+    ),
     (("--mpi",), {"default": "", "help": "Slurm's MPI plugin: see srun --mpi=list. Default pmi2."}),
-    (("--broker",), {"type": click.Choice(["here", "job"]), "default": "here", "help": "Where the broker runs: on this machine, or in the allocation."}),
+    (
+        ("--broker",),
+        {
+            "type": click.Choice(["here", "job"]),
+            "default": "here",
+            "help": "Where the broker runs: on this machine, or in the allocation.",
+        },
+    ),
     (("--dry-run",), {"is_flag": True, "help": "Print the script and let Slurm check it; submit nothing."}),
-)  # fmt: skip
+)
 
 
 def slurm_options(command: F) -> F:
@@ -45,97 +63,54 @@ def slurm_options(command: F) -> F:
     return command
 
 
-def submit(context: Context, ranks: int | None, *, dry_run: bool, broker: str, **options: Any) -> None:
+def submit(context: Context, ranks: int | None, *, dry_run: bool, **options: Any) -> None:
     """Render the script, start the broker where that is wanted, submit."""
-    from pyfi_hpc.adapters import slurm
-    from pyfi_hpc.cli.up import Teller, start_server
+    from pyfi_hpc.cli.up import Teller
     from pyfi_hpc.hosts import instance
 
     if ranks:
         raise click.UsageError("with --slurm the ranks are --nodes times --ntasks-per-node; leave -n out")
-    request = request_of(context, broker, **options)
+    request = request_of(context, **options)
     if dry_run:
-        _dry_run(context, slurm.render_sbatch(request), request)
+        _dry_run(context, request)
         return
-    slurm.render_sbatch(request)  # a wrong request is told before anything is started
     tell = Teller(context)
-    started = broker == "here" and instance.find(context.settings, "broker") is None
-    if started:
-        if not context.settings.bind:
-            context.change(bind=reachable_address())
-        start_server(context, tell)
-    elif broker == "here":
-        _refuse_loopback(context)
-    try:
-        answer = slurm.submit(request)
-    except BaseException:
-        if started:
-            instance.stop(context.settings, lambda: None)
-        raise
+    answer = instance.start_allocation(context.settings, request, lambda part: tell(part.name, part.text, part.seconds))
     if context.json:
-        print_json({"slurm_job_id": answer.slurm_job_id, "instance": request.instance, "parts": tell.parts})
+        print_json({"slurm_job_id": answer.slurm_job_id, "instance": context.settings.instance, "parts": tell.parts})
     else:
         click.echo(f"Submitted batch job {answer.slurm_job_id}")
 
 
-def request_of(context: Context, broker: str, **options: Any) -> Any:
+def request_of(context: Context, **options: Any) -> AllocationRequest:
     """The request for what was given on the command line; what was not given is left to the site."""
     from pyfi_hpc.adapters.slurm import AllocationRequest
 
-    gres, mem, sbatch = options.pop("gres"), options.pop("mem"), options.pop("sbatch")
+    gres, mem, sbatch, modules = (options.pop(name) for name in ("gres", "mem", "sbatch", "module"))
     extra = [f"--{name}={value}" for name, value in (("gres", gres), ("mem", mem)) if value]
-    given = {name: value for name, value in options.items() if value and name != "module"}
+    given = {name: value for name, value in options.items() if value}
     return AllocationRequest(
-        instance=context.settings.instance, home=context.settings.home, python=sys.executable, broker=broker,
-        extra=(*extra, *sbatch), modules=tuple(options["module"]), **given,
-    )  # fmt: skip
+        instance=context.settings.instance,
+        home=context.settings.home,
+        python=sys.executable,
+        extra=(*extra, *sbatch),
+        modules=tuple(modules),
+        **given,
+    )
 
 
-def reachable_address() -> str:
-    """An address of this machine that other nodes can connect to.
-
-    Raises
-    ------
-    SettingsError
-        It has only loopback addresses.
-    """
-    import psutil
-
-    try:
-        by_name = socket.gethostbyname(socket.gethostname())
-    except OSError:
-        by_name = "127.0.0.1"
-    if not by_name.startswith("127."):
-        return by_name
-    for addresses in psutil.net_if_addrs().values():
-        for address in addresses:
-            if address.family == socket.AF_INET and not address.address.startswith("127."):
-                return address.address
-    raise SettingsError("this machine has no address that nodes could reach", fix="say --bind ADDR, or --broker=job")
-
-
-def _refuse_loopback(context: Context) -> None:
-    address = context.session.address
-    if address.startswith(("tcp://127.", "tcp://[::1]", "tcp://localhost")):
-        raise SettingsError(
-            "the broker listens where nodes cannot reach it", where=address,
-            fix="`pyfi down`, then `pyfi up --slurm ...` again, or start it with `pyfi up --bind ADDR`",
-        )  # fmt: skip
-
-
-def _dry_run(context: Context, script: str, request: Any) -> None:
+def _dry_run(context: Context, request: AllocationRequest) -> None:
+    """The script, and what Slurm says of it; without Slurm here, that."""
     from pyfi_hpc.adapters import slurm
 
-    words, missing = "", ""
+    script = slurm.render_sbatch(request)
+    if not context.json:
+        click.echo(script, nl=False)
     try:
         words = slurm.submit(request, dry_run=True).words.strip()
-    except SiteError as error:
-        missing = error.what
-        if error.code != "slurm_missing":
-            click.echo(script, nl=False)
-            raise
+    except SlurmMissing as error:
+        words = error.what
     if context.json:
-        print_json({"script": script, "slurm": words or missing, "command": shlex.join(["sbatch", "--test-only"])})
-        return
-    click.echo(script, nl=False)
-    click.echo(f"{words or missing}  Nothing submitted.", err=True)
+        print_json({"script": script, "slurm": words})
+    else:
+        click.echo(f"{words}  Nothing submitted.", err=True)

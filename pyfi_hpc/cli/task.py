@@ -119,7 +119,7 @@ def _arguments(data: str | None, no_data: bool) -> tuple[list[Any], dict[str, An
 
 
 def _standard_input() -> str | bytes:
-    """All of it; only the newline that ends its last line is not part of the text, as in the shell's ``$(...)``."""
+    """All of it but the newline that ends its last line, as in the shell's ``$(...)``."""
     content = sys.stdin.buffer.read()
     try:
         return content.decode().removesuffix("\n")

@@ -22,7 +22,7 @@ JOIN_S = 60.0
 @slurm_options
 @reads
 @pass_context
-def up(context: Context, ranks: int | None, bind: str | None, slurm: bool, **request: Any) -> None:
+def up(context: Context, /, ranks: int | None, bind: str | None, slurm: bool, **request: Any) -> None:
     """Start the instance: ledger, broker, agent and ranks here, or with --slurm an allocation of ranks.
 
     \b
@@ -54,9 +54,10 @@ def start_here(context: Context, ranks: int | None) -> None:
     tell("instance", f"{settings.instance}   (state {settings.instance_dir})")
     if running := instance.find(settings, "broker"):
         raise BrokerHeld(
-            f"instance {settings.instance!r} is running already", where=f"broker pid {running.pid} on {running.host}",
+            f"instance {settings.instance!r} is running already",
+            where=f"broker pid {running.pid} on {running.host}",
             fix="use it, or stop it with `pyfi down`",
-        )  # fmt: skip
+        )
     try:
         start_server(context, tell)
         agent_begun = time.monotonic()

@@ -8,8 +8,9 @@ import click
 
 from pyfi_hpc.cli.code import update_processor
 from pyfi_hpc.cli.context import Context, reads
+from pyfi_hpc.cli.group import LazyGroup
 from pyfi_hpc.cli.kinds import KINDS, plural
-from pyfi_hpc.cli.objects import KindGroup, field_options, values_of
+from pyfi_hpc.cli.objects import field_options, values_of
 from pyfi_hpc.cli.output import print_json
 
 
@@ -20,7 +21,9 @@ def _update_command(word: str) -> click.Command | None:
     table = KINDS[kind]
 
     @click.pass_obj
-    def command(context: Context, name: str | None, named: str | None, assignments: tuple[str, ...], **given: Any) -> None:
+    def command(
+        context: Context, /, name: str | None, named: str | None, assignments: tuple[str, ...], **given: Any
+    ) -> None:
         wanted = name or named
         if not wanted:
             raise click.UsageError(f"which {kind}? Give its name; `pyfi ls {plural(kind)}` lists them")
@@ -47,7 +50,7 @@ def _update_command(word: str) -> click.Command | None:
     return reads(found)
 
 
-update = KindGroup(
+update = LazyGroup(
     "update", make=_update_command, names=[name for name in KINDS if not KINDS[name].listed_only],
     help="Change fields of an object; fields that are not given stay as they are.",
 )  # fmt: skip

@@ -22,6 +22,7 @@ from pyfi_hpc.client.feed import offsets_of, pack
 from pyfi_hpc.client.options import Options
 from pyfi_hpc.client.outcome import Result, TaskCancelled, error_of, own, shape_of
 from pyfi_hpc.client.sinks import Pending, Sink, Submission
+from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.ids import task_name
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Range, Submit
@@ -90,7 +91,11 @@ class Future(_StdFuture):  # type: ignore[type-arg]
 
     @property
     def status(self) -> str:
-        """The task's state in Slurm's words; of one that is not final, as far as the broker told."""
+        """The task's state in Slurm's words; the broker is asked whether one that is not final runs."""
+        name = self._name()
+        return state_of(self._session, name) if name and not self.done() else self._word()
+
+    def _word(self) -> str:
         if not self.done():
             return TaskState.PENDING.word
         if self.cancelled():
@@ -145,7 +150,7 @@ class Future(_StdFuture):  # type: ignore[type-arg]
         return self.cancelled()
 
     def __repr__(self) -> str:
-        return f"<pyfi_hpc Future {self._name() or 'not accepted'} {self._socket} {self.status}>"
+        return f"<pyfi_hpc Future {self._name() or 'not accepted'} {self._socket} {self._word()}>"
 
     # --- the session's side ---
 
@@ -199,6 +204,14 @@ class Future(_StdFuture):  # type: ignore[type-arg]
     def _may_wait(self) -> None:
         if not self.done():
             self._session.may_wait("a result")
+
+
+def state_of(session: Session, task: str) -> str:
+    """A task's state as the broker tells it; PENDING where it cannot be asked now."""
+    try:
+        return str(session.ask("call", {"id": task}, session.settings.timeout_s, repeat=True)["state"])
+    except (PyfiError, TimeoutError, KeyError, TypeError):
+        return TaskState.PENDING.word
 
 
 class Ticket(Sink):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pyfi_hpc.client import session as session_module
+from pyfi_hpc.client.calls import state_of
 from pyfi_hpc.client.outcome import error_of, first_failure, shaped, value_of
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.client.sinks import Inbox, Submission
@@ -187,8 +188,11 @@ class TaskHandle:
 
     @property
     def status(self) -> str:
-        state = self._job._inbox.feed.states[self.index] if self.done() else TaskState.PENDING
-        return TaskState(state).word
+        """As a future's: of a task that is not final the broker is asked."""
+        return self._word() if self.done() else state_of(self._job._session, self.id)
+
+    def _word(self) -> str:
+        return TaskState(self._job._inbox.feed.states[self.index] if self.done() else TaskState.PENDING).word
 
     def done(self) -> bool:
         return self._job._has(self.index)
@@ -216,7 +220,7 @@ class TaskHandle:
         return self.wait(self._job._session.settings.timeout_s) and self.status == TaskState.CANCELLED.word
 
     def __repr__(self) -> str:
-        return f"<pyfi_hpc task {self.id} {self.status}>"
+        return f"<pyfi_hpc task {self.id} {self._word()}>"
 
 
 def attach(

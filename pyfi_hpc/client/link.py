@@ -22,8 +22,8 @@ _FRAME_BYTES_MAX = 8 << 20
 class Link:
     """Used by one thread only."""
 
-    def __init__(self, context: zmq.Context[Any], wakened: socket.socket) -> None:
-        self._context = context
+    def __init__(self, wakened: socket.socket) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
         self._wakened = wakened
         self._dealer: zmq.Socket[bytes] | None = None
         self._poller = zmq.Poller()
@@ -88,5 +88,7 @@ class Link:
         return frames
 
     def close(self) -> None:
+        """Give what was sent a second to leave."""
         if self._dealer is not None:
             self._dealer.close(1000)
+        self._context.term()

@@ -21,8 +21,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from pyfi_hpc import settings as settings_module
 from pyfi_hpc.adapters.access import read
 from pyfi_hpc.client.answers import encode_body
@@ -178,9 +176,10 @@ class Session:
 
     def taken(self, size: int) -> None:
         """A slow reader took so many bytes of results."""
+        watching = self._talk.watching
         with self._lock:
-            before = self._talk.watching.retained_bytes
-            self._talk.watching.retained_bytes = before - size
+            before = watching.retained_bytes
+            watching.taken_bytes += size
         if before > RETAINED_BYTES_MAX // 2 >= before - size:
             self.post(_nothing)
 
@@ -299,8 +298,7 @@ class Session:
     def _release(self, inbox: Inbox) -> None:
         if inbox.retains:
             inbox.retains = False
-            with self._lock:
-                self._talk.watching.retained_bytes -= inbox.size
+            self._talk.watching.kept_bytes -= inbox.size
 
     def _watch(self, inbox: Inbox) -> None:
         self._talk.watch(inbox.job, inbox, time.monotonic())
@@ -309,9 +307,8 @@ class Session:
         self._talk.ask(waiter, time.monotonic())
 
     def _run(self, wakened: socket.socket) -> None:
-        context, waker = zmq.Context(), self._waker
+        link, waker = Link(wakened), self._waker
         error: BaseException = BrokerUnreachable("the session was closed", where=self._access.endpoint)
-        link = Link(context, wakened)
         try:
             link.connect(self._access)
             self._talk.connected(self._access.endpoint, time.monotonic())
@@ -331,7 +328,6 @@ class Session:
             self._room.close()
             self._reject()
             link.close()
-            context.term()
             wakened.close()
             waker.close()
 

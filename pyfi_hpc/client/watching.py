@@ -27,8 +27,8 @@ class Watching:
     """Sinks by job. ``say`` sends a message if there is a connection, else drops it."""
 
     def __init__(self, say: Callable[[m.Message], None]) -> None:
-        #: bytes that readers have not taken yet; changed by callers, read here
-        self.retained_bytes = 0
+        #: bytes that came for slow readers, and that they took; each counted by one side only
+        self.kept_bytes = self.taken_bytes = 0
         self._say = say
         self._watched: dict[int, list[ref[Sink]]] = {}
         self._held: set[Sink] = set()
@@ -38,6 +38,11 @@ class Watching:
 
     def __bool__(self) -> bool:
         return bool(self._watched)
+
+    @property
+    def retained_bytes(self) -> int:
+        """Results that wait here for slow readers."""
+        return self.kept_bytes - self.taken_bytes
 
     def add(self, sink: Sink, now: float) -> None:
         sink.since = now
@@ -118,7 +123,7 @@ class Watching:
         if pieces:
             self._heard_of(sink, now)
             if sink.retains:
-                self.retained_bytes += sum(len(piece.payload) for piece in pieces)
+                self.kept_bytes += sum(len(piece.payload) for piece in pieces)
             if sink.feed.complete:
                 self.remove(sink)
         return bool(pieces)

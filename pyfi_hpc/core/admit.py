@@ -33,8 +33,8 @@ def submit(s: State, peer: Peer, user: str, message: Submit, now: float, out: Ef
     if ended is not None:
         out.send(peer, Accepted(message.key, message.number, ended[0]))
         return
-    if message.resend:
-        # The job may have ended before a restart: only the ledger knows.
+    if message.resend or message.number:
+        # The job may have ended before a restart, or all of its batches so far: only the ledger knows.
         waiting = s.looked_up.setdefault(message.key, [])
         waiting.append((peer, user, message))
         if len(waiting) == 1:
@@ -46,14 +46,19 @@ def submit(s: State, peer: Peer, user: str, message: Submit, now: float, out: Ef
 def found(s: State, event: JobFound, now: float, out: Effects) -> None:
     """The ledger's answer for a submission that was sent again."""
     for peer, user, message in s.looked_up.pop(event.key, []):
-        if event.job is not None and message.number < event.next_number:
-            out.send(Peer(peer), Accepted(event.key, message.number, event.job))
-        elif event.key in s.book.keys:
-            _append(s, s.book.jobs[s.book.keys[event.key]], Peer(peer), user, message, now, out)
-        elif event.job is None:
+        known, found = s.book.keys.get(event.key), event.found
+        if known is None and found is not None and not found.closed:
+            s.book.reopen(found)
+            known = found.opened.job
+        if known is not None:
+            _append(s, s.book.jobs[known], Peer(peer), user, message, now, out)
+        elif found is None:
             _open(s, Peer(peer), user, message, now, out)
+        elif message.number < found.next_number:
+            out.send(Peer(peer), Accepted(event.key, message.number, found.opened.job))
         else:
-            _refuse(s, Peer(peer), message, "job_closed", f"job {event.job} has ended; no batch can be added", out)
+            text = f"job {found.opened.job} has its last batch; no other can be added"
+            _refuse(s, Peer(peer), message, "job_closed", text, out)
 
 
 def _open(s: State, peer: Peer, user: str, message: Submit, now: float, out: Effects) -> None:
@@ -79,11 +84,11 @@ def _open(s: State, peer: Peer, user: str, message: Submit, now: float, out: Eff
 def _append(s: State, job: Job, peer: Peer, user: str, message: Submit, now: float, out: Effects) -> None:
     if job.owner != user:
         _refuse(s, peer, message, "refused", "this job belongs to somebody else", out)
-    elif message.number < len(job.batches):
+    elif message.number < job.next_number:
         if message.watch:
             _watch(s, job, peer)
         out.send(peer, Accepted(message.key, message.number, job.id))
-    elif job.closed or message.number != len(job.batches) or message.first != job.count:
+    elif job.closed or message.number != job.next_number or message.first != job.count:
         _refuse(s, peer, message, "protocol", f"batch {message.number} does not follow the last one of its job", out)
     else:
         socket = _check(s, peer, user, message, job, out)

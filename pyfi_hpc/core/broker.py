@@ -34,7 +34,7 @@ from pyfi_hpc.model.events import (
 )
 from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
-from pyfi_hpc.model.records import Recovered
+from pyfi_hpc.model.records import BatchClosed, Recovered
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
 
 #: results in one page of a job's outcomes
@@ -87,6 +87,8 @@ class Broker:
             self._received(event, now, out)
         else:
             _EVENTS[type(event)](self, event, now, out)
+        if self.state.to_wake:
+            settle.wake(self.state, out)
 
     def advance(self, now: float, out: Effects) -> None:
         s = self.state
@@ -98,8 +100,10 @@ class Broker:
         if now >= self._sweep_at:
             self._sweep_at = now + s.limits.heartbeat_s / 4
             self._sweep(now, out)
+            settle.wake(s, out)
         s.graph.shed()
         dispatch.fill(s, now, out)
+        settle.wake(s, out)
         if self._stopping and (not s.nodes.by_name or now >= self._stop_at):
             self._stop(out)
 
@@ -365,9 +369,11 @@ class Broker:
         s = self.state
         for records in (recovered.jobs, recovered.batches, recovered.outcomes, recovered.attempts):
             for record in records:
-                s.book.apply(record)  # type: ignore[arg-type]
+                s.book.apply(record)
         for record in recovered.batches:
-            if record.edges:
+            if s.book.batches[record.batch].open == 0:
+                s.book.apply(BatchClosed(record.batch))
+            elif record.edges:
                 s.graph.admit(s.book.batches[record.batch], edges_of(record.edges, record.job), self._unready)
         if s.book.open_count:
             s.recover_until = now + s.limits.recover_s

@@ -17,6 +17,7 @@ from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
     BatchClosed,
+    FoundJob,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -82,8 +83,8 @@ class Job:
     """The tasks that one request submits."""
 
     __slots__ = (
-        "batches", "closed", "count", "firsts", "id", "key", "name", "on_failure", "open", "opened_at", "owner",
-        "settled", "shape", "waiters", "watchers",
+        "batches", "closed", "count", "firsts", "id", "key", "name", "next_number", "on_failure", "open", "opened_at", "owner",
+        "open_batches", "settled", "shape", "waiters", "watchers",
     )  # fmt: skip
 
     def __init__(self, record: JobOpened) -> None:
@@ -95,8 +96,10 @@ class Job:
         self.opened_at = record.opened_at
         self.batches: list[Batch] = []
         self.firsts: list[int] = []  #: first index of each batch, for the search by index
+        self.next_number = 0  #: of the batch that comes next
         self.count = 0
         self.open = 0  #: tasks that are not final
+        self.open_batches = 0  #: batches that are not closed
         self.closed = False  #: no batch follows
         #: tasks per final state
         self.settled: dict[int, int] = {}
@@ -111,7 +114,7 @@ class Job:
 
     def locate(self, index: int) -> tuple[Batch, int] | None:
         """The batch of a task and its offset there; None when no such task was admitted."""
-        if not 0 <= index < self.count:
+        if not self.firsts or not self.firsts[0] <= index < self.count:
             return None
         batch = self.batches[bisect_right(self.firsts, index) - 1]
         return batch, index - batch.first
@@ -134,6 +137,12 @@ class JobBook:
         """The only way to change what the ledger knows."""
         _APPLY[type(record)](self, record)
 
+    def reopen(self, found: FoundJob) -> None:
+        """A job whose batches so far are all final and that was forgotten, but gets another one."""
+        self._job_opened(found.opened)
+        job = self.jobs[found.opened.job]
+        job.next_number, job.count = found.next_number, found.count
+
     def _job_opened(self, record: JobOpened) -> None:
         assert record.job not in self.jobs
         self.jobs[record.job] = Job(record)
@@ -141,12 +150,14 @@ class JobBook:
 
     def _batch_admitted(self, record: BatchAdmitted) -> None:
         job = self.jobs[record.job]
-        assert record.number == len(job.batches) or not job.batches
+        assert record.number == job.next_number and record.first == job.count
+        job.next_number += 1
         batch = Batch(job, record)
         job.batches.append(batch)
         job.firsts.append(record.first)
         job.count = record.first + record.count
         job.open += record.count
+        job.open_batches += 1
         job.closed = record.last
         self.open_count += record.count
         self.batches[record.batch] = batch
@@ -182,13 +193,14 @@ class JobBook:
             return
         batch.payload = batch.offsets = None
         job = batch.job
-        if job.done:
+        job.open_batches -= 1
+        if job.closed and job.open_batches == 0:
             self._forget(job)
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.id]
         self.keys.pop(job.key, None)
-        self.ended[job.key] = (job.id, len(job.batches))
+        self.ended[job.key] = (job.id, job.next_number)
         if len(self.ended) > self._ended_keys_max:
             self.ended.popitem(last=False)
 

@@ -115,6 +115,14 @@ def _settle(s: State, batch: Batch, record: OutcomeSettled, out: Effects) -> Non
         for offset in range(record.lo, record.lo + record.count):
             s.graph.finished(batch, offset)
     if job.waiters:
+        s.to_wake.append((batch, record))
+
+
+def wake(s: State, out: Effects) -> None:
+    """Tasks that waited for what was settled: ready, or skipped, which settles more. A list, not a recursion:
+    a chain may be a hundred thousand tasks long."""
+    while s.to_wake:
+        batch, record = s.to_wake.pop()
         _wake_waiters(s, batch, record, out)
 
 

@@ -14,7 +14,7 @@ from pyfi_hpc.model.events import SocketSpec
 from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, JobId
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Mount, Range, Submit
-from pyfi_hpc.model.records import BatchClosed, Record
+from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Record
 
 
 @dataclass(slots=True)
@@ -56,6 +56,8 @@ class State:
     recover_until: float = 0.0
     #: submissions that were sent again and whose job is being looked up, by key
     looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
+    #: settled ranges of jobs in which others wait; see settle.wake
+    to_wake: list[tuple[Batch, OutcomeSettled]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
 
     def emit(self, record: Record, out: Effects) -> None:

@@ -7,14 +7,13 @@ Slurm's queue has no agent that a broker could tell to end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from pyfi_hpc.adapters import access, address, pidfile, slurm
 from pyfi_hpc.adapters.access import write_json
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted
-from pyfi_hpc.errors import BrokerHeld, PyfiError, SettingsError, SiteError, TransientError
+from pyfi_hpc.errors import BrokerHeld, SettingsError, SiteError, TransientError
 from pyfi_hpc.settings import Settings, private_folder
 
 #: between two questions to Slurm's controller, seconds

@@ -27,7 +27,7 @@ from typing import Any
 from pyfi_hpc.adapters import address, slurm
 from pyfi_hpc.adapters.access import write_json
 from pyfi_hpc.errors import SiteError
-from pyfi_hpc.ledger import embedded
+from pyfi_hpc.ledger import embedded, place
 from pyfi_hpc.settings import Settings
 
 log = logging.getLogger("pyfi_hpc.broker")
@@ -80,7 +80,7 @@ def _find_data(settings: Settings) -> None:
 
 def _void_lease(settings: Settings, here: slurm.SlurmEnvironment | None) -> None:
     """Take away the lease of an allocation that was killed: this job before Slurm started it again, or one that ended."""
-    last, holder = _read_mark(settings), embedded.lease_host(settings)
+    last, holder = _read_mark(settings), place.lease_host(settings)
     if here is None or not last or last["host"] != holder or holder == socket.gethostname():
         return
     job = int(last["job"])
@@ -91,7 +91,7 @@ def _void_lease(settings: Settings, here: slurm.SlurmEnvironment | None) -> None
         ended = entry is None or entry.state not in slurm.ALIVE
     if ended:
         log.warning("the ledger was not closed by allocation %d on %s, which has ended", job, holder)
-        embedded.void_lease(settings, holder)
+        place.void_lease(settings, holder)
 
 
 def _mark(settings: Settings) -> Path:

@@ -24,7 +24,9 @@ from pyfi_hpc.model.states import Cause, TaskState
 Row = dict[str, Any]
 
 QUERIES = load("reports.sql")
+#: batches, and tasks, that are read at once
 _PAGE = 200
+_PAGE_TASKS = 5000
 _TOP = 2**62
 _edges = msgspec.msgpack.Decoder(list[tuple[int, int, int, int]])
 _outputs = msgspec.msgpack.Decoder(list[tuple[int, bytes, bytes]])
@@ -73,6 +75,7 @@ def list_calls(
         unfinished = True
     batches = iter(open_batches(connection, job)) if unfinished else _all_batches(connection, job)
     tasks = _tasks(connection, view, batches, unfinished, wanted)
+    offset = max(0, offset)
     rows = list(islice(tasks, offset, offset + max(0, min(limit, 1000))))
     return {"rows": rows, "total": _total(connection, view, unfinished, job, wanted)}
 
@@ -144,9 +147,7 @@ def output(connection: sa.Connection, job: int, index: int) -> Row:
             out, err = _cut_output(row["outputs"], offset)
             stdout, stderr = stdout + out, stderr + err
         state = TaskState(final[0]["states"][offset - final[0]["lo"]]).name
-        attempts.append(
-            {"attempt": final[0]["attempt"], "outcome": state, "stdout": stdout, "stderr": stderr}
-        )
+        attempts.append({"attempt": final[0]["attempt"], "outcome": state, "stdout": stdout, "stderr": stderr})
     last = attempts[-1] if attempts else {"stdout": b"", "stderr": b""}
     return {
         "id": task_name(job, index), "final": bool(final), "stdout": last["stdout"], "stderr": last["stderr"],
@@ -169,7 +170,7 @@ def list_jobs(
         open_jobs = {batch["job"] for batch in open_batches(connection)}
         jobs = sorted(open_jobs if jobs is None else open_jobs & set(jobs))
     wanted = {"wanted": None if jobs is None else list(jobs), "owner": owner}
-    rows = query(connection, "jobs", **wanted, limit=max(0, min(limit, 1000)), offset=offset)
+    rows = query(connection, "jobs", **wanted, limit=max(0, min(limit, 1000)), offset=max(0, offset))
     by_job = {row["job"]: row for row in rows}
     for row in rows:
         row.update(states={}, started=None, ended=None)
@@ -217,7 +218,7 @@ def _tasks(
     wanted: frozenset[TaskState],
 ) -> Iterator[Row]:
     """Tasks from the last to the first; heads and outcomes are read page by page."""
-    while page := list(islice(batches, _PAGE)):
+    while page := _some(batches):
         heads = _heads(connection, page)
         outcomes: dict[int, list[Row]] = {}
         for row in query(connection, "outcomes", **_keys(page)):
@@ -233,6 +234,16 @@ def _tasks(
                 if not outcome and wanted and TaskState[row["state"]] not in wanted:
                     continue
                 yield row
+
+
+def _some(batches: Iterator[Row]) -> list[Row]:
+    """The next few batches: of large ones fewer."""
+    page: list[Row] = []
+    tasks = 0
+    while len(page) < _PAGE and tasks < _PAGE_TASKS and (batch := next(batches, None)) is not None:
+        page.append(batch)
+        tasks += batch["count"]
+    return page
 
 
 def _places(count: int, outcomes: Sequence[Row]) -> dict[int, Row]:
@@ -302,12 +313,12 @@ def _total(
         return sum(1 for _ in tasks)
     if unfinished:
         batches = open_batches(connection, job)
-        final = sum(row["count"] for row in query(connection, "outcomes", **_keys(batches))) if batches else 0
+        final = query(connection, "final_total", **_keys(batches))[0]["total"]
         return int(sum(batch["count"] for batch in batches) - final)
     if wanted:
         rows = query(connection, "states", **span)
         return sum(row["states"].count(state) for row in rows for state in wanted)
-    return int(query(connection, "task_total", **span)[0]["coalesce"])
+    return int(query(connection, "task_total", **span)[0]["total"])
 
 
 def _states(text: str) -> frozenset[TaskState]:
@@ -385,14 +396,10 @@ def _count_outcome(row: Row, final: Row) -> None:
         name = TaskState(state).name
         row["states"][name] = row["states"].get(name, 0) + final["states"].count(state)
     if final["started"]:
-        first = min(started for started in _doubles(final["started"]) if started >= 0)
+        first = unpack_from("<d", final["started"])[0]
         row["started"] = first if row["started"] is None else min(row["started"], first)
     row["busy_s"] = row.get("busy_s", 0.0) + sum(array("f", bytes(final["durations"])))
     row["ended"] = max(row["ended"] or 0.0, final["settled_at"])
-
-
-def _doubles(data: bytes) -> Any:
-    return memoryview(data).cast("d")
 
 
 def _add_live(row: Row, view: Mapping[str, Any]) -> None:

@@ -36,12 +36,9 @@ COLUMNS = {
     "edge": "job, batch, producers, edges",
     "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
     " started, durations, offsets, payload, outputs",
-    "attempt_failed": "job, batch, lo, attempt, cause, epoch, grant_id, rank, failed_at, node, error,"
-    " outputs",
+    "attempt_failed": "job, batch, lo, attempt, cause, epoch, grant_id, rank, failed_at, node, error, outputs",
 }
-STATEMENTS = {
-    table: f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)" for table, columns in COLUMNS.items()
-}
+STATEMENTS = {table: f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)" for table, columns in COLUMNS.items()}
 
 
 @dataclass(slots=True)

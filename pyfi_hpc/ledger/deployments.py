@@ -115,9 +115,7 @@ def _socket(
         function = Function(name=name, owner=owner, processor_id=processor.id)
         session.add(function)
     elif function.processor_id != processor.id:
-        raise UsageError(
-            f"the name {name!r} belongs to another processor", fix="deploy under another name (--name)"
-        )
+        raise UsageError(f"the name {name!r} belongs to another processor", fix="deploy under another name (--name)")
     function.module, function.function, function.status = processor.module, function_name, "ready"
     session.flush()
     _arguments(session, function, parameters, owner)
@@ -127,9 +125,7 @@ def _socket(
         session.add(queue)
         session.flush()
         session.add(
-            Socket(
-                name=name, owner=owner, processor_id=processor.id, function_id=function.id, queue_id=queue.id
-            )
+            Socket(name=name, owner=owner, processor_id=processor.id, function_id=function.id, queue_id=queue.id)
         )
         return
     socket.processor_id, socket.function_id = processor.id, function.id
@@ -139,9 +135,7 @@ def _socket(
 
 def _arguments(session: Session, function: Function, parameters: list[str], owner: str) -> None:
     """The parameters of a function in order; those that it has no more go."""
-    known = {
-        a.name: a for a in session.scalars(sa.select(Argument).where(Argument.function_id == function.id))
-    }
+    known = {a.name: a for a in session.scalars(sa.select(Argument).where(Argument.function_id == function.id))}
     for position, parameter in enumerate(parameters):
         name = f"{function.name}.{parameter}"
         argument = known.pop(name, None)

@@ -101,9 +101,7 @@ class Desk:
     def _answer(self, query: AskDesk, events: list[Any]) -> Any:
         verb = self.verbs.get(query.verb)
         if verb is None:
-            raise NotFound(
-                f"the broker knows no verb {query.verb!r}", fix="use the same version on both sides"
-            )
+            raise NotFound(f"the broker knows no verb {query.verb!r}", fix="use the same version on both sides")
         try:
             body = msgspec.msgpack.decode(query.body, type=dict[str, Any]) if query.body else {}
         except (msgspec.MsgspecError, ValueError) as error:
@@ -146,9 +144,7 @@ def _get(r: Request) -> Any:
     _note_nodes(r, kind)
     found = registry.get(r.session, kind, r.take("name", (str, int)))
     if kind == "node":
-        found["live"] = [
-            node for node in r.view.get("nodes", ()) if node["name"].split("/")[0] == found["name"]
-        ]
+        found["live"] = [node for node in r.view.get("nodes", ()) if node["name"].split("/")[0] == found["name"]]
     return found
 
 
@@ -175,9 +171,7 @@ def _deploy(r: Request) -> Any:
     try:
         spec = msgspec.convert(r.body, DeploymentSpec)
     except msgspec.ValidationError as error:
-        raise UsageError(
-            f"this is not a deployment: {error}", fix="use the same version on both sides"
-        ) from None
+        raise UsageError(f"this is not a deployment: {error}", fix="use the same version on both sides") from None
     r.changed = True
     return deployments.deploy(r.session, spec, r.user)
 
@@ -228,7 +222,7 @@ def _info(r: Request) -> Any:
     for kind in ("processor", "socket", "queue", "plug", "node"):
         model = registry.KINDS[kind]
         counts[kind] = r.session.scalar(sa.select(sa.func.count()).select_from(model))
-    return {"version": __version__, "ledger": ledger, "objects": counts, "broker": r.view}
+    return {"version": __version__, "ledger": ledger, "objects": counts, "broker": {name: value for name, value in r.view.items() if name != "running"}}
 
 
 def _dump(r: Request) -> Any:
@@ -239,9 +233,7 @@ def _dump(r: Request) -> Any:
         rows = r.connection.execute(sa.select(*columns).limit(DUMP_ROWS_MAX)).mappings()
         total = r.connection.scalar(sa.select(sa.func.count()).select_from(table))
         found[table.name] = {
-            "rows": [
-                {k: v.timestamp() if hasattr(v, "timestamp") else v for k, v in row.items()} for row in rows
-            ],
+            "rows": [{k: v.timestamp() if hasattr(v, "timestamp") else v for k, v in row.items()} for row in rows],
             "total": total,
         }
     return found

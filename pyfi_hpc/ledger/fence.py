@@ -82,9 +82,7 @@ class Claim:
                     self._check_still_ours(cursor)
                 known = False
                 if unknown:
-                    cursor.execute(
-                        QUERIES["committed"], {"shard": self.shard, "epoch": unknown[0], "seq": unknown[1]}
-                    )
+                    cursor.execute(QUERIES["committed"], {"shard": self.shard, "epoch": unknown[0], "seq": unknown[1]})
                     known = cursor.fetchone() is not None
                 cursor.execute(
                     QUERIES["raise_epoch"], {"shard": self.shard, "holder": self.holder, "nonce": self.nonce}

@@ -28,30 +28,19 @@ def checked(kind: str, column: sa.Column[Any], value: Any) -> Any:
         raise UsageError(
             f"{column.name} cannot be {value!r}", where=kind, fix=f"give a value of type {wanted.__name__}"
         ) from None
-    if isinstance(converted, str) and (
-        "\0" in converted or (column.name == "name" and not _plain(converted))
-    ):
-        raise UsageError(
-            f"{value!r} cannot be a {column.name}", where=kind, fix="use letters, digits and ._-/:@+"
-        )
+    if isinstance(converted, str) and ("\0" in converted or (column.name == "name" and not _plain(converted))):
+        raise UsageError(f"{value!r} cannot be a {column.name}", where=kind, fix="use letters, digits and ._-/:@+")
     if words and converted not in words:
         match = [word for word in words if word.lower() == str(converted).lower()]
         if not match:
-            raise UsageError(
-                f"{column.name} cannot be {value!r}", where=kind, fix="use " + " or ".join(words)
-            )
+            raise UsageError(f"{column.name} cannot be {value!r}", where=kind, fix="use " + " or ".join(words))
         converted = match[0]
     return converted
 
 
 def _plain(name: str) -> bool:
     """Names go into command lines, tables and patterns."""
-    return (
-        0 < len(name) <= 200
-        and name.isprintable()
-        and name[0] not in "-*"
-        and not set(name) & set(" \t'\"`$\\")
-    )
+    return 0 < len(name) <= 200 and name.isprintable() and name[0] not in "-*" and not set(name) & set(" \t'\"`$\\")
 
 
 def _boolean(value: Any) -> bool:

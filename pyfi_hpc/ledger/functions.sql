@@ -63,30 +63,34 @@ CREATE OR REPLACE FUNCTION ledger_cause(p_cause int) RETURNS text LANGUAGE sql I
                   'PREEMPTED', 'ENVIRONMENT', 'RELEASED', 'CANCELLED', 'STALE'])[p_cause + 1]
 $$;
 
--- The i-th little-endian number of a packed column, from 0; NULL where the column has none.
+-- The i-th little-endian number of a packed column, from 0; NULL where the column has none. CASE comes first
+-- of all: it alone keeps the bytes from being looked for where there are none.
 CREATE OR REPLACE FUNCTION float8_at(p_packed bytea, p_index int) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN exponent = 0 THEN 0 ELSE
-        (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 4503599627370496.0::float8)
-        * power(2::float8, exponent - 1023) END
-    FROM (
-        SELECT high, ((high & 127) << 4) | (get_byte(b, 6) >> 4) AS exponent,
-               (((get_byte(b, 6) & 15)::bigint << 48) | (get_byte(b, 5)::bigint << 40) | (get_byte(b, 4)::bigint << 32)
-                | (get_byte(b, 3)::bigint << 24) | (get_byte(b, 2)::bigint << 16) | (get_byte(b, 1)::bigint << 8)
-                | get_byte(b, 0))::float8 AS mantissa
-        FROM (SELECT b, get_byte(b, 7) AS high
-              FROM (SELECT substring(p_packed FROM 8 * p_index + 1 FOR 8) AS b) AS cut WHERE length(b) = 8) AS top
-    ) AS parts
+    SELECT CASE WHEN coalesce(octet_length(p_packed), 0) >= 8 * (p_index + 1) THEN (
+        SELECT CASE WHEN exponent = 0 THEN 0 ELSE
+            (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 4503599627370496.0::float8)
+            * power(2::float8, exponent - 1023) END
+        FROM (
+            SELECT get_byte(b, 7) AS high, ((get_byte(b, 7) & 127) << 4) | (get_byte(b, 6) >> 4) AS exponent,
+                   (((get_byte(b, 6) & 15)::bigint << 48) | (get_byte(b, 5)::bigint << 40)
+                    | (get_byte(b, 4)::bigint << 32) | (get_byte(b, 3)::bigint << 24)
+                    | (get_byte(b, 2)::bigint << 16) | (get_byte(b, 1)::bigint << 8) | get_byte(b, 0))::float8
+                   AS mantissa
+            FROM (SELECT substring(p_packed FROM 8 * p_index + 1 FOR 8) AS b) AS cut
+        ) AS parts
+    ) END
 $$;
 CREATE OR REPLACE FUNCTION float4_at(p_packed bytea, p_index int) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN exponent = 0 THEN 0 ELSE
-        (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 8388608.0::float8)
-        * power(2::float8, exponent - 127) END
-    FROM (
-        SELECT high, ((high & 127) << 1) | (get_byte(b, 2) >> 7) AS exponent,
-               (((get_byte(b, 2) & 127) << 16) | (get_byte(b, 1) << 8) | get_byte(b, 0))::float8 AS mantissa
-        FROM (SELECT b, get_byte(b, 3) AS high
-              FROM (SELECT substring(p_packed FROM 4 * p_index + 1 FOR 4) AS b) AS cut WHERE length(b) = 4) AS top
-    ) AS parts
+    SELECT CASE WHEN coalesce(octet_length(p_packed), 0) >= 4 * (p_index + 1) THEN (
+        SELECT CASE WHEN exponent = 0 THEN 0 ELSE
+            (CASE WHEN high > 127 THEN -1 ELSE 1 END) * (1 + mantissa / 8388608.0::float8)
+            * power(2::float8, exponent - 127) END
+        FROM (
+            SELECT get_byte(b, 3) AS high, ((get_byte(b, 3) & 127) << 1) | (get_byte(b, 2) >> 7) AS exponent,
+                   (((get_byte(b, 2) & 127) << 16) | (get_byte(b, 1) << 8) | get_byte(b, 0))::float8 AS mantissa
+            FROM (SELECT substring(p_packed FROM 4 * p_index + 1 FOR 4) AS b) AS cut
+        ) AS parts
+    ) END
 $$;

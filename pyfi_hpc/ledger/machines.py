@@ -43,9 +43,7 @@ def see(session: Session, nodes: Iterable[Mapping[str, Any]], owner: str) -> Non
     ever = sa.select(Agent.node_id)
     down = sa.update(Node).where(Node.id.in_(ever), Node.id.notin_(with_agent), Node.status != "down")
     session.execute(down.values(status="down"))
-    with_allocation = sa.select(Agent.allocation_id).where(
-        Agent.status != "down", Agent.allocation_id.isnot(None)
-    )
+    with_allocation = sa.select(Agent.allocation_id).where(Agent.status != "down", Agent.allocation_id.isnot(None))
     ended = sa.update(Allocation).where(Allocation.state == "ACTIVE", Allocation.id.notin_(with_allocation))
     session.execute(ended.values(state="ENDED"))
 

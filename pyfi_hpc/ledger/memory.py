@@ -14,6 +14,7 @@ from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
     BatchClosed,
+    FoundJob,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -94,13 +95,14 @@ class MemoryLedger:
             self.store.live = None
         self._lost = True
 
-    def find_job(self, owner: str, key: bytes) -> tuple[JobId | None, int]:
+    def find_job(self, owner: str, key: bytes) -> FoundJob | None:
         self._reach()
         job = self.store.keys.get((owner, key))
         if job is None:
-            return None, 0
-        numbers = [self.store.batches[b].number for b in self.store.of_job.get(job, ())]
-        return job, max(numbers, default=-1) + 1
+            return None
+        batches = [self.store.batches[b] for b in self.store.of_job.get(job, ())]
+        count = sum(batch.count for batch in batches)
+        return FoundJob(replace(self.store.jobs[job]), len(batches), count, any(batch.last for batch in batches))
 
     def payloads(self, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:
         self._reach()
@@ -163,10 +165,7 @@ class MemoryLedger:
             next_batch=BatchId(max(store.batches, default=0) + 1),
             jobs=[replace(store.jobs[j]) for j in jobs],
             batches=[replace(store.batches[b], offsets=b"", payload=b"") for b in batches],
-            outcomes=[
-                replace(o, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")
-                for o in outcomes
-            ],
+            outcomes=[replace(o, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"") for o in outcomes],
             attempts=[
                 replace(a, outputs=b"")
                 for a in sorted(attempts, key=lambda a: (a.batch, a.offset, a.attempt, a.failed_at))

@@ -353,6 +353,4 @@ WORDS = _WORDS
 for _table, _columns in _WORDS.items():
     for _column, _words in _columns.items():
         _list = ", ".join(f"'{word}'" for word in _words)
-        Base.metadata.tables[_table].append_constraint(
-            sa.CheckConstraint(f"{_column} IN ({_list})", name=_column)
-        )
+        Base.metadata.tables[_table].append_constraint(sa.CheckConstraint(f"{_column} IN ({_list})", name=_column))

@@ -29,14 +29,16 @@ from pyfi_hpc.ledger.fence import CLASS, HOLD_WAIT_S, Claim
 from pyfi_hpc.ledger.reading import OutcomePage
 from pyfi_hpc.ledger.tables import PARTITION_JOBS
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
-from pyfi_hpc.model.records import Record, Recovered
+from pyfi_hpc.model.records import FoundJob, Record, Recovered
 
 T = TypeVar("T")
 
 #: bytes a second below which a disk counts as mute, so that a big group is not cut off while it is written
 _SLOWEST_BYTES_S = 4 << 20
-#: rows of closed_range after which they are merged in passing, about 30 ms
-_CLOSED_ROWS_MAX = 20_000
+#: commits, or rows of closed_range, after which old ones go in passing, about 30 ms
+_TIDY_ROWS = 20_000
+#: commits that are kept for readers
+_COMMITS_KEPT = 1_000_000
 _NO_TABLES = ("42P01", "42883")  # undefined_table, undefined_function
 
 
@@ -119,7 +121,7 @@ class PostgresLedger:
                 if last_try or self._writer is not None:
                     raise problem from error
 
-    def find_job(self, owner: str, key: bytes) -> tuple[JobId | None, int]:
+    def find_job(self, owner: str, key: bytes) -> FoundJob | None:
         return self._read(lambda cursor: reading.find_job(cursor, owner, key))
 
     def payloads(self, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:
@@ -143,7 +145,7 @@ class PostgresLedger:
         assert self._writer is not None
         assert self._claim is not None
         self._unknown = (self._claim.epoch, seq)
-        is_small = self._closed_rows <= _CLOSED_ROWS_MAX and small.is_small(records)
+        is_small = not self._tidy_due(seq) and small.is_small(records)
         group = small.outline(records) if is_small else pack(records, self._claim.epoch)
         seconds = self._patience * self._commit_s + group.payload_bytes / _SLOWEST_BYTES_S
         dog = Watchdog(self._writer)
@@ -181,11 +183,21 @@ class PostgresLedger:
         for table in group.parts:
             # bytes, not text: psycopg2 prints a chain of errors when the server ends the session
             cursor.copy_expert(STATEMENTS[table], io.BytesIO(group.buffer(table)), size=1 << 20)
-        if self._closed_rows > _CLOSED_ROWS_MAX:
-            cursor.execute("SELECT ledger_merge_closed()")
-            self._closed_rows = one(cursor)[0]
+        if self._tidy_due(seq):
+            self._tidy(cursor, seq)
         cursor.execute("COMMIT")
         return made
+
+    def _tidy_due(self, seq: int) -> bool:
+        return self._closed_rows > _TIDY_ROWS or seq % _TIDY_ROWS == 0
+
+    def _tidy(self, cursor: Cursor, seq: int) -> None:
+        """Keep the two tables small that get rows with every commit."""
+        assert self._claim is not None
+        cursor.execute("SELECT ledger_merge_closed()")
+        self._closed_rows = one(cursor)[0]
+        old = {"shard": self._shard, "epoch": self._claim.epoch, "seq": seq - _COMMITS_KEPT}
+        cursor.execute(QUERIES["forget_old_commits"], old)
 
     def _begin_values(self, group: Group, seq: int) -> dict[str, Any]:
         assert self._claim is not None

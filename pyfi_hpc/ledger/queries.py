@@ -12,8 +12,7 @@ def load(file: str = "queries.sql") -> dict[str, str]:
     names, bodies = parts[::2], parts[1::2]
     assert len(set(names)) == len(names), "a statement's name occurs twice"
     return {
-        name: re.sub(r"^--.*\n", "", body, flags=re.MULTILINE).strip()
-        for name, body in zip(names, bodies, strict=True)
+        name: re.sub(r"^--.*\n", "", body, flags=re.MULTILINE).strip() for name, body in zip(names, bodies, strict=True)
     }
 
 

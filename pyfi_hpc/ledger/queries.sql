@@ -43,6 +43,10 @@ SELECT 1 FROM ledger_commit WHERE shard = %(shard)s AND epoch = %(epoch)s AND se
 DELETE FROM ledger_commit
 WHERE shard = %(shard)s AND epoch < %(epoch)s - 2 AND at < clock_timestamp() - interval '1 day'
 
+-- name: forget_old_commits
+-- Nobody asks for one so long past; through the primary key.
+DELETE FROM ledger_commit WHERE shard = %(shard)s AND epoch = %(epoch)s AND seq < %(seq)s
+
 -- name: partitions
 SELECT substring(inhrelid::regclass::text FROM '_p(\d+)$')::bigint
 FROM pg_inherits WHERE inhparent = 'edge'::regclass
@@ -83,8 +87,10 @@ FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN attempt_failed a ON a.job =
 ORDER BY a.batch, a.lo, a.attempt, a.failed_at
 
 -- name: find_job
-SELECT j.id, coalesce((SELECT max(number) + 1 FROM task_batch b WHERE b.job = j.id), 0)
-FROM job j WHERE j.owner = %(owner)s AND j.key = %(key)s
+SELECT j.id, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at,
+       count(b.batch), coalesce(sum(b.count), 0)::bigint, coalesce(bool_or(b.last), false)
+FROM job j LEFT JOIN task_batch b ON b.job = j.id
+WHERE j.owner = %(owner)s AND j.key = %(key)s GROUP BY j.id
 
 -- name: payloads
 SELECT batch, offsets, payload FROM task_batch WHERE batch = ANY (%(batches)s::bigint[])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pyfi_hpc.ledger.connection import QUERIES, Cursor, columns, one
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
 from pyfi_hpc.model.messages import Range
-from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, JobOpened, OutcomeSettled, Recovered
+from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, FoundJob, JobOpened, OutcomeSettled, Recovered
 from pyfi_hpc.model.states import Cause, OnFailure
 
 _FOR_EVER = 2**63 - 1
@@ -97,10 +97,14 @@ def _records(cursor: Cursor, kind: type[_R], **rest: Any) -> list[_R]:
     return found
 
 
-def find_job(cursor: Cursor, owner: str, key: bytes) -> tuple[JobId | None, int]:
+def find_job(cursor: Cursor, owner: str, key: bytes) -> FoundJob | None:
     cursor.execute(QUERIES["find_job"], {"owner": owner, "key": key})
     row = cursor.fetchone()
-    return (JobId(row[0]), row[1]) if row else (None, 0)
+    if row is None:
+        return None
+    job, raw, whose, name, shape, on_failure, opened_at, batches, count, closed = row
+    opened = JobOpened(JobId(job), bytes(raw), whose, name, bytes(shape), OnFailure(on_failure), opened_at)
+    return FoundJob(opened, batches, count, closed)
 
 
 def payloads(cursor: Cursor, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:

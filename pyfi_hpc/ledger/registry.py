@@ -95,9 +95,7 @@ def add(session: Session, kind: str, owner: str, values: Values) -> dict[str, An
     return shown(session, kind, [row])[0]
 
 
-def ls(
-    session: Session, kind: str, filters: Values | None = None, limit: int = 100, offset: int = 0
-) -> dict[str, Any]:
+def ls(session: Session, kind: str, filters: Values | None = None, limit: int = 100, offset: int = 0) -> dict[str, Any]:
     """Objects of a kind, ``{"rows": [...], "total": n}``, by name, or newest first where there is none.
 
     ``filters`` are fields with the value that they must have.
@@ -106,7 +104,7 @@ def ls(
     where = [getattr(model, name) == value for name, value in _columns(session, kind, filters or {}).items()]
     order = model.name if issubclass(model, Named) else sa.desc(model.id)
     total = session.scalar(sa.select(sa.func.count()).select_from(model).where(*where))
-    page = sa.select(model).where(*where).order_by(order).limit(min(limit, ROWS_MAX)).offset(offset)
+    page = sa.select(model).where(*where).order_by(order).limit(max(0, min(limit, ROWS_MAX))).offset(max(0, offset))
     return {"rows": shown(session, kind, list(session.scalars(page))), "total": total}
 
 
@@ -124,9 +122,7 @@ def find(session: Session, kind: str, name: str | int) -> Any:
     if row is None and str(name).isdecimal() and len(str(name)) < 19:
         row = session.get(model, int(name))
     if row is None:
-        raise NotFound(
-            f"there is no {kind} named {str(name)!r}", fix=f"`pyfi ls {kind}s` lists what there is"
-        )
+        raise NotFound(f"there is no {kind} named {str(name)!r}", fix=f"`pyfi ls {kind}s` lists what there is")
     return row
 
 
@@ -138,20 +134,12 @@ def get(session: Session, kind: str, name: str | int) -> dict[str, Any]:
         for column in _table(model).columns:
             if any(key.column.table is _table(type(row)) for key in column.foreign_keys):
                 mine = sa.select(_label(model)).where(column == row.id).order_by(model.id).limit(ROWS_MAX)
-                word = (
-                    "sources"
-                    if column.name == "target_id"
-                    else "targets"
-                    if column.name == "source_id"
-                    else other
-                )
+                word = "sources" if column.name == "target_id" else "targets" if column.name == "source_id" else other
                 names = list(session.scalars(mine))
                 if names:
                     found[f"{word}s" if word == other else word] = names
     if isinstance(row, Named):
-        events = (
-            sa.select(Event).where(Event.kind == kind, Event.object == row.name).order_by(Event.id.desc())
-        )
+        events = sa.select(Event).where(Event.kind == kind, Event.object == row.name).order_by(Event.id.desc())
         found["events"] = shown(session, "event", list(session.scalars(events.limit(20))))
     return found
 
@@ -227,9 +215,7 @@ def note(session: Session, what: str, kind: str, row: Any, owner: str, text: str
 def check_owner(row: Any, kind: str, owner: str) -> None:
     whose = getattr(row, "owner", "")
     if whose and whose != owner:
-        raise Refused(
-            f"the {kind} {row.name} belongs to {whose}", where=f"you are {owner}", fix=f"ask {whose}"
-        )
+        raise Refused(f"the {kind} {row.name} belongs to {whose}", where=f"you are {owner}", fix=f"ask {whose}")
 
 
 # --- helpers ----------------------------------------------------------------------------------------
@@ -272,9 +258,7 @@ def _has_owner(model: type[Any]) -> bool:
 
 def _writable(kind: str) -> type[Row]:
     if kind in READ_ONLY:
-        raise UsageError(
-            f"a {kind} cannot be changed by hand", fix="`pyfi deploy` writes code, the broker events"
-        )
+        raise UsageError(f"a {kind} cannot be changed by hand", fix="`pyfi deploy` writes code, the broker events")
     return KINDS[kind]
 
 
@@ -296,11 +280,10 @@ def _flush(session: Session, kind: str, name: str) -> None:
             raise UsageError(
                 f"there is a {kind} named {name!r} already", fix=f"take another name, or `pyfi update {kind}`"
             ) from None
-        if isinstance(error.orig, psycopg2.errors.ForeignKeyViolation):
+        # 18 calls it a restrict violation, older ones a foreign key violation
+        if isinstance(error.orig, (psycopg2.errors.ForeignKeyViolation, psycopg2.errors.RestrictViolation)):
             detail = error.orig.diag.message_detail or ""
-            raise Refused(
-                f"the {kind} {name} is needed: {detail}", fix="delete what needs it first"
-            ) from None
+            raise Refused(f"the {kind} {name} is needed: {detail}", fix="delete what needs it first") from None
         raise UsageError(f"the {kind} {name} cannot be so: {error.orig}") from None
 
 
@@ -335,9 +318,7 @@ def _sockets_of(session: Session, row: Any) -> list[models.Socket]:
         models.Function: models.Socket.function_id,
         models.Queue: models.Socket.queue_id,
     }.get(type(row))
-    return (
-        list(session.scalars(sa.select(models.Socket).where(column == row.id))) if column is not None else []
-    )
+    return list(session.scalars(sa.select(models.Socket).where(column == row.id))) if column is not None else []
 
 
 def _refuse_unfinished(session: Session, kind: str, sockets: list[models.Socket]) -> None:

@@ -35,8 +35,13 @@ FROM unnest(%(jobs)s::bigint[], %(batches)s::bigint[]) AS w (job, batch)
 JOIN outcome_batch o ON o.job = w.job AND o.batch = w.batch
 ORDER BY o.job, o.batch, o.lo
 
+-- name: final_total
+SELECT coalesce(sum(o.count), 0)::bigint AS total
+FROM unnest(%(jobs)s::bigint[], %(batches)s::bigint[]) AS w (job, batch)
+JOIN outcome_batch o ON o.job = w.job AND o.batch = w.batch
+
 -- name: task_total
-SELECT coalesce(sum(count), 0)::bigint FROM task_batch WHERE job BETWEEN %(job_from)s AND %(job_to)s
+SELECT coalesce(sum(count), 0)::bigint AS total FROM task_batch WHERE job BETWEEN %(job_from)s AND %(job_to)s
 
 -- name: states
 -- Only the states of final tasks, a byte each.
@@ -90,7 +95,9 @@ SELECT count(*) FROM job WHERE (%(wanted)s::bigint[] IS NULL OR id = ANY (%(want
   AND (%(owner)s::text IS NULL OR owner = %(owner)s)
 
 -- name: job_states
-SELECT o.job, o.states, o.started, o.durations, o.settled_at
+-- A range runs in order, so its first start is its earliest.
+SELECT o.job, o.states, substring(o.started FROM 1 FOR 8) AS started, o.durations,
+       o.settled_at
 FROM unnest(%(jobs)s::bigint[]) AS w (job) JOIN outcome_batch o ON o.job = w.job
 
 -- name: ledger_info

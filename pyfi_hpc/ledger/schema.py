@@ -36,11 +36,10 @@ def upgrade(target: str | sa.Engine) -> str:
         with engine.begin() as connection:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             return _upgrade(connection)
-    except sa.exc.OperationalError as error:
-        url = engine.url.render_as_string(hide_password=True)
-        if isinstance(error.orig, psycopg2.Error):
-            raise unavailable(error.orig, url) from error
-        raise
+    except (sa.exc.OperationalError, psycopg2.OperationalError) as error:
+        cause = error.orig if isinstance(error, sa.exc.OperationalError) else error
+        assert isinstance(cause, psycopg2.Error)
+        raise unavailable(cause, engine.url.render_as_string(hide_password=True)) from error
     finally:
         if isinstance(target, str):
             engine.dispose()

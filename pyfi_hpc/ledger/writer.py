@@ -188,8 +188,7 @@ def pause(tries: int) -> float:
 
 
 def _find_job(ledger: Ledger, q: FindJob) -> JobFound:
-    job, number = ledger.find_job(q.owner, q.key)
-    return JobFound(q.key, job, number)
+    return JobFound(q.key, ledger.find_job(q.owner, q.key))
 
 
 def _read_payloads(ledger: Ledger, q: ReadPayloads) -> PayloadsRead:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId, Peer
 from pyfi_hpc.model.messages import Mount, Range
+from pyfi_hpc.model.records import FoundJob
 
 
 @dataclass(slots=True)
@@ -46,11 +47,10 @@ class LedgerUp:
 
 @dataclass(slots=True)
 class JobFound:
-    """Answer to FindJob: the job of this key, or None; ``next_number`` is the first batch not admitted."""
+    """Answer to FindJob: the job of this key, or None."""
 
     key: bytes
-    job: JobId | None
-    next_number: int
+    found: FoundJob | None
 
 
 @dataclass(slots=True)

@@ -98,6 +98,16 @@ Record: TypeAlias = JobOpened | BatchAdmitted | OutcomeSettled | AttemptFailed |
 
 
 @dataclass(slots=True)
+class FoundJob:
+    """A job that the ledger knows by its key, and how much of it was admitted."""
+
+    opened: JobOpened
+    next_number: int
+    count: int  #: tasks so far
+    closed: bool  #: its last batch was admitted
+
+
+@dataclass(slots=True)
 class Recovered:
     """What a ledger holds of unfinished work, in the order in which ``apply`` wants it.
 

@@ -226,7 +226,7 @@ class BrokerHost(Host):
         if isinstance(query, ReadValues):
             return ValuesRead(query.wanted, ledger.values(query.wanted))
         if isinstance(query, FindJob):
-            return JobFound(query.key, *ledger.find_job(query.owner, query.key))
+            return JobFound(query.key, ledger.find_job(query.owner, query.key))
         if isinstance(query, ReadPage):
             p = ledger.page(query.job, query.cursor, query.bytes_max)
             if p is None:
@@ -347,6 +347,8 @@ class ImaginedRank:
             self._next()
         elif isinstance(message, m.Kill):
             self._kill(message)
+        elif isinstance(message, m.Stop):
+            self.agent.kill_rank(self.number)
 
     def _beat(self) -> None:
         if not self.dead and not self.agent.dead:
@@ -423,13 +425,22 @@ class ClientHost:
             self.world.carry(self, broker, lambda: broker.tell(event))
 
     def submit(self, payloads: list[str], edges: bytes = b"", **options: Any) -> bytes:
+        """One job of one batch; returns its key."""
+        return self.submit_batches([payloads], [edges], **options)
+
+    def submit_batches(self, batches: list[list[str]], edges: list[bytes], **options: Any) -> bytes:
+        """One job of several batches, sent one after the other."""
         key = self.world.random.randbytes(16)
-        parts = [text.encode() for text in payloads]
-        message = m.Submit(
-            key, 0, 0, len(parts), True, "sample.work", offsets_of(parts), b"".join(parts), edges, **options
-        )
-        self._unacknowledged[key, 0] = message
-        self.send(message)
+        first = 0
+        for number, payloads in enumerate(batches):
+            parts = [text.encode() for text in payloads]
+            message = m.Submit(
+                key, number, first, len(parts), number == len(batches) - 1, "sample.work", offsets_of(parts),
+                b"".join(parts), edges[number], **options,
+            )  # fmt: skip
+            first += len(parts)
+            self._unacknowledged[key, number] = message
+            self.send(message)
         return key
 
     def receive(self, message: Any) -> None:
@@ -451,7 +462,7 @@ class ClientHost:
 
     def reconnect(self) -> None:
         self.hello()
-        for message in self._unacknowledged.values():
+        for message in list(self._unacknowledged.values()):
             message.resend = True
             self.send(message)
         for job in set(self.accepted.values()):

@@ -51,9 +51,7 @@ def msgspec_double(value: float) -> bytes:
     return pack("<d", value)
 
 
-def failed(
-    batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause = Cause.CRASH
-) -> AttemptFailed:
+def failed(batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause = Cause.CRASH) -> AttemptFailed:
     error = msgspec.msgpack.encode(["builtins", "ValueError", "no", "trace", None])
     return AttemptFailed(
         BatchId(batch), JobId(job), offset, attempt, Epoch(1), GrantId(98), cause, NodeName("n2"), 4, error,

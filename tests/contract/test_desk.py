@@ -203,13 +203,8 @@ def test_bad_requests_say_what_where_and_how_to_fix(ask: Asker) -> None:
     assert "fields are" in ask.refused("add", kind="queue", values={"name": "x", "colour": 1})["fix"]
     assert "needs name" in ask.refused("add", kind="queue", values={})["what"]
     assert "needs node" in ask.refused("add", kind="agent", values={"name": "x"})["what"]
-    assert (
-        "use direct or topic" in ask.refused("add", kind="queue", values={"name": "x", "kind": "odd"})["fix"]
-    )
-    assert (
-        "type int"
-        in ask.refused("update", kind="queue", name="digits.fit", values={"priority": "high"})["fix"]
-    )
+    assert "use direct or topic" in ask.refused("add", kind="queue", values={"name": "x", "kind": "odd"})["fix"]
+    assert "type int" in ask.refused("update", kind="queue", name="digits.fit", values={"priority": "high"})["fix"]
     assert ask.refused("add", kind="queue", values={"name": "digits.fit"})["code"] == "usage_error"
     assert "already" in ask.refused("add", kind="queue", values={"name": "digits.fit"})["what"]
     assert ask.refused("delete", kind="queue", name="digits.fit")["code"] == "refused"
@@ -418,9 +413,7 @@ def test_a_ledger_that_is_down_is_told(ask: Asker, ledger_url: str, ledger_serve
     """Its database is gone in the middle: the answer says so, and the desk lives."""
     ask("ls", kind="queue")
     name = ledger_url.split("?")[0].rsplit("/", 1)[1]
-    administer(
-        ledger_server.url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-    )
+    administer(ledger_server.url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     administer(ledger_server.url, f"ALTER DATABASE {name} RENAME TO away")
     try:
         assert ask.refused("ls", kind="queue")["code"] == "ledger_unavailable"

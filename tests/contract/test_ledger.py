@@ -87,9 +87,7 @@ def test_records_come_back_as_they_were(kind: Kind) -> None:
     found = kind.make().take_over("there")
     assert found.jobs == [job]
     assert found.batches == [replace(batch, offsets=b"", payload=b"")]
-    assert found.outcomes == [
-        replace(outcome, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")
-    ]
+    assert found.outcomes == [replace(outcome, started=b"", durations=b"", offsets=b"", payload=b"", outputs=b"")]
     assert found.attempts == [replace(attempt, outputs=b"")]
     assert (found.epoch, found.next_job, found.next_batch) == (2, 2, 2)
 
@@ -132,9 +130,11 @@ def test_the_same_key_is_one_job(ledger: PostgresLedger) -> None:
     """Look a job up by its owner and key, as a client that sends again makes the broker do."""
     ledger.take_over("here")
     ledger.commit([opened(1, b"k" * 16), admitted(1, 1, 0, last=False), admitted(2, 1, 1, 3)], 1)
-    assert ledger.find_job("ada", b"k" * 16) == (1, 2)
-    assert ledger.find_job("eve", b"k" * 16) == (None, 0)
-    assert ledger.find_job("ada", b"l" * 16) == (None, 0)
+    found = ledger.find_job("ada", b"k" * 16)
+    assert found is not None
+    assert (found.opened.job, found.next_number, found.opened.key) == (1, 2, b"k" * 16)
+    assert ledger.find_job("eve", b"k" * 16) is None
+    assert ledger.find_job("ada", b"l" * 16) is None
 
 
 def test_a_key_is_opened_once(ledger: PostgresLedger) -> None:
@@ -158,9 +158,7 @@ def test_payloads_come_in_the_order_asked(ledger: PostgresLedger) -> None:
     ledger.take_over("here")
     batches = [admitted(n, n) for n in (1, 2, 3)]
     ledger.commit([r for n in (1, 2, 3) for r in (opened(n), batches[n - 1])], 1)
-    assert ledger.payloads([3, 1, 9, 2]) == [
-        (n, batches[n - 1].offsets, batches[n - 1].payload) for n in (3, 1, 2)
-    ]
+    assert ledger.payloads([3, 1, 9, 2]) == [(n, batches[n - 1].offsets, batches[n - 1].payload) for n in (3, 1, 2)]
     assert ledger.payloads([]) == []
 
 
@@ -265,7 +263,9 @@ def test_a_fenced_broker_cannot_commit(kind: Kind) -> None:
     with pytest.raises(StaleEpoch, match="login4 pid 1"):
         first.commit([opened(1), admitted(1, 1)], 1)
     second.commit([opened(1), admitted(1, 1)], 1)
-    assert second.find_job("ada", opened(1).key) == (1, 1)
+    found = second.find_job("ada", opened(1).key)
+    assert found is not None
+    assert (found.opened, found.next_number) == (opened(1), 1)
 
 
 def test_a_broker_that_lost_its_session_goes_on_by_itself(kind: Kind) -> None:

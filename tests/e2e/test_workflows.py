@@ -1,4 +1,4 @@
-"""Workflows on a real instance: embedded Postgres, broker, agent, two ranks, code from git in its environment.
+"""Workflows on a real instance: embedded Postgres, broker, agent, two ranks, code from its git repository.
 
 One instance for all tests of this file, in a folder of its own; it takes about five seconds to start.
 """
@@ -165,9 +165,12 @@ def test_a_plain_function_is_found_by_its_name() -> None:
 
 
 def test_cancelling_ends_queued_and_running_tasks() -> None:
-    """True, at once, and the rank works on."""
+    """True, at once, and the rank works on; meanwhile the broker tells which ones run."""
     started = time.monotonic()
     futures = [wait.delay(60) for _ in range(6)]
+    while futures[0].status != "RUNNING":
+        assert time.monotonic() < started + 10, futures[0].status
+        time.sleep(0.05)
     assert all(future.cancel() for future in futures)
     with pytest.raises(TaskCancelled):
         futures[0].result()

@@ -23,7 +23,7 @@ import pytest
 from ledger_fixture import administer
 
 from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable, PostgresMissing, SiteError
-from pyfi_hpc.ledger import embedded, programs, schema
+from pyfi_hpc.ledger import embedded, place, programs, schema
 from pyfi_hpc.ledger.connection import libpq_url
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.settings import Settings
@@ -40,9 +40,7 @@ def settings() -> Iterator[Settings]:
         embedded.remove(made)
 
 
-def child(
-    settings: Settings, code: str, become: str = "", **options: Any
-) -> subprocess.CompletedProcess[str]:
+def child(settings: Settings, code: str, become: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own, as another user if one is named.
 
     The interpreter may lie in a folder that only we can enter, so the child imports first and then changes.
@@ -50,6 +48,7 @@ def child(
     lines = [
         "import os, signal, alembic, psycopg2, sqlalchemy.dialects.postgresql.psycopg2",
         "from pathlib import Path",
+        "from pyfi_hpc.errors import SettingsError",
         "from pyfi_hpc.ledger import embedded, programs, schema",
         "from pyfi_hpc.settings import Settings",
         f"home, scratch = Path({str(settings.home)!r}), Path({str(settings.scratch)!r})",
@@ -113,9 +112,7 @@ def test_it_is_durable_and_has_no_door_but_the_socket(settings: Settings) -> Non
     }  # fmt: skip
     for name, value in wanted.items():
         if name == "lc_collate":
-            row = administer(
-                server.url, "SELECT datcollate FROM pg_database WHERE datname = current_database()"
-            )
+            row = administer(server.url, "SELECT datcollate FROM pg_database WHERE datname = current_database()")
         else:
             row = administer(server.url, f"SHOW {name}")
         assert row == [(value,)], name
@@ -156,14 +153,14 @@ def test_an_ordinary_user_runs_it_in_his_own_folder() -> None:
 deep = Settings(home=home, scratch=scratch / ("x" * 100), pg_bin=settings.pg_bin)
 try:
     embedded.start(deep)
-except embedded.SettingsError as error:
+except SettingsError as error:
     print("107" in str(error))
 server = embedded.start(settings)
 print(server.data.is_relative_to(settings.home), server.run.is_relative_to(settings.scratch))
 print(os.stat(server.data).st_uid == os.getuid(), embedded.stop(settings))
 """
     user = programs.User("nobody", entry.pw_uid, entry.pw_gid)
-    tools = programs.reachable(programs.find(), user, embedded._ROOT_STORE)
+    tools = programs.reachable(programs.find(), user, place.ROOT_STORE)
     done = child(Settings(home=folder / "home", scratch=folder, pg_bin=str(tools.folder)), code, "nobody")
     shutil.rmtree(folder)
     assert done.stdout.split() == ["True"] * 5, done.stderr
@@ -206,7 +203,7 @@ def test_a_full_disk_is_told_and_lasts_no_longer_than_it(settings: Settings) -> 
     """The ledger's disk fills up: commits fail with the reason and go on when there is room again."""
     if os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root and mount namespaces")
-    base = embedded._place(settings).base
+    base = place.place_of(settings).base
     base.parent.mkdir(exist_ok=True)
     base.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m,mode=0700", "tmpfs", str(base)], check=True)
@@ -245,7 +242,7 @@ def test_a_place_without_room_is_told(settings: Settings) -> None:
     """The data folder cannot be made because its disk is full: what, where and what to do."""
     if os.getuid() != 0:
         pytest.skip("mounting a small disk needs root")
-    base = embedded._place(settings).base
+    base = place.place_of(settings).base
     base.parent.mkdir(exist_ok=True)
     base.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(base)], check=True)

@@ -261,6 +261,14 @@ def test_killed_slurmd_leaves_the_rank_alive(cluster: Cluster, login: Path) -> N
     cluster.node_resume(cluster.nodes[2])
 
 
+def lives(pid: str) -> bool:
+    """Whether it is there and no zombie that only waits to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_cluster_of_a_killed_process_leaves_nothing() -> None:
     """Kills a process that has a cluster: its machines die with it, the next start removes the rest."""
     if lacks := missing():
@@ -281,8 +289,8 @@ def test_cluster_of_a_killed_process_leaves_nothing() -> None:
     owner.wait(10)
     owner.stdin.close()
     owner.stdout.close()
-    deadline = time.monotonic() + 10
-    while any(os.path.exists(f"/proc/{pid}") for pid in inits) or os.path.exists(f"/sys/class/net/{tag}0"):
+    deadline = time.monotonic() + 30
+    while any(lives(pid) for pid in inits) or os.path.exists(f"/sys/class/net/{tag}0"):
         assert time.monotonic() < deadline, "machines outlive the process that started them"
         time.sleep(0.05)
     remove_remains()
