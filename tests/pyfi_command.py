@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from pyfi_hpc import settings as settings_module
-from pyfi_hpc.ledger import embedded
+from pyfi_hpc.ledger import place
 
 ROOT = Path(__file__).resolve().parents[1]
 #: no command of the tests takes so long, in seconds
@@ -61,7 +61,7 @@ class Pyfi:
 
     def processes(self) -> dict[int, str]:
         """What belongs to this instance by its environment or, as the Postgres of root, by its folder."""
-        ledger = str(embedded._place(self.settings()).base)
+        ledger = str(place.place_of(self.settings()).base)
         found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error):

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _NAPS = '''
 """Tasks that take time, for tests."""
 
-
+import os
 import socket
 import time
 from pathlib import Path
@@ -205,6 +205,3 @@ def ours(cluster: Cluster) -> dict[str, list[str]]:
             if "pyfi_hpc" in line or "runner/child.py" in line or "postgres" in line:
                 found.setdefault(node, []).append(line)
     return found
-
-
-

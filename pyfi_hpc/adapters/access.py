@@ -95,7 +95,7 @@ def _read_private(file: Path) -> bytes:
             raise Refused("the file with the keys belongs to somebody else", where=str(file))
         if stat.S_IMODE(info.st_mode) & 0o077:
             raise Refused(
-                "the file with the keys can be read by others", where=str(file), fix=f"chmod 600 {file}; change the keys"
+                "others can read the file with the keys", where=str(file), fix=f"chmod 600 {file}; change the keys"
             )
         return stream.read()
 

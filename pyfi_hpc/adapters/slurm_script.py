@@ -76,6 +76,24 @@ def render_sbatch(request: AllocationRequest) -> str:
     ))  # fmt: skip
 
 
+def parse_time(text: str) -> int | None:
+    """Seconds of a time limit as sbatch reads it; None for what only Slurm understands, and for nothing.
+
+    >>> parse_time("10"), parse_time("10:30"), parse_time("1:00:00"), parse_time("2-12"), parse_time("soon")
+    (600, 630, 3600, 216000, None)
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if not found:
+        return None
+    days = found[1]
+    numbers = [int(number) for number in found.groups()[1:] if number is not None]
+    if days is not None:  # D-HH, D-HH:MM, D-HH:MM:SS
+        scale: tuple[int, ...] = (3600, 60, 1)
+    else:  # MM, MM:SS, HH:MM:SS
+        scale = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}[len(numbers)]
+    return 86400 * int(days or 0) + sum(a * b for a, b in zip(numbers, scale, strict=False))
+
+
 _HERE = "the request for an allocation"
 
 
@@ -89,6 +107,12 @@ def _check(request: AllocationRequest) -> None:
         for text in value if isinstance(value, tuple) else (str(value),):
             if not text.isprintable():
                 raise UsageError(f"{name} has a line break or control character: {text!r}", where=_HERE)
+    walltime = parse_time(request.time)
+    if walltime is not None and walltime <= request.drain_s:
+        raise UsageError(
+            f"a walltime of {walltime} s ends before any task: agents drain {request.drain_s} s before its end",
+            where=_HERE, fix="ask for more time, several minutes at least",
+        )  # fmt: skip
     for option in request.extra:
         if not option.startswith("-"):
             raise UsageError(

@@ -105,12 +105,33 @@ def _add_commits(context: Context, processors: list[dict[str, Any]]) -> None:
 
 
 def _column(field: str) -> Column:
+    """A field as a column: names of the objects themselves and numbers are never cut."""
+    title = _TITLES.get(field, field.upper())
     if field == "commit":
-        return Column("COMMIT", lambda row: row["commit"][:12])
-    return Column(field.upper(), field, cut=field in _LONG)
+        return Column(title, lambda row: row["commit"][:12])
+    if field == "function":
+        return Column(title, _bare_function, cut=True)
+    return Column(title, field, right=field in _NUMBERS, cut=field not in _NUMBERS | {"name"})
 
 
-_LONG = frozenset({"repository", "description", "note", "text", "environment"})
+def _bare_function(row: Mapping[str, Any]) -> str:
+    """Without the processor's name, which has a column of its own."""
+    return str(row["function"]).removeprefix(f"{row.get('processor', '')}.")
+
+
+_TITLES = {
+    "requested_status": "REQUESTED",
+    "concurrency": "CONC",
+    "priority": "PRIO",
+    "rank_count": "RANKS",
+    "node_count": "NODES",
+    "length_max": "LENGTH",
+    "expires_s": "EXPIRES",
+}
+_NUMBERS = frozenset(
+    {"id", "concurrency", "priority", "cores", "gpus", "position", "rank_count", "node_count", "length_max"}
+    | {"expires_s", "interval_s", "number", "core", "pid", "uid"}
+)
 
 
 def _matching(

@@ -163,7 +163,7 @@ def plain(value: Any, name: str = "") -> Any:
 
 
 #: columns of the terminal between two columns, and the narrowest that one is cut to
-_GAP, _CUT_TO = 2, 8
+_GAP, _CUT_TO = 2, 6
 
 
 def _rich_table(columns: Sequence[Column], texts: Sequence[Sequence[str]], header: bool) -> None:

@@ -143,7 +143,8 @@ def _check(s: State, peer: Peer, user: str, message: Submit, job: Job | None, ou
         _later(s, peer, message, f"the ledger does not answer: {s.ledger_down}", out)
         return None
     if len(message.key) != 16 or not 0 < message.count <= limits.batch_tasks_max:
-        _refuse(s, peer, message, "protocol", f"a batch has 1 to {limits.batch_tasks_max} tasks and a key of 16 bytes", out)
+        text = f"a batch has 1 to {limits.batch_tasks_max} tasks and a key of 16 bytes"
+        _refuse(s, peer, message, "protocol", text, out)
         return None
     if not well_formed(message.offsets, message.payload, message.count):
         _refuse(s, peer, message, "protocol", "offsets and payload do not fit together", out)
@@ -186,7 +187,7 @@ def _edge_problem(s: State, user: str, message: Submit, job: Job | None) -> str:
             return f"edge ({offset}, {slot}, {producer}, {index}) is out of range or out of order"
         slots[offset] = slot + 1
         if producer == own and index >= message.first + offset:
-            return f"task {message.first + offset} depends on task {index} of the same job, which does not come before it"
+            return f"task {message.first + offset} depends on task {index} of its job, which does not come before it"
         other = s.book.jobs.get(JobId(producer))
         if other is not None and other.owner != user:
             return f"job {producer} belongs to somebody else"

@@ -460,14 +460,18 @@ class Agent:
         else:
             self._counter += 1
             out.actions.append(Sample())
-            running = [(r.flights[0].grant.item.grant, r.flights[0].next) for r in self._ranks.values() if r.flights]
-            idle = sum(not r.flights for r in self._ranks.values())
-            out.send(BROKER, m.Beat(self._counter, running, self._load, self._memory, idle))
+            self._tell_running(out)
             again = self._holdings.offer_again(now - _OFFER_AGAIN_S, now)
             if again:
                 out.send(BROKER, m.Finished(again))
         if now - self._heard_at > 0.8 * self._limits.lease_s:
             self._fence(out)
+
+    def _tell_running(self, out: Effects) -> None:
+        """Only what is known to run has made an attempt when this node is lost."""
+        running = [(r.flights[0].grant.item.grant, r.flights[0].next) for r in self._ranks.values() if r.flights]
+        idle = sum(not r.flights for r in self._ranks.values())
+        out.send(BROKER, m.Beat(self._counter, running, self._load, self._memory, idle))
 
     def _fence(self, out: Effects) -> None:
         """The lease is about to end unheard: end what runs, so that two attempts hardly overlap."""
@@ -513,6 +517,7 @@ class Agent:
         self._stop_at = now + _STOP_S
         if self._holdings.fresh and self._welcome:
             out.send(BROKER, m.Finished(self._holdings.offer(now)))
+        self._tell_running(out)
         out.send(BROKER, m.Goodbye(reason))
         self._welcome = False  # the broker gives away what is not settled; what comes now is too late
         for rank in self._ranks.values():

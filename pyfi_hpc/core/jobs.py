@@ -83,8 +83,8 @@ class Job:
     """The tasks that one request submits."""
 
     __slots__ = (
-        "batches", "closed", "count", "firsts", "id", "key", "name", "next_number", "on_failure", "open", "opened_at", "owner",
-        "open_batches", "settled", "shape", "waiters", "watchers",
+        "batches", "closed", "count", "firsts", "id", "key", "name", "next_number", "on_failure", "open",
+        "open_batches", "opened_at", "owner", "settled", "shape", "waiters", "watchers",
     )  # fmt: skip
 
     def __init__(self, record: JobOpened) -> None:

@@ -6,6 +6,9 @@ without an outcome of the oldest run is its *head*: the one that runs, and the o
 limit is charged to. Outcomes of a bundle are reported in order, except that what is handed back is told at once.
 
     runner   starting --ready--> ready --signal or stop--> ending --RunnerExited--> gone
+
+Slurm ends an allocation by a TERM to every process of it, runners too: no crash, and the agent is about to tell the
+broker. A runner that dies of a TERM which is not ours is looked at a moment later.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pyfi_hpc.core.outcomes import OutcomePacker, death_error
 from pyfi_hpc.core.runs import Key, Runner, Work
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
-from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Unreachable
+from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Beat, Bundle, Kill, RankBeat, RankReady, Stop
@@ -35,6 +38,9 @@ IMPORT_LIMIT_S = 120.0
 GREET_S = 0.02
 #: a runner that was told to skip a task answers within this time unless the task runs already, seconds
 SKIP_S = 0.05
+#: what ends an allocation reaches its processes within this time, and the agent tells its ranks to stop, seconds
+TERM_S = 1.0
+_SIGTERM = 15
 
 
 class RankMachine:
@@ -78,6 +84,8 @@ class RankMachine:
         self._draining = False
         #: everything ends now
         self._leaving = False
+        #: somebody else wants this process to end
+        self._terminated = False
         self._leave_at = float("inf")
         self._done = OutcomePacker(rank, limits.batch_bytes_goal)
 
@@ -95,6 +103,8 @@ class RankMachine:
                 self._known = True
                 self._beat_at = now
             self._received(event.message, now, out)
+        elif isinstance(event, Signalled):
+            self._terminated = self._terminated or event.what == "stop"
         elif isinstance(event, Unreachable):
             self._unreachable(now, out)
         self._done.flush(out, AGENT)
@@ -275,6 +285,13 @@ class RankMachine:
     # --- how runners end ------------------------------------------------------------------------------
 
     def _exited(self, event: RunnerExited, now: float, out: Effects) -> None:
+        runner = self._runners[event.runner]
+        if event.status == -_SIGTERM and runner.runs and not runner.ending and not self._leaving:
+            runner.lost, runner.ending, runner.deadline = event, True, now + TERM_S
+        else:
+            self._gone(event, now)
+
+    def _gone(self, event: RunnerExited, now: float) -> None:
         runner = self._runners.pop(event.runner)
         if self._leaving:
             return  # the agent knows that what it gave us is lost
@@ -319,6 +336,11 @@ class RankMachine:
 
     def _late(self, runner: Runner, now: float, out: Effects) -> None:
         """A deadline passed: of the import, of the head, or of the grace."""
+        if runner.lost is not None:
+            if self._terminated:
+                runner.target = (runner.runs[0], runner.runs[0].next, Cause.PREEMPTED)
+            self._gone(runner.lost, now)
+            return
         if runner.ending:
             self._signal(runner, now, out, hard=True)
             return
@@ -361,6 +383,8 @@ class RankMachine:
             self._hand_back(work, fresh, runner is not None and runner.runs[0] is work)
         if runner is None:
             self._report_leading_killed(work)
+            return
+        if runner.lost is not None:
             return
         self._skip(runner, work, fresh[0], fresh[-1] + 1, out)
         is_head = runner.runs[0] is work and work.next == fresh[0]
@@ -421,6 +445,9 @@ class RankMachine:
         self._draining = self._leaving = True
         self._leave_at = now + self._limits.kill_grace_s
         self._work.clear()
-        for runner in self._runners.values():
+        for runner in list(self._runners.values()):
             runner.runs.clear()
-            self._signal(runner, now, out, hard=True)
+            if runner.lost is not None:
+                del self._runners[runner.number]
+            else:
+                self._signal(runner, now, out, hard=True)

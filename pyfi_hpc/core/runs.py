@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from pyfi_hpc.model.events import RunnerExited
 from pyfi_hpc.model.messages import Bundle
 from pyfi_hpc.model.states import Cause
 
@@ -54,3 +55,5 @@ class Runner:
     used_at: float = 0.0
     #: the head that the signal was meant for, and why
     target: tuple[Work, int, Cause] | None = None
+    #: how it died, of a TERM that is not ours; what that means shows before ``deadline``
+    lost: RunnerExited | None = None

@@ -75,6 +75,9 @@ class State:
                 self.payload_bytes -= len(batch.payload) + len(batch.offsets)
             self.emit(BatchClosed(batch.id), out)
 
-    def push(self, job: Job, batch: Batch, lo: int, states: bytes, offsets: bytes, payload: bytes, out: Effects) -> None:
+    def push(
+        self, job: Job, batch: Batch, lo: int, states: bytes, offsets: bytes, payload: bytes, out: Effects
+    ) -> None:
+        """Results to those who watch the job."""
         if job.watchers:
             self.clients.push(job, Range(batch.first + lo, len(states), states, offsets, payload), out)

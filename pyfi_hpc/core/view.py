@@ -6,6 +6,7 @@ from typing import Any
 
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
+from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.states import TaskState
 
 
@@ -30,6 +31,13 @@ def view(s: State, now: float) -> dict[str, Any]:
             }
             for node in s.nodes.by_name.values()
         ],
+        #: (batch, offset) -> node, as of each node's last beat
+        "running": {
+            (grant.batch.id, offset): node.name
+            for node in s.nodes.by_name.values()
+            for number, offset in node.running
+            if (grant := node.grants.get(GrantId(number)))
+        },
         "open_tasks": s.book.open_count,
         "ready_tasks": s.queue.ready,
         "payload_bytes": s.payload_bytes,

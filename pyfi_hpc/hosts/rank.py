@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from pyfi_hpc.adapters import mpi, node
 from pyfi_hpc.adapters.child import Runners
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import AGENT, DealerPort
+from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.rank import RankMachine
 from pyfi_hpc.errors import PyfiError, SiteError
 from pyfi_hpc.hosts import daemon
@@ -42,9 +42,7 @@ def main() -> None:
     )
     parser.add_argument("--core", type=int, default=-1, help="core of the replaced rank")
     options = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        # a handler, not SIG_IGN: runners would inherit that
-        signal.signal(number, _ignore)
+    signals = SignalPort()  # handlers, not SIG_IGN: runners would inherit that
     settings = daemon.load(options)
     if options.replace is None:
         place = mpi.join()
@@ -56,7 +54,7 @@ def main() -> None:
     if place.problem:
         log.warning("no MPI: %s", place.problem)
     try:
-        run(settings, place, core)
+        run(settings, place, core, signals)
         code = 0
     except PyfiError as error:
         log.error("%s", error)
@@ -68,7 +66,7 @@ def main() -> None:
     os._exit(code)  # no MPI_Finalize: it waits for all other ranks, also for dead ones
 
 
-def run(settings: Settings, place: mpi.Place, core: int) -> None:
+def run(settings: Settings, place: mpi.Place, core: int, signals: SignalPort) -> None:
     """Serve until the agent says stop or is gone.
 
     Raises
@@ -84,7 +82,7 @@ def run(settings: Settings, place: mpi.Place, core: int) -> None:
     machine = RankMachine(limits, place.rank, place.size, os.getpid(), core)
     log.info("rank %d of %d on %s, core %d", place.rank, place.size, node.name(), core)
     try:
-        Loop(machine, SystemClock(), [agent, runners], agent, doer=runners).run()
+        Loop(machine, SystemClock(), [agent, runners, signals], agent, doer=runners).run()
     finally:
         runners.close()
         agent.close()
@@ -113,10 +111,6 @@ def _start_log(settings: Settings, rank: int) -> None:
         format=f"%(asctime)s.%(msecs)03d %(levelname).1s rank={rank} %(name)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
-
-
-def _ignore(number: int, frame: object) -> None:
-    """The agent gets the same signal and tells us what to do."""
 
 
 if __name__ == "__main__":

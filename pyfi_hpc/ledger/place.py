@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
-
 from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable, SettingsError, SiteError
 from pyfi_hpc.ledger.connection import engine_url
 from pyfi_hpc.ledger.programs import User
@@ -137,7 +135,8 @@ def refuse_other_host(place: Place) -> None:
 def boot_id() -> str:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return str(int(psutil.boot_time()))
+    # no Linux: then a reboot is not seen, and Postgres' own look at the pid decides
+    return ""
 
 
 def lease_host(settings: Settings) -> str:

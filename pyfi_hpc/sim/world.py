@@ -347,6 +347,8 @@ class ImaginedRank:
             self._next()
         elif isinstance(message, m.Kill):
             self._kill(message)
+        elif isinstance(message, m.Stop):
+            self.agent.kill_rank(self.number)
 
     def _beat(self) -> None:
         if not self.dead and not self.agent.dead:

@@ -52,8 +52,7 @@ def batches_of(url: str) -> list[int]:
 def test_a_commit_of_unknown_outcome_is_looked_up(
     proxy: Proxy, ledger: PostgresLedger, ledger_url: str, statement: bytes, jobs: int, how: str
 ) -> None:
-    """Cut or silence the connection at each statement of a commit, small (one message) or large (by COPY): the
-    records are there once, and it goes on."""
+    """Cut or silence the connection at each statement of a commit, one message or COPY: all is there once."""
     ledger.take_over("here")
     ledger.commit([opened(1), admitted(1, 1)], 1)
     proxy.arm(statement, how)

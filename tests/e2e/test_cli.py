@@ -229,12 +229,12 @@ def test_a_network_from_the_command_line(instance: Pyfi) -> None:
     assert all(number.isdigit() for number in ids)
     assert result == "do_this(some data)"
     (socket,) = rows(instance, "ls", "sockets", "proc1.*2")
-    assert (socket["QUEUE"], socket["FUNCTION"], socket["CONCURRENCY"]) == ("pyfi.queue1", "proc1.do_this", "8")
+    assert (socket["QUEUE"], socket["FUNCTION"], socket["CONC"]) == ("pyfi.queue1", "do_this", "8")
     instance("add", "processor", "-n", "proc1", "-g", sample, code=2)
     instance("update", "processor", "proc1", "-c", "3")
     instance("proc", "stop", "-n", "proc1")
     (processor,) = rows(instance, "ls", "processors", "proc1")
-    assert (processor["CONCURRENCY"], processor["REQUESTED_STATUS"]) == ("3", "stopped")
+    assert (processor["CONC"], processor["REQUESTED"]) == ("3", "stopped")
     assert re.fullmatch(r"[0-9a-f]{12}", processor["COMMIT"])
     instance("delete", "processor", "proc1")
     assert rows(instance, "ls", "sockets", "proc1.*") == []
@@ -272,10 +272,11 @@ def test_people_and_rights(instance: Pyfi) -> None:
     assert answer(instance, "ls", "user", "--name", "darren")["user"]["privileges"] == ["darren.DELETE"]
 
 
-@pytest.mark.parametrize(
-    "words", ["processors", "sockets", "outlets", "queues", "plugs", "nodes", "agents", "schedulers", "users", "workers",
-              "tasks", "roles", "networks", "events", "calls", "jobs", "arguments", "codes", "logs"]
-)  # fmt: skip
+KINDS = """processors sockets outlets queues plugs nodes agents schedulers users workers tasks roles networks
+    events calls jobs arguments codes logs deployments schedules privileges allocations flows logins"""
+
+
+@pytest.mark.parametrize("words", KINDS.split())
 def test_everything_can_be_listed(instance: Pyfi, words: str) -> None:
     """In a pipe with a title; as JSON with its total."""
     assert instance("ls", words, "--limit", "2").stdout.splitlines()[0].isupper()

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.events import Signalled
 from pyfi_hpc.model.limits import Limits
-from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.model.states import Cause, TaskState
 from pyfi_hpc.sim.checks import check
 from pyfi_hpc.sim.world import ClientHost, Plan, World
 
@@ -186,6 +187,58 @@ def submit_structure(client: ClientHost, r: random.Random) -> int:
     return first
 
 
+def test_drain_finishes_what_runs_and_hands_back_the_rest() -> None:
+    """USR1 to a node: no task is started there any more, none is started twice, and its agent ends."""
+    world = World()
+    client = ClientHost.join(world)
+    client.submit(["0.001"] * 200 + ["1"] * 40)
+    world.run(lambda: len(client.results) >= 210)
+    agent = world.agents["n1"]
+    begun = sum(len(rank._line) for rank in agent.ranks.values())
+    agent.tell(Signalled("drain"))
+    world.run(lambda: agent.machine.stopped, 5.0)
+    assert not agent.ranks, begun
+    started = len([e for e in world.executed if e[1] >= 200])
+    settle(world, client, 240)
+    assert started < 40
+    assert len(world.executed) == 240
+    assert not world.store.attempts
+
+
+def test_drain_hands_back_what_a_rank_has_in_line() -> None:
+    """A rank has short tasks in line behind a long one when USR1 comes: they run on the other node meanwhile."""
+    world = World()
+    client = ClientHost.join(world)
+    client.submit(["0.0001"] * 500)
+    world.run(lambda: len(client.results) == 500)
+    client.submit((["20"] + ["0.0001"] * 30) * 4)
+    world.run(lambda: any(len(rank._line) > 1 for rank in world.agents["n1"].ranks.values()))
+    world.agents["n1"].tell(Signalled("drain"))
+    world.run_for(0.05)
+    assert not any(rank._line for rank in world.agents["n1"].ranks.values())
+    settle(world, client, 624)
+    assert len(world.executed) == 624
+
+
+def test_walltime_is_charged_to_nobody() -> None:
+    """TERM to the agent of an allocation: what ran makes one more attempt elsewhere, at most as often as it likes."""
+    world = World(plan=Plan(nodes=0))
+    agents = [world.start_agent("n1", "1")]
+    client = ClientHost.join(world)
+    client.submit(["5"] * 2 + ["0.01"] * 20)
+    for number in range(2, 7):  # more often than a task may die
+        world.run(lambda: any(rank._running for rank in agents[-1].ranks.values()))
+        world.run_for(0.01)
+        agents[-1].tell(Signalled("stop"))
+        world.run(lambda: agents[-1].machine.stopped, 4.0)
+        world.run_for(0.1)
+        assert not world.broker or not world.broker.machine.state.nodes.by_name
+        agents.append(world.start_agent(f"n{number}", str(number)))
+    settle(world, client, 22)
+    assert {state for state, _ in client.results.values()} == {TaskState.COMPLETED}
+    assert {record.cause for found in world.store.attempts.values() for record in found} == {Cause.WALLTIME}
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_faults(seed: int) -> None:
     """Agents, ranks and brokers die, links are cut, while maps, chains and failing tasks run: all is settled once."""
@@ -220,6 +273,10 @@ def test_random_faults(seed: int) -> None:
             client.reconnect()
         elif kind == 7:
             world.cut(r.choice(list(world.agents)), r.random() * 12)
+        elif kind == 8:
+            world.agents[r.choice(list(world.agents))].tell(Signalled(r.choice(["drain", "stop"])))
+            names += 1
+            world.start_agent(f"n{names}")
         elif kind == 8:
             total += submit_structure(client, r)
         world.run_for(r.random() * 2)

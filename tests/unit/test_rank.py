@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyfi_hpc.core.rank import AGENT, RankMachine
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
-from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Unreachable
+from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Beat, Bundle, Done, Kill, RankBeat, RankReady, Stop
 from pyfi_hpc.model.states import Cause
@@ -102,6 +102,34 @@ class Story:
 
 def done(run: int, index: int, cause: int = 0, result: bytes = b"r") -> list[Any]:
     return ["done", run, index, cause, 5000.0, 0.25, result, None, None]
+
+
+def test_the_end_of_an_allocation_is_no_crash() -> None:
+    """Slurm's TERM ends the runner first, then reaches the rank: preempted, if the agent has not said stop by then."""
+    s = Story()
+    s.running(1, 2)
+    term = RunnerExited(1, -15, "signal 15")
+    assert s.turn(term) == []
+    assert s.turn(Signalled("stop")) == []
+    assert s.after(0.5) == []
+    assert s.after(0.6) == ["start 2 m", "done 1 10+1 PREEMPTED"]
+
+
+def test_the_agents_stop_ends_a_rank_whose_runner_is_gone() -> None:
+    """TERM to all, then the agent's stop: nothing is reported, the rank ends at once."""
+    s = Story()
+    s.running(1, 2)
+    s.turn(Signalled("stop"), RunnerExited(1, -15, "signal 15"))
+    assert s.hear(Stop(drain=False)) == []
+    assert s.machine.stopped
+
+
+def test_a_function_that_ends_itself_by_term_crashes() -> None:
+    """The same signal from inside, the rank hears nothing: a crash, told a second later."""
+    s = Story()
+    s.running(1, 1)
+    assert s.turn(RunnerExited(1, -15, "signal 15")) == []
+    assert s.after(1.1) == ["done 1 10+1 CRASH"]
 
 
 def test_a_bundle_runs() -> None:
@@ -430,7 +458,7 @@ def test_every_task_ends_exactly_once_in_order(data: st.DataObject) -> None:
                 turn(RunnerSpoke(runner.number, [["ready", 1, "3", 5000.0]]))
         elif what == "die" or (runner.dying and data.draw(st.booleans())):
             del runners[runner.number]
-            turn(RunnerExited(runner.number, 1, "it died"))
+            turn(RunnerExited(runner.number, data.draw(st.sampled_from([1, -15])), "it died"))
         elif what == "slow":
             s.now += data.draw(st.sampled_from([0.03, 1.0, 20.0]))
             turn()
