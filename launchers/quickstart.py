@@ -103,7 +103,7 @@ def report(tasks: int, busy_s: float) -> None:
         print(f"  {seconds:6.1f} s  {name}")
         if name == _RUN:
             share = busy_s / (ranks * running_s)
-            print(f"  {busy_s / ranks:6.1f} s    of it in your functions, {ranks} ranks side by side ({share:.0%} busy)")
+            print(f"  {busy_s / ranks:6.1f} s    of it in your functions, {ranks} ranks at once ({share:.0%} busy)")
     print(f"  {sum(seconds for _, seconds in _phases):6.1f} s  in all")
 
 

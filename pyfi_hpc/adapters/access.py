@@ -18,6 +18,9 @@ from pyfi_hpc.errors import BrokerUnreachable, Refused, SettingsError
 from pyfi_hpc.settings import Settings, private_folder
 
 
+VERSION = 1
+
+
 class Access(msgspec.Struct, frozen=True):
     """Address and keys; ``hosts`` are tried in order."""
 
@@ -47,6 +50,8 @@ def read(settings: Settings) -> Access:
         There is none: no instance of this name was started here.
     Refused
         It can be read by others, or belongs to somebody else.
+    SettingsError
+        It is damaged, or of another version.
     """
     file = settings.access_file
     try:
@@ -57,11 +62,22 @@ def read(settings: Settings) -> Access:
             fix="start one with `pyfi up`, or name another with --instance or PYFI_INSTANCE",
         ) from None  # fmt: skip
     try:
-        return msgspec.json.decode(raw, type=Access)
-    except msgspec.MsgspecError as error:
+        access = msgspec.json.decode(raw, type=Access)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise SettingsError(
             f"the access file is damaged: {error}", where=str(file), fix="remove it and start the instance again"
         ) from None
+    if access.version != VERSION:
+        raise SettingsError(
+            f"the access file has version {access.version}, this is version {VERSION}", where=str(file),
+            fix="use the same version of pyfi_hpc on both sides",
+        )  # fmt: skip
+    keys = (access.broker_public, access.client_public, access.client_secret)
+    if any(len(key) != 40 or not key.isascii() for key in keys):
+        raise SettingsError(
+            "the access file has a damaged key", where=str(file), fix="remove it and start the instance again"
+        )
+    return access
 
 
 def write(settings: Settings, access: Access) -> None:
@@ -79,7 +95,7 @@ def make(settings: Settings) -> tuple[Access, str]:
         pass
     broker, client, agent = zmq.curve_keypair(), zmq.curve_keypair(), zmq.curve_keypair()
     access = Access(
-        1, settings.instance, "127.0.0.1", 0, broker[0].decode(), client[0].decode(), client[1].decode(),
+        VERSION, settings.instance, "127.0.0.1", 0, broker[0].decode(), client[0].decode(), client[1].decode(),
         agent[0].decode(), agent[1].decode(),
     )  # fmt: skip
     _write_private(secret_file, broker[1])
@@ -88,15 +104,28 @@ def make(settings: Settings) -> tuple[Access, str]:
 
 
 def _read_private(file: Path) -> bytes:
-    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # never waits, should it be a pipe
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Refused(
+            f"the file with the keys cannot be read: {error.strerror}", where=str(file),
+            fix="use an instance of your own: `pyfi up`",
+        ) from None  # fmt: skip
     with os.fdopen(descriptor, "rb") as stream:
         info = os.fstat(descriptor)
-        if info.st_uid != os.getuid():
-            raise Refused("the file with the keys belongs to somebody else", where=str(file))
+        if info.st_uid != os.getuid() or not stat.S_ISREG(info.st_mode):
+            raise Refused(
+                f"the file with the keys belongs to uid {info.st_uid}, not to you", where=str(file),
+                fix="use an instance of your own: `pyfi up`",
+            )  # fmt: skip
         if stat.S_IMODE(info.st_mode) & 0o077:
             raise Refused(
-                "others can read the file with the keys", where=str(file), fix=f"chmod 600 {file}; change the keys"
-            )
+                f"others can use the file with the keys (mode {stat.S_IMODE(info.st_mode):04o})", where=str(file),
+                fix=f"stop the instance, remove {file} and start it again: it gets new keys",
+            )  # fmt: skip
         return stream.read()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ log = logging.getLogger("pyfi_hpc.port")
 _ROUND_MAX = 512
 #: bytes taken in one round; the rest waits in ZeroMQ
 _ROUND_BYTES = 64 << 20
-#: a bad peer is named in the log so often, then counted in silence
+#: so many bad peers are named in the log at once, then one a second; each line tells how many there were
 _NAMED_MAX = 20
 
 #: what each role may send to the broker; all else is dropped and counted
@@ -39,6 +40,24 @@ _MAY_SEND: Mapping[str, frozenset[type]] = {
     "client": frozenset({m.Hello, m.Submit, m.Watch, m.Cancel, m.Ask, m.Beat, m.Consumed}),
     "agent": frozenset({m.Hello, m.Finished, m.Beat, m.Capacity, m.Goodbye}),
 }
+
+
+class Tally:
+    """Counts what was turned away and names some of it in the log: a flood must not fill the disk."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lines = float(_NAMED_MAX)
+        self._at = time.monotonic()
+
+    def note(self, text: str, *values: object) -> None:
+        self.count += 1
+        now = time.monotonic()
+        self._lines = min(_NAMED_MAX, self._lines + now - self._at)
+        self._at = now
+        if self._lines >= 1:
+            self._lines -= 1
+            log.warning(text, *values, self.count)
 
 
 class RouterPort:
@@ -60,7 +79,7 @@ class RouterPort:
         self._decoder = decoder
         self._role = role
         #: messages that were dropped because they were malformed or not allowed
-        self.dropped = 0
+        self.dropped = Tally()
 
     def receive(self) -> list[Any]:
         events: list[Any] = []
@@ -101,13 +120,11 @@ class RouterPort:
         return role, user
 
     def _drop(self, peer: Peer, role: str, why: str) -> None:
-        self.dropped += 1
-        if self.dropped <= _NAMED_MAX or self.dropped % 1000 == 0:
-            log.warning("! dropped peer=%s role=%s dropped=%d why=%s", peer.hex(), role, self.dropped, why[:200])
+        self.dropped.note("! dropped peer=%s role=%s why=%s dropped=%d", peer.hex(), role, why[:200])
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
         frame = codec.encode(messages)
-        if len(frame) > _FRAME_BYTES_GOAL and len(messages) > 1:
+        if len(frame) > FRAME_BYTES_GOAL and len(messages) > 1:
             half = len(messages) // 2
             return self.send(peer, messages[:half]) and self.send(peer, messages[half:])
         try:
@@ -123,7 +140,7 @@ class RouterPort:
 
 
 #: messages to one peer are cut into frames of about this size
-_FRAME_BYTES_GOAL = 8 << 20
+FRAME_BYTES_GOAL = 8 << 20
 
 
 def bind_tcp(
@@ -177,7 +194,7 @@ class Gatekeeper:
         self.waitable = self._socket
         #: public key (Z85 text) -> "role:user"
         self.keys = dict(keys)
-        self.refused = 0
+        self.refused = Tally()
 
     def receive(self) -> list[Any]:
         while True:
@@ -195,9 +212,7 @@ class Gatekeeper:
         if user:
             reply = [version, request_id, b"200", b"OK", user, b""]
         else:
-            self.refused += 1
-            if self.refused <= _NAMED_MAX or self.refused % 1000 == 0:
-                log.warning("! refused address=%s refused=%d why=unknown key", address.decode(), self.refused)
+            self.refused.note("! refused address=%s why=unknown key refused=%d", address.decode())
             reply = [version, request_id, b"400", b"unknown key", b"", b""]
         self._socket.send_multipart(reply)
 
@@ -206,10 +221,11 @@ class Gatekeeper:
 
 
 class Sentry:
-    """Watches a socket for connections that fail before any key was asked for. A Port without events.
+    """Watches a socket for connections that end before their handshake. A Port without events.
 
     Port scans, other protocols, ZMTP without CURVE, a wrong server key: libzmq closes them after at most
-    HANDSHAKE_IVL; here they are counted and named.
+    HANDSHAKE_IVL; here they are counted and named. libzmq does not tell whose handshake succeeded: it is taken to be
+    that of the youngest connection, so under a flood a line of the log may name the wrong address.
     """
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
@@ -217,14 +233,15 @@ class Sentry:
         self.waitable = socket.get_monitor_socket(
             zmq.EVENT_ACCEPTED
             | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_SUCCEEDED
             | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
-        self.failed = 0
-        #: descriptor -> address of who is connected there
-        self._peers: dict[int, str] = {}
-        #: the handshake that failed last, until its disconnection tells whose it was
+        self.failed = Tally()
+        #: connections without a handshake: descriptor -> address of the other end, youngest last
+        self._young: dict[int, str] = {}
+        #: the handshake that failed last: the disconnection that follows tells whose it was
         self._failure = 0
 
     def receive(self) -> list[Any]:
@@ -238,16 +255,17 @@ class Sentry:
 
     def _note(self, kind: int, value: int) -> None:
         if kind == zmq.EVENT_ACCEPTED:
-            self._peers[value] = _address(value)
+            self._young[value] = _address(value)
+        elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            if self._young:
+                self._young.popitem()
         elif kind != zmq.EVENT_DISCONNECTED:
             self._failure = kind
-        else:  # libzmq tells of a failed handshake, then that its connection is closed
-            peer = self._peers.pop(value, "unknown")
-            if self._failure:
-                self.failed += 1
-                if self.failed <= _NAMED_MAX or self.failed % 1000 == 0:
-                    why = _HANDSHAKES.get(self._failure, "no handshake")
-                    log.warning("! handshake failed address=%s failed=%d why=%s", peer, self.failed, why)
+        else:
+            peer = self._young.pop(value, "")
+            if peer or self._failure:
+                why = _HANDSHAKES.get(self._failure, "no ZMTP")
+                self.failed.note("! handshake failed address=%s why=%s failed=%d", peer, why)
             self._failure = 0
 
     def close(self) -> None:
@@ -255,7 +273,7 @@ class Sentry:
 
 
 _HANDSHAKES: dict[int, str] = {
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "no ZMTP, or closed in the middle",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "closed in the middle",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "no CURVE, or a wrong server key",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unknown key",
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 import msgspec
 
+from pyfi_hpc.core import settle
 from pyfi_hpc.core.graph import edges_of
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
@@ -12,11 +15,13 @@ from pyfi_hpc.model.events import JobFound, SocketSpec
 from pyfi_hpc.model.ids import BatchId, CodeId, JobId, Peer, SocketId
 from pyfi_hpc.model.messages import Accepted, Refused, Submit
 from pyfi_hpc.model.packed import largest, well_formed
-from pyfi_hpc.model.records import BatchAdmitted, JobOpened
+from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened
 from pyfi_hpc.model.states import FIRST_FINAL, OnFailure, TaskState
 
 #: asked of a client while the ledger is down or the broker is full, seconds
 _RETRY_AFTER_S = 0.5
+#: names are compared with an unknown one while there are no more, which takes some ms
+_COMPARED_MAX = 1000
 
 
 def submit(s: State, peer: Peer, user: str, message: Submit, now: float, out: Effects) -> None:
@@ -74,7 +79,7 @@ def _open(s: State, peer: Peer, user: str, message: Submit, now: float, out: Eff
         now + s.utc_offset,
     )  # fmt: skip
     s.emit(opened, out)
-    _admit(s, s.book.jobs[job_id], socket, peer, message, out)
+    _admit(s, s.book.jobs[job_id], socket, peer, message, now, out)
 
 
 def _append(s: State, job: Job, peer: Peer, user: str, message: Submit, now: float, out: Effects) -> None:
@@ -89,10 +94,10 @@ def _append(s: State, job: Job, peer: Peer, user: str, message: Submit, now: flo
     else:
         socket = _check(s, peer, user, message, job, out)
         if socket is not None:
-            _admit(s, job, socket, peer, message, out)
+            _admit(s, job, socket, peer, message, now, out)
 
 
-def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, out: Effects) -> None:
+def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, now: float, out: Effects) -> None:
     batch_id = s.next_batch
     s.next_batch = BatchId(batch_id + 1)
     record = BatchAdmitted(
@@ -108,9 +113,28 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
     if message.edges:
         s.graph.admit(batch, edges_of(message.edges, job.id), out)
     enqueue_pending(s, batch)
+    job.submitter = peer
+    s.orphans.pop(job.id, None)
     if message.watch:
         _watch(s, job, peer)
     out.send(peer, Accepted(message.key, message.number, job.id))
+    if job.cancelled:
+        settle.cancel(s, job, batch.first, batch.count, now, out)
+
+
+def close(s: State, job: Job, out: Effects) -> None:
+    """End a job whose client has gone before its last batch: an empty batch is the last one.
+
+    What was admitted runs and is settled; whoever waits for the job is told that no more follows.
+    """
+    before = job.batches[-1]
+    batch_id = s.next_batch
+    s.next_batch = BatchId(batch_id + 1)
+    record = BatchAdmitted(
+        batch_id, job.id, job.next_number, job.count, 0, True, before.socket, before.code, 0, 0, 0.0, b"", b"", b""
+    )
+    s.emit(record, out)
+    s.emit(BatchClosed(batch_id), out)
 
 
 def enqueue_pending(s: State, batch: object) -> None:
@@ -197,8 +221,11 @@ def _edge_problem(s: State, user: str, message: Submit, job: Job | None) -> str:
 
 
 def _similar(s: State, name: str) -> str:
+    """How to go on: sockets of the same function, or of a name like this one."""
     function = name.rpartition(".")[2].rpartition(":")[2]
     near = sorted(known for known in s.sockets if known.rpartition(".")[2] == function)
+    if not near and len(s.sockets) <= _COMPARED_MAX:
+        near = get_close_matches(name, s.sockets, 3)
     if near:
         return "did you mean " + ", ".join(near[:5]) + "?"
     return "deploy its code with `pyfi deploy PATH`; `pyfi ls sockets` lists what there is"

@@ -1,0 +1,386 @@
+"""What comes to the ports from those who should not speak, or speak rubbish: dropped, counted, named; all goes on."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+import zmq
+from instance_fixture import Instance, until
+
+from pyfi_hpc.adapters import access as access_file
+from pyfi_hpc.adapters import node
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
+from pyfi_hpc.model.packed import offsets_of
+from pyfi_hpc.wire import codec
+
+KEY = b"k" * 16
+
+
+@pytest.fixture(autouse=True)
+def _all_goes_on(healthy: Instance) -> Iterator[None]:
+    """After each test the instance serves with the same processes, and the broker's memory is as it was."""
+    broker = psutil.Process(healthy.pid("broker"))
+    before = broker.memory_info().rss
+    yield
+    assert broker.memory_info().rss < before + (300 << 20)
+    assert "this is a bug" not in healthy.log("broker")
+
+
+class Logged:
+    """What a daemon's log says from now on."""
+
+    def __init__(self, box: Instance, name: str = "broker") -> None:
+        self._box, self._name = box, name
+        self._start = len(box.log(name))
+
+    def says(self, *words: str) -> None:
+        deadline = time.monotonic() + 8.0
+        while not all(word in self.text for word in words):
+            assert time.monotonic() < deadline, f"{words} not in {self._name}'s log: {self.text}"
+            time.sleep(0.02)
+
+    @property
+    def text(self) -> str:
+        return self._box.log(self._name)[self._start :]
+
+
+def address(box: Instance) -> tuple[str, int]:
+    found = access_file.read(box.settings)
+    return found.host, found.port
+
+
+@contextmanager
+def dealer(box: Instance, role: str = "client", **options: Any) -> Iterator[zmq.Socket[bytes]]:
+    """A ZeroMQ client with the keys of this role; options replace or add to what belongs to it."""
+    found = access_file.read(box.settings)
+    context = zmq.Context()
+    link = context.socket(zmq.DEALER)
+    link.linger = 0
+    link.curve_serverkey = options.pop("server", found.broker_public).encode()
+    keys = (found.client_public, found.client_secret) if role == "client" else (found.agent_public, found.agent_secret)
+    link.curve_publickey, link.curve_secretkey = (key.encode() for key in options.pop("keys", keys))
+    link.connect(found.endpoint)
+    try:
+        yield link
+    finally:
+        context.destroy(linger=0)
+
+
+def hello(role: str = "client", **changes: Any) -> m.Hello:
+    return m.Hello(changes.pop("version", PROTOCOL_VERSION), role, changes.pop("name", "test"), "incarnation", **changes)
+
+
+def answer(link: zmq.Socket[bytes], limit_s: float = 5.0) -> list[Any]:
+    if not link.poll(limit_s * 1000):
+        return []
+    frame = link.recv()
+    try:
+        return list(codec.TO_CLIENT.decode(frame))
+    except msgspec.ValidationError:
+        return list(codec.TO_AGENT.decode(frame))
+
+
+def welcome(link: zmq.Socket[bytes], first: m.Hello) -> None:
+    link.send(codec.encode([first]))
+    assert isinstance(answer(link)[0], m.Welcome)
+
+
+def unheard(link: zmq.Socket[bytes]) -> None:
+    """Nobody answers on this connection."""
+    link.send(codec.encode([hello()]), zmq.NOBLOCK)
+    assert not link.poll(400)
+
+
+# --- before any key ---------------------------------------------------------------------------------------
+
+
+def test_random_bytes(box: Instance) -> None:
+    """Rubbish of all lengths, HTTP, TLS: closed and named by address."""
+    logged = Logged(box)
+    for rubbish in (b"\0", b"\xff" * 64, os.urandom(100_000), b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(500),
+                    b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32) + os.urandom(5000)):  # fmt: skip
+        with closing(socket.create_connection(address(box), 5)) as link:
+            try:
+                link.sendall(rubbish)
+                link.shutdown(socket.SHUT_WR)
+                link.settimeout(3)
+                while link.recv(4096):
+                    pass
+            except OSError:
+                pass
+    logged.says("handshake failed address=127.0.0.1:")
+
+
+def test_zmtp_without_curve(box: Instance) -> None:
+    """NULL and PLAIN clients of plain ZeroMQ never get a message in."""
+    logged = Logged(box)
+    for plain in (False, True):
+        with zmq.Context() as context, context.socket(zmq.DEALER) as link:
+            link.linger = 0
+            if plain:
+                link.plain_username, link.plain_password = b"admin", b"admin"
+            link.connect(access_file.read(box.settings).endpoint)
+            unheard(link)
+    logged.says("handshake failed address=127.0.0.1:", "no CURVE")
+
+
+def test_wrong_server_key(box: Instance) -> None:
+    """A client that was told another broker's key cannot speak with this one."""
+    logged = Logged(box)
+    with dealer(box, server=zmq.curve_keypair()[0].decode()) as link:
+        unheard(link)
+    logged.says("handshake failed")
+
+
+def test_unknown_client_key(box: Instance) -> None:
+    """A key that nobody gave out: refused and named by address."""
+    logged = Logged(box)
+    public, secret = zmq.curve_keypair()
+    with dealer(box, keys=(public.decode(), secret.decode())) as link:
+        unheard(link)
+    logged.says("unknown key", "address=127.0.0.1")
+
+
+# --- with a good key --------------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> bytes:
+    return b"\x91" * depth + b"\xc0"
+
+
+GARBAGE = {
+    "nothing": b"",
+    "random": os.urandom(10_000),
+    "not a list": b"\x01",
+    "no such message": msgspec.msgpack.encode([["Launch", 1]]),
+    "too few fields": msgspec.msgpack.encode([["Submit", b"x"]]),
+    "too many fields": msgspec.msgpack.encode([["Beat", 1, [], 0.0, 0, 0, 7]]),
+    "wrong types": msgspec.msgpack.encode([["Hello", "one", 2, 3, 4]]),
+    "deep": nested(100_000),
+    "deep inside": b"\x91\x92\xa4Beat" + nested(50_000),
+    "a list of 4 billion": b"\xdd\xff\xff\xff\xff",
+    "bytes of 4 GB": b"\x91\x95\xa3Ask\x01\xa1x\xc6\xff\xff\xff\xff",
+    "a million messages": b"\xdd" + struct.pack(">I", 1_000_000) + b"\x92\xa4Beat\x01" * 1_000_000,
+    "a number of 64 bits": msgspec.msgpack.encode([["Watch", (1 << 64) - 1, [0, -1], True]]),
+    "a negative job": msgspec.msgpack.encode([["Watch", -1, [0, -1], True]]),
+    "a negative cursor": msgspec.msgpack.encode([["Watch", 1, [-(1 << 63), -1], True]]),
+    "text that is no UTF-8": b"\x91\x95\xa5Hello\x01\xa2\xff\xfe\xa1x\xa1y",
+    "a big body": codec.encode([m.Ask(1, "info", bytes(2 << 20))]),
+}
+
+
+@pytest.mark.parametrize("role", ["client", "agent"])
+def test_garbage_frames(box: Instance, role: str) -> None:
+    """Each kind of rubbish in a frame: dropped, counted, named by peer and role; the same connection is served after it."""
+    for name, frame in GARBAGE.items():
+        logged = Logged(box)
+        with dealer(box, role) as link:
+            link.send(frame)
+            link.send(codec.encode([m.Beat(1)]))
+            assert isinstance(answer(link)[0], m.Unknown), name
+    assert "dropped peer=" in box.log("broker")
+    assert f"role={role}" in box.log("broker")
+
+
+def test_several_frames(box: Instance) -> None:
+    """A message of many frames, good ones among them: all of it is dropped."""
+    with dealer(box) as link:
+        link.send_multipart([codec.encode([hello()])] * 3)
+        link.send_multipart([b"", codec.encode([hello()])])
+        assert not link.poll(300)
+        welcome(link, hello())
+
+
+def test_messages_of_another_role(box: Instance) -> None:
+    """A client that speaks as an agent, and the other way round: dropped, the rest of the frame counts."""
+    with dealer(box) as link:
+        welcome(link, hello())
+        link.send(codec.encode([m.Capacity(1000, 1000), m.Finished([]), m.Goodbye(), m.Beat(7)]))
+        assert answer(link) == [m.Beat(7)]
+    with dealer(box, "agent") as link:
+        link.send(codec.encode([m.Ask(1, "shutdown"), m.Cancel(1, 1, 0, -1), m.Beat(7)]))
+        assert isinstance(answer(link)[0], m.Unknown)
+    assert len(box.nodes()) == 1
+
+
+def test_oversized_message(box: Instance) -> None:
+    """Over 64 MB in one message: the connection is closed, nothing of it is kept; others are served."""
+    with dealer(box) as link:
+        welcome(link, hello())
+        link.send(bytes(Limits().message_bytes_max + 1))
+        link.send(codec.encode([m.Beat(1)]))
+        with dealer(box) as other:
+            welcome(other, hello())
+        assert not any(isinstance(message, m.Beat) for message in answer(link, 1.0))
+
+
+def submit(**changes: Any) -> m.Submit:
+    payload = msgspec.msgpack.encode([[1], {}])
+    fields: dict[str, Any] = {
+        "key": os.urandom(16), "number": 0, "first": 0, "count": 1, "last": True, "socket": "trouble.same",
+        "offsets": offsets_of([payload]), "payload": payload, **changes,
+    }  # fmt: skip
+    return m.Submit(**fields)
+
+
+def edges(*rows: tuple[int, int, int, int]) -> bytes:
+    return msgspec.msgpack.encode(list(rows))
+
+
+BAD_BATCHES = {
+    "no tasks": {"count": 0},
+    "too many tasks": {"count": 70_000, "offsets": bytes(4 * 70_001), "payload": b""},
+    "a count that is not true": {"count": 5},
+    "no offsets": {"offsets": b""},
+    "offsets of another length": {"offsets": offsets_of([b"x", b"y"])},
+    "offsets that fall": {"count": 2, "offsets": struct.pack("<3I", 0, 9, 5), "payload": bytes(5)},
+    "offsets beyond the end": {"offsets": struct.pack("<2I", 0, 1 << 31)},
+    "a short key": {"key": b"k"},
+    "a first batch that is not": {"number": 3, "first": 77},
+    "a wrong answer to failure": {"on_failure": 7},
+    "edges that are none": {"edges": b"\xff\x00rubbish"},
+    "nested edges": {"edges": nested(100_000)},
+    "an edge from nowhere": {"edges": edges((5, 0, 0, 0))},
+    "an edge to itself": {"edges": edges((0, 0, 0, 0))},
+    "a job that is not there": {"edges": edges((0, 0, 1 << 40, 0))},
+    "a slot far away": {"edges": edges((0, 60_000, 1, 0))},
+    "huge edges": {"edges": b"\xdd" + struct.pack(">I", 1 << 31)},
+    "negative edges": {"edges": edges((-1, -1, -1, -1))},
+    "arguments over the limit": {"offsets": struct.pack("<2I", 0, 9 << 20), "payload": bytes(9 << 20)},
+}
+
+
+def test_batches_that_cannot_be(box: Instance) -> None:
+    """Submissions with a hole in them: each is refused with a reason, or its frame is dropped; nothing is admitted."""
+    before = len(box.ask("jobs")["rows"])
+    with dealer(box) as link:
+        welcome(link, hello())
+        for name, changes in BAD_BATCHES.items():
+            link.send(codec.encode([submit(**changes)]))
+            got = answer(link)
+            assert isinstance(got[0], m.Refused), (name, got)
+            assert got[0].what
+            assert got[0].retry_after_s < 0
+        for changes in ({"priority": 1 << 40}, {"retries": 1 << 40}, {"retries": -1}, {"count": -1}, {"first": -5},
+                        {"time_limit_s": math.nan}, {"time_limit_s": -1.0}, {"number": 1 << 33}):  # fmt: skip
+            link.send(codec.encode([submit(**changes)]))
+        link.send(codec.encode([m.Beat(5)]))
+        assert answer(link) == [m.Beat(5)]
+    assert len(box.ask("jobs")["rows"]) == before
+
+
+def test_requests_that_cannot_be(box: Instance) -> None:
+    """Watch, cancel and verbs with absurd numbers and rubbish in them: answered or dropped."""
+    with dealer(box) as link:
+        welcome(link, hello(name="odd \x00 name" * 10))
+        big = (1 << 63) - 1
+        link.send(codec.encode([m.Watch(big, (big, 1 << 30)), m.Cancel(1, big, big, -1), m.Consumed(big), m.Cancel(2, 1, big, big)]))
+        bodies = [b"\xff", nested(100_000), b"\x81\x01\x02", msgspec.msgpack.encode({"id": [1]}), msgspec.msgpack.encode({"id": big}),
+                  msgspec.msgpack.encode({"kind": "socket", "limit": big, "offset": -5}), b"\x80"]  # fmt: skip
+        asks = [m.Ask(100 * i + k, verb, body) for i, verb in enumerate(("call", "ls", "deploy", "output", "jobs", "nonsense", "a\0b"))
+                for k, body in enumerate(bodies)]  # fmt: skip
+        link.send(codec.encode(asks))
+        got: list[Any] = []
+        until(lambda: got.extend(answer(link, 0.5)) or len(got) >= len(asks) + 3, 15.0, "all are answered")
+        assert sum(isinstance(message, m.Answer) for message in got) == len(asks)
+        assert not [message.job for message in got if isinstance(message, m.Page) and message.known]
+
+
+def test_a_client_with_a_name_that_postgres_does_not_take(box: Instance) -> None:
+    """NUL in the job's name: the job runs, the name is stored without it."""
+    with dealer(box) as link:
+        welcome(link, hello())
+        link.send(codec.encode([submit(name="a\0b\ud7ff")]))
+        got: list[Any] = []
+        until(lambda: got.extend(answer(link, 0.5)) or any(isinstance(x, m.Resolved) for x in got), 10.0, "its result")
+
+
+def test_an_agent_that_lies(box: Instance) -> None:
+    """A second agent with absurd grants, outcomes and numbers: nothing is settled by it, and it is forgotten when its lease ends."""
+    future = box.executor().submit("trouble.wait", 1.0, "mine")
+    big = (1 << 63) - 1
+    until(lambda: any(x["outstanding"] for x in box.nodes()), 5.0, "it runs")
+    grants = [(1 << 39) * epoch + i for epoch in range(1, 4) for i in range(1, 60)]
+    with dealer(box, "agent") as link:
+        link.send(codec.encode([hello("agent", name="liar", held=[m.Held(1, 1, 0, 5, 1, b"\1")])]))
+        assert isinstance(answer(link)[0], m.Denied)
+        welcome(link, hello("agent", name="liar\0", held=[m.Held(g, 1, 0, 3, 1, b"\1\1\1") for g in grants]))
+        error = offsets_of([b"x"])
+        outcomes = [m.Outcome(g, 1, lo, count, 1, 0, b"\0", bytes(8), bytes(4), error, b"x")
+                    for g in [*grants, big] for lo, count in ((0, 1), (0, 5), ((1 << 31) - 1, (1 << 31) - 1))]  # fmt: skip
+        link.send(codec.encode([m.Finished(outcomes), m.Beat(1, [(g, 0) for g in grants], math.nan, big, 5), m.Capacity(0, 0)]))
+        assert future.result(10) == "mine"
+        link.send(codec.encode([m.Goodbye("anything")]))
+        until(lambda: len(box.nodes()) == 1, 8.0, "it is forgotten")
+
+
+# --- the agent's port and the rank's ----------------------------------------------------------------------
+
+
+@contextmanager
+def local(box: Instance) -> Iterator[zmq.Socket[bytes]]:
+    """A connection to the agent's unix socket, as a rank has it."""
+    context = zmq.Context()
+    link = context.socket(zmq.DEALER)
+    link.linger = 0
+    link.connect(f"ipc://{node.meeting_point(box.settings)}")
+    try:
+        yield link
+    finally:
+        context.destroy(linger=0)
+
+
+def test_garbage_at_the_agent(box: Instance) -> None:
+    """The same rubbish at the agent's unix socket, and a rank that was never started."""
+    logged = Logged(box, "agent")
+    outcome = m.Outcome(1, 1, 0, 5, 1, 0, b"\0", b"", b"\1", b"", b"")
+    with local(box) as link:
+        for frame in GARBAGE.values():
+            link.send(frame)
+        link.send_multipart([b"a", b"b"])
+        link.send(codec.encode([m.Done(1, outcome), m.RankBeat(3), m.Beat(1)]))
+        link.send(bytes(Limits().message_bytes_max + 1))
+        logged.says("dropped peer=", "role=rank", "frames instead of one")
+    mode = node.meeting_point(box.settings).parent.stat().st_mode
+    assert mode & 0o077 == 0
+
+
+# --- floods; last, because they use up what the log names ----------------------------------------------------
+
+
+def test_port_scan(box: Instance) -> None:
+    """Two hundred connections that are closed at once, some with a reset."""
+    logged = Logged(box)
+    for i in range(200):
+        link = socket.create_connection(address(box), 5)
+        if i % 2:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        link.close()
+    logged.says("handshake failed")
+
+
+def test_half_open_connections(box: Instance) -> None:
+    """800 connections that say nothing: the instance serves meanwhile, and they are closed by the broker."""
+    broker = psutil.Process(box.pid("broker"))
+    before, began = broker.num_fds(), time.monotonic()
+    links = [socket.create_connection(address(box), 5) for _ in range(800)]
+    try:
+        with dealer(box) as link:
+            welcome(link, hello())
+        assert list(box.executor().map("trouble.same", range(10), timeout=10)) == list(range(10))
+        until(lambda: broker.num_fds() < before + 50, 12.0, "idle connections are closed")
+        assert time.monotonic() - began < 12
+    finally:
+        for one in links:
+            one.close()
