@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("PYFI_HOME", str(ROOT / ".pyfi"))
@@ -70,8 +71,13 @@ def start(settings: settings_module.Settings) -> None:
     begun = time.perf_counter()
     instance.start_agent(settings, None)
     wanted = len(os.sched_getaffinity(0))
-    joined = instance.wait_for_ranks(settings, lambda: session.current().ask("info", {})["broker"]["nodes"], wanted, _JOIN_S)
+    joined = instance.wait_for_ranks(settings, nodes, wanted, _JOIN_S)
     print(f"- {'ranks':8} {joined} of {wanted} joined, one per core  {time.perf_counter() - begun:.1f} s")
+
+
+def nodes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = session.current().ask("info", {})["broker"]["nodes"]
+    return found
 
 
 def deploy_digits(settings: settings_module.Settings) -> None:
@@ -97,7 +103,7 @@ def report(tasks: int, busy_s: float) -> None:
         print(f"  {seconds:6.1f} s  {name}")
         if name == _RUN:
             share = busy_s / (ranks * running_s)
-            print(f"  {busy_s / ranks:6.1f} s    of it in your functions, on {ranks} ranks side by side ({share:.0%} busy)")
+            print(f"  {busy_s / ranks:6.1f} s    of it in your functions, {ranks} ranks at once ({share:.0%} busy)")
     print(f"  {sum(seconds for _, seconds in _phases):6.1f} s  in all")
 
 

@@ -353,7 +353,7 @@ class _Process:
         shutil.rmtree(self.folder, ignore_errors=True)
         how = "out of memory, killed by the kernel" if out_of_memory else _words(code)
         if self._scribbled:
-            how = "something was written into the runner's own pipe; did the function write to a descriptor not its own?"
+            how = "something was written into the runner's pipe; did the function write to a descriptor not its own?"
         return RunnerExited(
             runner=self.number,
             status=code,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from pyfi_hpc.adapters.router import harden
+from pyfi_hpc.adapters.router import FRAME_BYTES_GOAL, harden
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.ids import Peer
@@ -83,6 +83,9 @@ class DealerPort:
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
         frame = codec.encode(messages)
+        if len(frame) > FRAME_BYTES_GOAL and len(messages) > 1:
+            half = len(messages) // 2
+            return self.send(peer, messages[:half]) and self.send(peer, messages[half:])
         try:
             self._socket.send(frame, zmq.NOBLOCK, copy=len(frame) < 65536)
         except zmq.Again:

@@ -124,7 +124,7 @@ class RouterPort:
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
         frame = codec.encode(messages)
-        if len(frame) > _FRAME_BYTES_GOAL and len(messages) > 1:
+        if len(frame) > FRAME_BYTES_GOAL and len(messages) > 1:
             half = len(messages) // 2
             return self.send(peer, messages[:half]) and self.send(peer, messages[half:])
         try:
@@ -140,7 +140,7 @@ class RouterPort:
 
 
 #: messages to one peer are cut into frames of about this size
-_FRAME_BYTES_GOAL = 8 << 20
+FRAME_BYTES_GOAL = 8 << 20
 
 
 def bind_tcp(

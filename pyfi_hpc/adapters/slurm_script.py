@@ -88,7 +88,7 @@ def parse_time(text: str) -> int | None:
     days = found[1]
     numbers = [int(number) for number in found.groups()[1:] if number is not None]
     if days is not None:  # D-HH, D-HH:MM, D-HH:MM:SS
-        scale = (3600, 60, 1)
+        scale: tuple[int, ...] = (3600, 60, 1)
     else:  # MM, MM:SS, HH:MM:SS
         scale = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}[len(numbers)]
     return 86400 * int(days or 0) + sum(a * b for a, b in zip(numbers, scale, strict=False))

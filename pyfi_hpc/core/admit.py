@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 import msgspec
 
+from pyfi_hpc.core import settle
 from pyfi_hpc.core.graph import edges_of
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
@@ -14,7 +15,7 @@ from pyfi_hpc.model.events import JobFound, SocketSpec
 from pyfi_hpc.model.ids import BatchId, CodeId, JobId, Peer, SocketId
 from pyfi_hpc.model.messages import Accepted, Refused, Submit
 from pyfi_hpc.model.packed import largest, well_formed
-from pyfi_hpc.model.records import BatchAdmitted, JobOpened
+from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened
 from pyfi_hpc.model.states import FIRST_FINAL, OnFailure, TaskState
 
 #: asked of a client while the ledger is down or the broker is full, seconds
@@ -78,7 +79,7 @@ def _open(s: State, peer: Peer, user: str, message: Submit, now: float, out: Eff
         now + s.utc_offset,
     )  # fmt: skip
     s.emit(opened, out)
-    _admit(s, s.book.jobs[job_id], socket, peer, message, out)
+    _admit(s, s.book.jobs[job_id], socket, peer, message, now, out)
 
 
 def _append(s: State, job: Job, peer: Peer, user: str, message: Submit, now: float, out: Effects) -> None:
@@ -93,10 +94,10 @@ def _append(s: State, job: Job, peer: Peer, user: str, message: Submit, now: flo
     else:
         socket = _check(s, peer, user, message, job, out)
         if socket is not None:
-            _admit(s, job, socket, peer, message, out)
+            _admit(s, job, socket, peer, message, now, out)
 
 
-def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, out: Effects) -> None:
+def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, now: float, out: Effects) -> None:
     batch_id = s.next_batch
     s.next_batch = BatchId(batch_id + 1)
     record = BatchAdmitted(
@@ -112,9 +113,28 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
     if message.edges:
         s.graph.admit(batch, edges_of(message.edges, job.id), out)
     enqueue_pending(s, batch)
+    job.submitter = peer
+    s.orphans.pop(job.id, None)
     if message.watch:
         _watch(s, job, peer)
     out.send(peer, Accepted(message.key, message.number, job.id))
+    if job.cancelled:
+        settle.cancel(s, job, batch.first, batch.count, now, out)
+
+
+def close(s: State, job: Job, out: Effects) -> None:
+    """End a job whose client has gone before its last batch: an empty batch is the last one.
+
+    What was admitted runs and is settled; whoever waits for the job is told that no more follows.
+    """
+    before = job.batches[-1]
+    batch_id = s.next_batch
+    s.next_batch = BatchId(batch_id + 1)
+    record = BatchAdmitted(
+        batch_id, job.id, job.next_number, job.count, 0, True, before.socket, before.code, 0, 0, 0.0, b"", b"", b""
+    )
+    s.emit(record, out)
+    s.emit(BatchClosed(batch_id), out)
 
 
 def enqueue_pending(s: State, batch: object) -> None:
@@ -147,7 +167,8 @@ def _check(s: State, peer: Peer, user: str, message: Submit, job: Job | None, ou
         _later(s, peer, message, f"the ledger does not answer: {s.ledger_down}", out)
         return None
     if len(message.key) != 16 or not 0 < message.count <= limits.batch_tasks_max:
-        _refuse(s, peer, message, "protocol", f"a batch has 1 to {limits.batch_tasks_max} tasks and a key of 16 bytes", out)
+        text = f"a batch has 1 to {limits.batch_tasks_max} tasks and a key of 16 bytes"
+        _refuse(s, peer, message, "protocol", text, out)
         return None
     if not well_formed(message.offsets, message.payload, message.count):
         _refuse(s, peer, message, "protocol", "offsets and payload do not fit together", out)
@@ -190,7 +211,7 @@ def _edge_problem(s: State, user: str, message: Submit, job: Job | None) -> str:
             return f"edge ({offset}, {slot}, {producer}, {index}) is out of range or out of order"
         slots[offset] = slot + 1
         if producer == own and index >= message.first + offset:
-            return f"task {message.first + offset} depends on task {index} of the same job, which does not come before it"
+            return f"task {message.first + offset} depends on task {index} of its job, which does not come before it"
         other = s.book.jobs.get(JobId(producer))
         if other is not None and other.owner != user:
             return f"job {producer} belongs to somebody else"

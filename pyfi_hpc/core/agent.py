@@ -115,9 +115,8 @@ class Agent:
         if self._draining:
             self._release_waiting()  # what ranks handed back, or died on
         self._fill(now, out)
-        fresh = self._holdings.fresh
-        if fresh and self._welcome:
-            out.send(BROKER, m.Finished(self._holdings.offer(now)))
+        if self._holdings.fresh and self._welcome:
+            self._finished(self._holdings.offer(now), out)
         if self._stop_at is not None:
             self._stopping(now, out)
         elif self._draining and self._welcome and self._holdings.empty:
@@ -153,8 +152,20 @@ class Agent:
         self._fenced = False
         self._capacity_told = (-1, -1, False)
         again = self._holdings.offer_again(float("inf"), now)
-        if again:
-            out.send(BROKER, m.Finished(again))
+        self._finished(again, out)
+
+    def _finished(self, outcomes: list[m.Outcome], out: Effects) -> None:
+        """Tell outcomes in messages of bounded size; a single larger one goes alone."""
+        piece: list[m.Outcome] = []
+        size = 0
+        for outcome in outcomes:
+            piece.append(outcome)
+            size += len(outcome.payload) + len(outcome.outputs)
+            if size >= self._limits.batch_bytes_goal:
+                out.send(BROKER, m.Finished(piece))
+                piece, size = [], 0
+        if piece:
+            out.send(BROKER, m.Finished(piece))
 
     def _unknown(self, message: m.Unknown, now: float, out: Effects) -> None:
         self._welcome = False
@@ -462,8 +473,7 @@ class Agent:
             out.actions.append(Sample())
             self._tell_running(out)
             again = self._holdings.offer_again(now - _OFFER_AGAIN_S, now)
-            if again:
-                out.send(BROKER, m.Finished(again))
+            self._finished(again, out)
         if now - self._heard_at > 0.8 * self._limits.lease_s:
             self._fence(out)
 
@@ -516,7 +526,7 @@ class Agent:
             return
         self._stop_at = now + _STOP_S
         if self._holdings.fresh and self._welcome:
-            out.send(BROKER, m.Finished(self._holdings.offer(now)))
+            self._finished(self._holdings.offer(now), out)
         self._tell_running(out)
         out.send(BROKER, m.Goodbye(reason))
         self._welcome = False  # the broker gives away what is not settled; what comes now is too late

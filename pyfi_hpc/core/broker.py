@@ -115,8 +115,8 @@ class Broker:
         if s.nodes.by_name:
             lease_end = min(node.lease_until for node in s.nodes.by_name.values())
             wake = min(wake, max(lease_end, self._sweep_at))
-        if s.clients.by_peer:
-            wake = min(wake, self._sweep_at + s.limits.client_silence_s)
+        if s.clients.by_peer or s.orphans:
+            wake = min(wake, self._sweep_at + s.limits.client_silence_s / 4)
         return wake
 
     # --- messages -------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ class Broker:
 
     def _unreachable(self, event: Unreachable, now: float, out: Effects) -> None:
         """The connection has gone. A node keeps its lease: it may be back on another one."""
-        self._drop_client(event.peer)
+        self._drop_client(event.peer, now)
 
     def _ledger_down(self, event: LedgerDown, now: float, out: Effects) -> None:
         self.state.ledger_down = event.reason or "no reason given"
@@ -376,6 +376,9 @@ class Broker:
                 s.book.apply(BatchClosed(record.batch))
             elif record.edges:
                 s.graph.admit(s.book.batches[record.batch], edges_of(record.edges, record.job), self._unready)
+        for job in s.book.jobs.values():
+            if not job.closed:
+                self._orphan(job.id, now)
         if s.book.open_count:
             s.recover_until = now + s.limits.recover_s
             s.queue.held = True
@@ -391,16 +394,28 @@ class Broker:
         """Nodes whose lease has ended, clients that have gone."""
         for node in [n for n in self.state.nodes.by_name.values() if now >= n.lease_until]:
             settle.lost(self.state, node, Cause.NODE_FAIL, now, out)
+        for job_id in [job for job, at in self.state.orphans.items() if now >= at]:
+            del self.state.orphans[job_id]
+            orphan = self.state.book.jobs.get(job_id)
+            if orphan is not None and not orphan.closed and orphan.batches:
+                admit.close(self.state, orphan, out)
         silent = now - self.state.limits.client_silence_s
         for client in [c for c in self.state.clients.by_peer.values() if c.heard_at < silent]:
-            self._drop_client(client.peer)
+            self._drop_client(client.peer, now)
 
-    def _drop_client(self, peer: Peer) -> None:
+    def _drop_client(self, peer: Peer, now: float) -> None:
         client = self.state.clients.by_peer.pop(peer, None)
         for job_id in client.watched if client else ():
             job = self.state.book.jobs.get(job_id)
             if job is not None:
                 job.watchers.discard(peer)
+        for job in self.state.book.jobs.values():
+            if job.submitter == peer and not job.closed:
+                self._orphan(job.id, now)
+
+    def _orphan(self, job: JobId, now: float) -> None:
+        """Its client may come back; after a while nobody will send the rest."""
+        self.state.orphans.setdefault(job, now + self.state.limits.client_silence_s)
 
     def _stop(self, out: Effects) -> None:
         assert self._stopping is not None

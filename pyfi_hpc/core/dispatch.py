@@ -13,6 +13,7 @@ from pyfi_hpc.core.queue import Pick
 from pyfi_hpc.core.settle import settle_unrun
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects, ReadPayloads
+from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.messages import Grant, Item, Recall
 from pyfi_hpc.model.packed import cut, failure
 from pyfi_hpc.model.states import TaskState
@@ -50,18 +51,23 @@ def _share(s: State, nodes: list[Node], room_of: Callable[[Node], int], out: Eff
 def _grant(s: State, node: Node, want: int, only_node: bool, out: Effects) -> None:
     items: list[Item] = []
     size = 0
-    while want > 0 and size < s.limits.grant_bytes_max:
-        pick = s.queue.take(node.name, min(want, s.limits.grant_tasks_max), s.limits.grant_bytes_max - size, only_node)
+    while want > 0 and size < s.limits.grant_bytes_max and _has_room(s, node):
+        room = min(s.limits.grant_bytes_max - size, s.limits.node_bytes_max - node.outstanding_bytes)
+        pick = s.queue.take(node.name, min(want, s.limits.grant_tasks_max), room, only_node)
         if pick is None:
             break
         item = _item(s, node, pick, out)
         if item is None:
             continue
         want -= item.count
-        size += len(item.payload) + sum(len(data) for inputs in item.inputs for data in inputs)
+        size += s.nodes.grants[GrantId(item.grant)].size
         items.append(item)
     if items:
         out.send(node.peer, Grant(s.epoch, items))
+
+
+def _has_room(s: State, node: Node) -> bool:
+    return node.outstanding_bytes < s.limits.node_bytes_max or not node.outstanding
 
 
 def _item(s: State, node: Node, pick: Pick, out: Effects) -> Item | None:
@@ -81,6 +87,8 @@ def _item(s: State, node: Node, pick: Pick, out: Effects) -> Item | None:
     grant = s.nodes.grant(node, batch, lo, hi, pick.attempt)
     s.queue.started(batch.socket, hi - lo)
     offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
+    grant.size = len(payload) + sum(len(data) for values in inputs for data in values)
+    node.outstanding_bytes += grant.size
     return Item(
         grant.id, batch.id, batch.job.id, batch.first + lo, lo, hi - lo, pick.attempt, batch.code, spec.function,
         batch.time_limit_s, offsets, payload, inputs,

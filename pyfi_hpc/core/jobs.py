@@ -83,8 +83,8 @@ class Job:
     """The tasks that one request submits."""
 
     __slots__ = (
-        "batches", "closed", "count", "firsts", "id", "key", "name", "next_number", "on_failure", "open", "opened_at", "owner",
-        "open_batches", "settled", "shape", "waiters", "watchers",
+        "batches", "cancelled", "closed", "count", "firsts", "id", "key", "name", "next_number", "on_failure", "open",
+        "open_batches", "opened_at", "owner", "settled", "shape", "submitter", "waiters", "watchers",
     )  # fmt: skip
 
     def __init__(self, record: JobOpened) -> None:
@@ -101,6 +101,8 @@ class Job:
         self.open = 0  #: tasks that are not final
         self.open_batches = 0  #: batches that are not closed
         self.closed = False  #: no batch follows
+        self.cancelled = False  #: all of it: batches that still come are cancelled as they come
+        self.submitter: Peer | None = None  #: who sent the last batch
         #: tasks per final state
         self.settled: dict[int, int] = {}
         #: index of a task -> the tasks (batch, offset) that wait for its result

@@ -29,6 +29,7 @@ class Grant:
     #: one byte a task: 1 while the node owes its outcome
     left: bytearray
     open: int
+    size: int = 0  #: bytes of arguments and inputs
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +45,7 @@ class Node:
     rank_count: int = 0
     capacity: int = 0  #: unfinished tasks that it wants to hold
     outstanding: int = 0  #: unfinished tasks that it holds
+    outstanding_bytes: int = 0  #: payload of the grants that it holds
     grants: dict[GrantId, Grant] = field(default_factory=dict)
     mounted: set[CodeId] = field(default_factory=set)
     #: (grant, offset) that ran at the last beat: only these are charged when the node is lost
@@ -121,4 +123,5 @@ class NodeTable:
 
     def _drop(self, grant: Grant) -> None:
         del self.grants[grant.id]
+        grant.node.outstanding_bytes -= grant.size
         grant.node.grants.pop(grant.id, None)

@@ -283,6 +283,7 @@ def runs(offsets: list[int]) -> list[tuple[int, int]]:
 def cancel(s: State, job: Job, first: int, count: int, now: float, out: Effects) -> int:
     """Settle all open tasks of a range as CANCELLED and end those that run; how many they were."""
     end = job.count if count < 0 else min(job.count, first + count)
+    job.cancelled = job.cancelled or (first == 0 and count < 0)
     error = failure("TaskCancelled", "the task was cancelled")
     total = 0
     for batch in list(job.batches):

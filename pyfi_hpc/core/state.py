@@ -54,6 +54,8 @@ class State:
     ledger_down: str = ""
     #: until then unadopted tasks of the last epoch wait for their agents, monotonic seconds; 0: not recovering
     recover_until: float = 0.0
+    #: jobs whose last batch has not come and whose client has gone -> when they are closed, monotonic seconds
+    orphans: dict[JobId, float] = field(default_factory=dict)
     #: submissions that were sent again and whose job is being looked up, by key
     looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
     #: settled ranges of jobs in which others wait; see settle.wake
@@ -75,6 +77,9 @@ class State:
                 self.payload_bytes -= len(batch.payload) + len(batch.offsets)
             self.emit(BatchClosed(batch.id), out)
 
-    def push(self, job: Job, batch: Batch, lo: int, states: bytes, offsets: bytes, payload: bytes, out: Effects) -> None:
+    def push(
+        self, job: Job, batch: Batch, lo: int, states: bytes, offsets: bytes, payload: bytes, out: Effects
+    ) -> None:
+        """Results to those who watch the job."""
         if job.watchers:
             self.clients.push(job, Range(batch.first + lo, len(states), states, offsets, payload), out)

@@ -115,7 +115,8 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     socket.bind(f"ipc://{point}")
     ranks = RouterPort(socket, codec.FROM_RANK, role="rank")
     rank_log = open(settings.log_dir / f"ranks-{node.name()}.log", "ab", buffering=0)
-    command = [sys.executable, "-m", "pyfi_hpc.hosts.rank", "--instance", settings.instance, "--home", str(settings.home)]
+    command = [sys.executable, "-m", "pyfi_hpc.hosts.rank"]
+    command += ["--instance", settings.instance, "--home", str(settings.home)]
     around = NodeProcesses(command, rank_log)
     machine = Agent(
         limits, node.name(), secrets.token_hex(8), node.allocation(), rank_count, len(node.usable_cores()), own_step,

@@ -44,7 +44,7 @@ def main() -> None:
     parser = daemon.arguments("broker")
     parser.add_argument("--bind", help="address to listen on; default 127.0.0.1")
     parser.add_argument("--ledger", help="URL of the ledger's Postgres; default: the embedded one")
-    parser.add_argument("--in-job", action="store_true", help="inside an allocation: the ledger starts and ends with it")
+    parser.add_argument("--in-job", action="store_true", help="in an allocation; the ledger starts and ends with it")
     parser.add_argument("--ready-fd", type=int, help="descriptor to write 'ready' to, or the error as JSON")
     options = parser.parse_args()
     settings = daemon.load(options)

@@ -79,7 +79,7 @@ def _find_data(settings: Settings) -> None:
 
 
 def _void_lease(settings: Settings, here: slurm.SlurmEnvironment | None) -> None:
-    """Take away the lease of an allocation that was killed: this job before Slurm started it again, or one that ended."""
+    """Take away the lease of an allocation that was killed: this job before its requeue, or one that ended."""
     last, holder = _read_mark(settings), place.lease_host(settings)
     if here is None or not last or last["host"] != holder or holder == socket.gethostname():
         return

@@ -222,7 +222,8 @@ def _info(r: Request) -> Any:
     for kind in ("processor", "socket", "queue", "plug", "node"):
         model = registry.KINDS[kind]
         counts[kind] = r.session.scalar(sa.select(sa.func.count()).select_from(model))
-    return {"version": __version__, "ledger": ledger, "objects": counts, "broker": {name: value for name, value in r.view.items() if name != "running"}}
+    broker = {name: value for name, value in r.view.items() if name != "running"}
+    return {"version": __version__, "ledger": ledger, "objects": counts, "broker": broker}
 
 
 def _dump(r: Request) -> Any:

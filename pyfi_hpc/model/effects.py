@@ -148,4 +148,6 @@ class Sample:
     """Read load and memory of this node."""
 
 
-Action = StartRunner | WriteRunner | KillRunner | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample
+Action = (
+    StartRunner | WriteRunner | KillRunner | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample
+)

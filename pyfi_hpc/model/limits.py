@@ -30,6 +30,8 @@ class Limits:
     grant_tasks_max: int = 512
     #: payload bytes in one grant; a single bigger task still goes, alone
     grant_bytes_max: int = 1 << 20
+    #: payload of unfinished grants that a node holds; a node that holds none gets one all the same
+    node_bytes_max: int = 64 << 20
     #: a node's lease; a silent node's tasks go elsewhere after it, seconds
     lease_s: float = 5.0
     heartbeat_s: float = 1.0

@@ -10,6 +10,7 @@ import pytest
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.events import Signalled
 from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.packed import offsets_of
 from pyfi_hpc.model.states import Cause, TaskState
 from pyfi_hpc.sim.checks import check
 from pyfi_hpc.sim.world import ClientHost, Plan, World
@@ -96,6 +97,54 @@ def test_cancel_ends_what_waits_and_what_runs() -> None:
     world.run(lambda: len(client.results) == 50, 5.0)
     client.submit(["0.01"])
     settle(world, client, 51)
+
+
+def test_a_cancelled_job_takes_no_more_work() -> None:
+    """Batches that come after the whole job was cancelled are settled CANCELLED as they come."""
+    world = World()
+    client = ClientHost.join(world)
+    client.submit_batches([["100"] * 3], [b""])
+    key, message = next(iter(client._unacknowledged.items()))
+    message.last = False
+    world.run(lambda: len(world.executed) == 3)
+    client.send(m.Cancel(1, 1, 0, -1))
+    world.run(lambda: len(client.results) == 3, 5.0)
+    client.send(m.Submit(key[0], 1, 3, 1, True, "sample.work", offsets_of([b"1"]), b"1"))
+    settle(world, client, 4)
+    assert len(world.executed) == 3
+
+
+def test_a_job_whose_client_died_ends() -> None:
+    """The last batch never comes: after a while an empty one closes the job, also across a restart."""
+    for restart in (False, True):
+        world = World()
+        client = ClientHost.join(world)
+        client.submit_batches([["0.5"] * 3], [b""])
+        next(iter(client._unacknowledged.values())).last = False
+        world.run_for(0.9)
+        del world.clients[client.peer]
+        if restart:
+            world.kill_broker()
+            world.start_broker()
+        world.run_for(200.0)
+        assert max(batch.last for batch in world.store.batches.values())
+        check(world)
+
+
+def test_large_arguments_do_not_pile_up_on_a_node() -> None:
+    """A node is given no more than its share of bytes, however many tasks it would take."""
+    world = World(limits=Limits(node_bytes_max=1000), plan=Plan(nodes=1))
+    client = ClientHost.join(world)
+    client.submit(["0.001"] * 50)
+    world.run(lambda: len(client.results) == 50)
+    client.submit(["0.001" + " " * 400] * 60)
+    assert world.broker is not None
+    nodes = world.broker.machine.state.nodes.by_name
+    while len(client.results) < 110:
+        world.run_for(0.002)
+        assert all(node.outstanding_bytes <= 1000 + 405 for node in nodes.values())
+    settle(world, client, 110)
+    assert all(node.outstanding_bytes == 0 for node in nodes.values())
 
 
 def test_payloads_beyond_the_limit_stay_in_the_ledger() -> None:
