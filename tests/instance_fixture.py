@@ -139,7 +139,7 @@ class Instance:
         return Executor(session=self.session, **options)
 
     def ask(self, verb: str, **body: Any) -> Any:
-        return self.session.ask(verb, body, timeout=20.0)
+        return self.session.ask(verb, body, timeout=20.0, repeat=True)
 
     def nodes(self) -> Any:
         return self.ask("info")["broker"]["nodes"]
@@ -240,6 +240,16 @@ def instances(test_home: Path) -> Iterator[Callable[..., Instance]]:
 
 
 _numbers: list[int] = []
+
+
+@pytest.fixture(scope="session")
+def rough(test_home: Path) -> Iterator[Instance]:
+    """An instance whose daemons and Postgres may be killed, if they are started again afterwards."""
+    made = Instance(test_home, "rough")
+    try:
+        yield made.up()
+    finally:
+        made.down()
 
 
 @pytest.fixture
