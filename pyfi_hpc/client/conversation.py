@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyfi_hpc.client.answers import answered, denied, refused
-from pyfi_hpc.client.sinks import Pending, Sink, Submission, Waiter, unreachable
+from pyfi_hpc.client.sinks import Pending, Sink, Submission, Waiter, unkept, unreachable
 from pyfi_hpc.client.watching import Watching
 from pyfi_hpc.errors import BrokerUnreachable, PyfiError, RemoteProtocolError
 from pyfi_hpc.model import messages as m
@@ -298,8 +298,18 @@ class Conversation:
             self.reconnect = True
         if silent_s > self.timeout_s:
             self._give_up(now, silent_s)
+        elif self._open:
+            self._give_up_unkept(now)
         if self._open:
             self.watching.look_around(now)
+
+    def _give_up_unkept(self, now: float) -> None:
+        """The broker lives and acknowledges nothing: its ledger is away, and it knew that too late to refuse these."""
+        if now - self._admitted_at <= self.timeout_s:
+            return
+        for pending in [p for p in self._unacked.values() if p.sent and now - p.since > self.timeout_s]:
+            if not pending.refused_at and pending.submission not in self._paused:
+                self._drop(pending.submission, unkept(self.where, now - pending.since))
 
     def _give_up(self, now: float, silent_s: float) -> None:
         """The broker was silent for too long: whoever waits gets the error now."""

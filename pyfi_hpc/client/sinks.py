@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyfi_hpc.client.feed import START, Cursor, Feed, offsets_of
-from pyfi_hpc.errors import BrokerUnreachable
+from pyfi_hpc.errors import BrokerUnreachable, LedgerUnavailable
 from pyfi_hpc.model.messages import Range, Submit
 
 
@@ -252,3 +252,11 @@ def unreachable(where: str, silent_s: float, job: int = 0) -> BrokerUnreachable:
     if job:
         fix += f". The job is in the ledger: pyfi_hpc.attach({job}) gets its results later"
     return BrokerUnreachable(f"the broker has been silent for {silent_s:.0f} s", where=where, fix=fix)
+
+
+def unkept(where: str, waited_s: float) -> LedgerUnavailable:
+    """The error of a submission that the broker has taken and could not write down."""
+    return LedgerUnavailable(
+        f"the broker lives, but its ledger has kept nothing for {waited_s:.0f} s", where=where,
+        fix="see `pyfi doctor`. It may still be accepted when the ledger is back: look with `pyfi queue` before you try again",
+    )  # fmt: skip

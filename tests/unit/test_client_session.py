@@ -17,6 +17,7 @@ from pyfi_hpc.client.job import attach
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.errors import (
     BrokerUnreachable,
+    LedgerUnavailable,
     LocalProtocolError,
     NotFound,
     Refused,
@@ -139,6 +140,17 @@ def test_silence_before_acceptance_raises(broker, executor):
     with pytest.raises(BrokerUnreachable, match="silent"):
         executor.submit("t.square", 2).result()
     assert 0.9 < time.monotonic() - started < 4
+
+
+def test_a_broker_that_keeps_nothing(broker, executor):
+    """It lives and acknowledges nothing, as with a ledger that is away: LedgerUnavailable after timeout_s."""
+    broker.lose_accepted = 1 << 30
+    started = time.monotonic()
+    with pytest.raises(LedgerUnavailable, match="kept nothing"):
+        executor.submit("t.square", 2).result()
+    assert 0.9 < time.monotonic() - started < 4
+    broker.lose_accepted = 0
+    assert executor.submit("t.square", 3).result(5) == 9
 
 
 def test_silence_after_acceptance_names_the_job(broker, executor):
