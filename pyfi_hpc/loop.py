@@ -25,6 +25,8 @@ log = logging.getLogger("pyfi_hpc.loop")
 
 #: the loop looks at its clock at least so often, seconds
 _WAIT_S_MAX = 60.0
+#: a machine that has stopped waits so long for a ledger that does not answer; what is not in it was not acknowledged
+_DRAIN_S = 3.0
 
 
 class Loop:
@@ -75,7 +77,13 @@ class Loop:
 
     def run(self) -> None:
         out = Effects()
+        give_up = float("inf")
         while not (self._machine.stopped and self._drained()):
+            if self._machine.stopped and give_up == float("inf"):
+                give_up = self._clock.monotonic() + _DRAIN_S
+            if self._clock.monotonic() >= give_up:
+                log.warning("= stopped without the last commit: %d records were not acknowledged", len(self._records))
+                return
             events = self._wait()
             now = self._clock.monotonic()
             handle = self._machine.handle
@@ -91,6 +99,8 @@ class Loop:
         events: list[Any] = self._gone
         self._gone = []
         wait_s = 0.0 if events else self._machine.wake_at() - self._clock.monotonic()
+        if self._machine.stopped:
+            wait_s = min(wait_s, _DRAIN_S)
         ready = self._poller.poll(ceil(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000))
         for waitable, _ in ready:
             port = self._ports.get(waitable)

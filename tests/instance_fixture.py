@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from pyfi_hpc.client.executor import Executor
 from pyfi_hpc.client.session import Session
 from pyfi_hpc.hosts import instance
 from pyfi_hpc.ledger import embedded
+from pyfi_hpc.ledger.place import place_of
 from pyfi_hpc.model.deployment import DeploymentSpec
 
 TROUBLE = Path(__file__).parent / "trouble"
@@ -97,14 +99,19 @@ class Instance:
         if joined:
             instance.wait_for_ranks(self.settings, self.nodes, ranks, _JOIN_S)
 
-    def down(self) -> None:
-        """Stop it all, and see that nothing is left."""
+    def stop(self) -> None:
         instance.stop(self.settings, self._shut_down)
         for session in self._sessions:
             session.close()
-        ledger = embedded._place(self.settings).base
+
+    def down(self) -> None:
+        """Stop it all, and see that nothing is left."""
+        self.stop()
+        ledger = place_of(self.settings).base
         try:
             until(lambda: not self.processes(), 8.0, "all processes have ended")
+            for child in instance._children:
+                child.poll()
             assert not self.settings.run_dir.exists(), list(self.settings.run_dir.rglob("*"))
         finally:
             for pid, words in self.processes().items():
@@ -132,7 +139,7 @@ class Instance:
         return Executor(session=self.session, **options)
 
     def ask(self, verb: str, **body: Any) -> Any:
-        return self.session.ask(verb, body, timeout=20.0)
+        return self.session.ask(verb, body, timeout=20.0, repeat=True)
 
     def nodes(self) -> Any:
         return self.ask("info")["broker"]["nodes"]
@@ -162,7 +169,7 @@ class Instance:
 
     def processes(self) -> dict[int, str]:
         """Everything that was started by, or for, this instance, by pid: its words."""
-        ledger = str(embedded._place(self.settings).base)
+        ledger = str(place_of(self.settings).base)
         found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -173,7 +180,8 @@ class Instance:
         return found
 
     def ranks(self) -> list[int]:
-        return [pid for pid, words in self.processes().items() if " -m pyfi_hpc.hosts.rank" in words.partition("-n ")[0]]
+        own = f"{sys.executable} -m pyfi_hpc.hosts.rank "  # not the launcher and its shells
+        return [pid for pid, words in self.processes().items() if words.startswith(own)]
 
     def runners(self) -> list[int]:
         return [pid for pid, words in self.processes().items() if "/runner/child.py" in words]
@@ -232,6 +240,16 @@ def instances(test_home: Path) -> Iterator[Callable[..., Instance]]:
 
 
 _numbers: list[int] = []
+
+
+@pytest.fixture(scope="session")
+def rough(test_home: Path) -> Iterator[Instance]:
+    """An instance whose daemons and Postgres may be killed, if they are started again afterwards."""
+    made = Instance(test_home, "rough")
+    try:
+        yield made.up()
+    finally:
+        made.down()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pyfi_hpc.adapters import launcher
+from pyfi_hpc.adapters.surroundings import Leftovers
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.effects import (
     Action,
@@ -52,6 +53,7 @@ class NodeProcesses:
         #: pidfd -> pid
         self._watched: dict[int, int] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._leftovers = Leftovers()
 
     def do(self, action: Action) -> None:
         _DO[type(action)](self, action)
@@ -125,6 +127,7 @@ class NodeProcesses:
         self._tell(CodeChecked(action.code, problem))
 
     def _sample(self, action: Sample) -> None:
+        self._leftovers.end(set(self._children))
         self._tell(Sampled(os.getloadavg()[0], _memory_used()))
 
     def _tell(self, event: Any) -> None:
@@ -139,6 +142,7 @@ class NodeProcesses:
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+        self._leftovers.end(set(), at_close=True)
 
 
 def _memory_used() -> int:

@@ -73,6 +73,40 @@ class Orphans:
                 _wait(pid, 0)
 
 
+class Leftovers:
+    """For an agent: what its ranks would have ended, had they not been killed themselves.
+
+    A runner dies with its rank, but not what functions have started. It becomes ours, because we are above the
+    ranks; under Slurm we are not, and there the step's end ends it.
+    """
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+    def end(self, own: set[int], at_close: bool = False) -> None:
+        """Kill what came to us from ranks that are dead, or at our close from any; ``own`` children are not touched."""
+        for pid in _children() - own:
+            rank = _marked_by(pid)
+            if at_close or (rank and not os.path.exists(f"/proc/{rank}")):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    _wait(pid, 0)
+                except ProcessLookupError:
+                    pass
+            else:
+                _wait(pid, os.WNOHANG)
+
+
+def _marked_by(pid: int) -> str:
+    """The rank whose runner started this process; "" where that is not known, as of one that has just died."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    start = _MARK.encode() + b"="
+    return next((v.removeprefix(start).decode().partition("-")[0] for v in variables if v.startswith(start)), "")
+
+
 def _has_mark(pid: int, mark: str, are_others: bool) -> bool:
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

@@ -20,6 +20,7 @@ from pyfi_hpc.model.states import FIRST_FINAL, OnFailure, TaskState
 
 #: asked of a client while the ledger is down or the broker is full, seconds
 _RETRY_AFTER_S = 0.5
+_LATER_FIX = "see `pyfi doctor`; this was not accepted, try again when the ledger is back"
 #: names are compared with an unknown one while there are no more, which takes some ms
 _COMPARED_MAX = 1000
 
@@ -164,7 +165,7 @@ def _check(s: State, peer: Peer, user: str, message: Submit, job: Job | None, ou
     """The socket of a submission that may come in; else it is refused and None."""
     limits = s.limits
     if s.ledger_down:
-        _later(s, peer, message, f"the ledger does not answer: {s.ledger_down}", out)
+        _later(s, peer, message, s.ledger_down, out)
         return None
     if len(message.key) != 16 or not 0 < message.count <= limits.batch_tasks_max:
         text = f"a batch has 1 to {limits.batch_tasks_max} tasks and a key of 16 bytes"
@@ -237,7 +238,7 @@ def _refuse(s: State, peer: Peer, message: Submit, code: str, what: str, out: Ef
 
 
 def _later(s: State, peer: Peer, message: Submit, what: str, out: Effects) -> None:
-    out.reply(peer, Refused(message.key, message.number, "ledger_unavailable", what, "", _RETRY_AFTER_S))
+    out.reply(peer, Refused(message.key, message.number, "ledger_unavailable", what, _LATER_FIX, _RETRY_AFTER_S))
 
 
 def is_final(state: int) -> bool:

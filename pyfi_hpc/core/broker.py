@@ -183,7 +183,8 @@ class Broker:
             self._stopping = (client.peer, message.request)
             self._stop_at = now + self.state.limits.lease_s
             for node in self.state.nodes.by_name.values():
-                out.send(node.peer, m.Stop(False, "the instance is stopped"))
+                # at once, like the answer: nothing stands behind it, and the ledger may be away
+                out.reply(node.peer, m.Stop(False, "the instance is stopped"))
             return
         query = AskDesk(client.peer, "client", client.user, message.request, message.verb, message.body)
         query.view = view(self.state, now)
@@ -419,7 +420,7 @@ class Broker:
     def _stop(self, out: Effects) -> None:
         assert self._stopping is not None
         peer, request = self._stopping
-        out.send(peer, m.Answer(request, True, b"\x80"))
+        out.reply(peer, m.Answer(request, True, b"\x80"))
         self._stopping = None
         self.stopped = True
 

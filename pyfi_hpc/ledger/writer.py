@@ -11,6 +11,7 @@ committer tries the same group again for ever: nothing in it was acknowledged, a
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import random
@@ -25,6 +26,8 @@ from pyfi_hpc.model.events import JobFound, LedgerDown, LedgerUp, PageRead, Payl
 from pyfi_hpc.model.ids import Epoch
 from pyfi_hpc.model.records import Record
 from pyfi_hpc.ports import Ledger
+
+log = logging.getLogger("pyfi_hpc.ledger")
 
 #: waiting times between tries, seconds; each is drawn from the upper half of its range
 RETRY_FIRST_S = 0.05
@@ -129,6 +132,8 @@ class Writer:
             down = self._commit(records)
             if self._stopping.is_set() and down is None:
                 return
+            if down:
+                log.warning("= the ledger is back, epoch=%d", self._ledger.epoch)
             if down or self._ledger.epoch != epoch:
                 self._events.append(LedgerUp(self._ledger.epoch))
             self._after_commit(queries)
@@ -142,7 +147,8 @@ class Writer:
                 return tries > 0
             except LedgerUnavailable as error:
                 if not tries:
-                    self._tell(LedgerDown(str(error)))
+                    log.warning("! the ledger is away, %d records wait: %s", len(records), error)
+                    self._tell(LedgerDown(error.what))
                 if self._stopping.wait(pause(tries)):
                     return None
                 tries += 1
