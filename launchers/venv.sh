@@ -25,11 +25,14 @@ make_venv() {
     _uv_looks_where_pip_looks
     install=(.venv/bin/uv pip install --python .venv/bin/python)
   fi
-  if ! "${install[@]}" --editable ".[$extras]" >.venv/install.log 2>&1; then
+  # uv leaves a lock file in the folder for temporary files
+  mkdir -p .venv/tmp
+  if ! TMPDIR=$PWD/.venv/tmp "${install[@]}" --editable ".[$extras]" >.venv/install.log 2>&1; then
     echo "error: the installation failed; its last lines (all: .venv/install.log):" >&2
     tail -n 15 .venv/install.log | sed 's/^/  /' >&2
     return 1
   fi
+  rm -rf .venv/tmp
   echo "$want" >"$stamp"
 }
 

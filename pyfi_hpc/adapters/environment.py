@@ -168,6 +168,12 @@ def _build(environment: Environment, recipe: Recipe, progress: Callable[[str], N
         install = [python, "-I", "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
     progress(f"building the environment with {'uv' if uv else 'venv and pip'}")
     _run(make, env, Path("/"), recipe, "making the environment", _QUICK_S)
+    with tempfile.TemporaryDirectory(dir=environment.folder, prefix="build-") as folder:
+        # installers leave locks in the folder for temporary files: this one goes with them
+        _install(install, env | {"TMPDIR": folder}, Path(folder), recipe)
+
+
+def _install(install: list[str], env: dict[str, str], folder: Path, recipe: Recipe) -> None:
     runner_needs = f"msgspec=={msgspec.__version__}"
     if recipe.kind == "requirements":
         argv = [*install, runner_needs, "-r", str(recipe.source)]
@@ -176,10 +182,9 @@ def _build(environment: Environment, recipe: Recipe, progress: Callable[[str], N
         _run([*install, runner_needs], env, Path("/"), recipe, "installing", INSTALL_S)
     else:
         # Builders write into the project's folder; the checkout must stay as committed.
-        with tempfile.TemporaryDirectory(dir=environment.folder, prefix="build-") as folder:
-            copy = Path(folder) / recipe.source.name
-            shutil.copytree(recipe.source, copy, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-            _run([*install, runner_needs, str(copy)], env, copy, recipe, "installing", INSTALL_S)
+        copy = folder / recipe.source.name
+        shutil.copytree(recipe.source, copy, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        _run([*install, runner_needs, str(copy)], env, copy, recipe, "installing", INSTALL_S)
 
 
 def _run(

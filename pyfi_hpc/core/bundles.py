@@ -1,0 +1,241 @@
+"""Bundles: which rank gets which of the node's tasks, and when they are asked back.
+
+Sized to a few milliseconds of work from the measured duration of each function, so that a rank never waits for
+the network and a long task never holds short ones behind it.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
+from pyfi_hpc.core.ranks import Durations, Flight, Rank
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.effects import CheckCode, Effects
+from pyfi_hpc.model.events import CodeChecked
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.packed import failure
+from pyfi_hpc.model.states import Cause
+
+#: between two looks for tasks that wait behind a long one, seconds
+_EVEN_OUT_S = 0.02
+
+
+class Bundler:
+    """Fills the ranks of one node from what it holds.
+
+    Parameters
+    ----------
+    limits : Limits
+    holdings : Holdings
+    ranks : dict of int to Rank
+        Those that are here; the muster keeps it.
+    """
+
+    def __init__(self, limits: Limits, holdings: Holdings, ranks: dict[int, Rank]) -> None:
+        self._limits = limits
+        self._holdings = holdings
+        self._ranks = ranks
+        self._durations = Durations()
+        #: code id -> mount; "" once it was seen to be there, else the problem; absent: being checked
+        self._mounts: dict[int, m.Mount] = {}
+        self._checked: dict[int, str] = {}
+        self._bundles = 0
+        #: tasks that the broker asked back and has not got
+        self._recalled = 0
+        self._even_at = 0.0
+
+    def wake_at(self) -> float:
+        return self._even_at if self._even_at > 0.0 and self._uneven() else float("inf")
+
+    # --- code -----------------------------------------------------------------------------------------
+
+    def mount(self, message: m.Mount, out: Effects) -> None:
+        if message.code not in self._mounts:
+            self._mounts[message.code] = message
+            self._check(message, out)
+
+    def want(self, code: int, out: Effects) -> None:
+        """A grant needs this code: if it was not there, it may be now."""
+        if self._checked.get(code):
+            del self._checked[code]
+            self._check(self._mounts[code], out)
+
+    def _check(self, mount: m.Mount, out: Effects) -> None:
+        check = CheckCode(
+            mount.code, mount.repository, mount.commit, mount.module, mount.environment, mount.python, mount.workdir
+        )
+        out.actions.append(check)
+
+    def code_checked(self, event: CodeChecked) -> None:
+        self._checked[event.code] = event.problem
+        if not event.problem:
+            return
+        for grant in [g for g in self._holdings.grants.values() if g.item.code == event.code]:
+            item = grant.item
+            for lo, hi in self._holdings.drop_waiting(grant, item.lo, item.lo + item.count):
+                self._holdings.make(grant, lo, hi, Cause.ENVIRONMENT, failure("EnvironmentFailed", event.problem))
+
+    # --- giving ---------------------------------------------------------------------------------------
+
+    def fill(self, now: float, out: Effects) -> None:
+        """Send bundles to ranks that have room: idle ones first."""
+        holdings = self._holdings
+        if not holdings.waiting:
+            self._even_out(now, out)
+            return
+        self._even_at = now + _EVEN_OUT_S
+        ranks = sorted(self._ranks.values(), key=lambda rank: len(rank.flights))
+        for passes in range(2):
+            for rank in ranks:
+                if holdings.waiting and len(rank.flights) == passes and rank.room(2 * self._limits.bundle_s):
+                    piece = self._next_bundle()
+                    if piece is None:
+                        return
+                    self._send_bundle(rank, piece, out)
+
+    def _even_out(self, now: float, out: Effects) -> None:
+        """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
+        if now < self._even_at:
+            return
+        if self._uneven():
+            self._even_at = now + _EVEN_OUT_S
+            self.reclaim(sum(not rank.flights for rank in self._ranks.values()), out)
+
+    def _uneven(self) -> bool:
+        ranks = self._ranks.values()
+        return any(not rank.flights for rank in ranks) and any(rank.line() > 1 and rank.askable() for rank in ranks)
+
+    def _next_bundle(self) -> Piece | None:
+        """The first tasks whose code is ready, as many as a rank runs in a few milliseconds."""
+        holdings = self._holdings
+        for _ in range(len(holdings.waiting)):
+            item = holdings.waiting[0].grant.item
+            if self._checked.get(item.code) == "":
+                mean = self._durations.of(item.code, item.function)
+                share = -(-holdings.waiting_count // max(1, len(self._ranks)))
+                count = 1 if mean is None else int(self._limits.bundle_s / max(mean, 1e-6))
+                return holdings.next_piece(max(1, min(count, share, self._limits.bundle_tasks_max)))
+            holdings.waiting.rotate(-1)
+        return None
+
+    def _send_bundle(self, rank: Rank, piece: Piece, out: Effects) -> None:
+        item = piece.grant.item
+        mount = self._mounts[item.code]
+        self._bundles += 1
+        count = piece.hi - piece.lo
+        mean = self._durations.of(item.code, item.function)
+        rank.flights.append(
+            Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, 1.0 if mean is None else mean * count)
+        )
+        offsets, payload, inputs = payload_of(piece)
+        bundle = m.Bundle(
+            self._bundles, item.grant, item.batch, item.job, item.first + piece.lo - item.lo, piece.lo, count,
+            item.attempt, mount.python, mount.workdir, mount.module, item.function, item.time_limit_s, offsets,
+            payload, inputs,
+        )  # fmt: skip
+        out.send(rank.peer, bundle)
+
+    def capacity(self) -> int:
+        """How many tasks this node wants to hold: what its ranks run, and a buffer of 50 ms of work."""
+        mean = self._durations.overall
+        each = 2 if mean is None else 1 + int(self._limits.buffer_s / max(mean, 1e-6))
+        if mean is not None and mean > self._limits.buffer_s:
+            each = 1 + (mean < 1.0)
+        return len(self._ranks) * min(each, self._limits.capacity_per_rank_max)
+
+    # --- taking back ----------------------------------------------------------------------------------
+
+    def done(self, rank: Rank, message: m.Done) -> bool:
+        """Outcomes of a bundle come in order, so what is done is a prefix; only its end can be handed back.
+
+        Returns False for an outcome that cannot be: the rank is not to be trusted.
+        """
+        outcome = message.outcome
+        flight = next((f for f in rank.flights if f.bundle == message.bundle), None)
+        if flight is None:
+            return True
+        item = flight.grant.item
+        if not _fits(item, outcome):
+            return False
+        if outcome.causes.count(Cause.RELEASED) == outcome.count:
+            self._handed_back(rank, flight, outcome)
+            return True
+        flight.next = outcome.lo + outcome.count
+        if flight.next >= flight.hi:
+            rank.flights.remove(flight)
+        if outcome.count and outcome.causes.count(0) == outcome.count:
+            self._durations.report(item.code, item.function, sum(array("f", outcome.durations)) / outcome.count)
+        self._holdings.ended(outcome)
+        return True
+
+    def _handed_back(self, rank: Rank, flight: Flight, outcome: m.Outcome) -> None:
+        """The end of a bundle comes back unstarted: another rank runs it, or the broker asked for it."""
+        flight.hi = min(flight.hi, outcome.lo)
+        if flight.next >= flight.hi:
+            rank.flights.remove(flight)
+        self._holdings.wait(flight.grant, outcome.lo, outcome.lo + outcome.count, first=True)
+        self._hand_back()
+
+    def recall(self, count: int, out: Effects) -> None:
+        """Hand back from the end of the line, and what ranks have not started."""
+        self._recalled = count
+        self._hand_back()
+        if self._recalled:
+            self.reclaim(self._recalled, out)
+
+    def _hand_back(self) -> None:
+        while self._recalled > 0 and (piece := self._holdings.last_piece(self._recalled)) is not None:
+            self._recalled -= piece.hi - piece.lo
+            self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
+
+    def reclaim(self, count: int, out: Effects) -> int:
+        """Ask ranks for tasks that wait behind another, from the longest line first; how many were asked for."""
+        asked = 0
+        for rank in sorted(self._ranks.values(), key=Rank.line, reverse=True):
+            for position, flight in reversed(list(enumerate(rank.flights))):
+                start = flight.next + (position == 0)
+                lo = max(start, flight.hi - (count - asked))
+                if lo < flight.hi and not flight.reclaimed:
+                    flight.reclaimed = True
+                    asked += flight.hi - lo
+                    out.send(rank.peer, m.Kill(flight.bundle, lo, flight.hi - lo, Cause.RELEASED))
+                if asked >= count:
+                    return asked
+        return asked
+
+    def reclaim_all(self, out: Effects) -> None:
+        """Ask back everything that has not started."""
+        for rank in self._ranks.values():
+            for flight in rank.flights:
+                flight.reclaimed = False  # a part of it was; now all of it is wanted
+        self.reclaim(1 << 30, out)
+
+    def kill(self, grant: HeldGrant, lo: int, hi: int, cause: Cause, out: Effects) -> None:
+        """End tasks that ranks have."""
+        for rank in self._ranks.values():
+            for flight in rank.flights:
+                start, end = max(lo, flight.next), min(hi, flight.hi)
+                if flight.grant is grant and start < end:
+                    out.send(rank.peer, m.Kill(flight.bundle, start, end - start, cause))
+
+    def kill_all(self, cause: Cause, out: Effects) -> None:
+        for rank in self._ranks.values():
+            for flight in rank.flights:
+                out.send(rank.peer, m.Kill(flight.bundle, flight.next, flight.hi - flight.next, cause))
+
+    def running(self) -> list[tuple[int, int]]:
+        """(grant, offset in batch) of what runs: only that has made an attempt when this node is lost."""
+        return [(r.flights[0].grant.item.grant, r.flights[0].next) for r in self._ranks.values() if r.flights]
+
+
+def _fits(item: m.Item, o: m.Outcome) -> bool:
+    """Whether an outcome lies in its grant, and its parts have the right lengths."""
+    return (
+        (o.grant, o.batch) == (item.grant, item.batch)
+        and 0 < o.count
+        and item.lo <= o.lo
+        and o.lo + o.count <= item.lo + item.count
+        and (len(o.causes), len(o.started), len(o.durations)) == (o.count, 8 * o.count, 4 * o.count)
+        and len(o.offsets) == 4 * o.count + 4
+    )
