@@ -17,7 +17,6 @@ import zmq
 from pyfi_hpc.errors import BrokerUnreachable, Refused, SettingsError
 from pyfi_hpc.settings import Settings, private_folder
 
-
 VERSION = 1
 
 

@@ -258,5 +258,5 @@ def unkept(where: str, waited_s: float) -> LedgerUnavailable:
     """The error of a submission that the broker has taken and could not write down."""
     return LedgerUnavailable(
         f"the broker lives, but its ledger has kept nothing for {waited_s:.0f} s", where=where,
-        fix="see `pyfi doctor`. It may still be accepted when the ledger is back: look with `pyfi queue` before you try again",
+        fix="see `pyfi doctor`. It may be accepted when the ledger is back: look (`pyfi queue`) before trying again",
     )  # fmt: skip

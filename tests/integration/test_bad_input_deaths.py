@@ -1,4 +1,4 @@
-"""Processes that are killed in the middle of a map: nothing is lost, nothing is settled twice, the client just waits."""
+"""Processes that are killed in the middle of a map: nothing is lost or settled twice, the client just waits."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_rank_is_stopped(healthy: Instance, tmp_path: Path) -> None:
 
 
 def test_the_agent_is_killed(rough: Instance, tmp_path: Path) -> None:
-    """SIGKILL to the agent in the middle: its ranks end by themselves, a new agent takes over when the lease has ended."""
+    """SIGKILL to the agent in the middle: its ranks end by themselves, a new agent takes over."""
     box = rough
     work = Map(box, tmp_path)
     ranks, runners = box.ranks(), box.runners()
@@ -94,7 +94,7 @@ def test_the_agent_is_killed(rough: Instance, tmp_path: Path) -> None:
 
 
 def test_the_broker_is_killed(rough: Instance, tmp_path: Path) -> None:
-    """SIGKILL to the broker in the middle and a new one: ranks run on, the client's iterator goes on, nothing runs twice."""
+    """SIGKILL to the broker in the middle and a new one: ranks and the client's iterator go on, nothing runs twice."""
     box = rough
     work = Map(box, tmp_path, count=100)
     agent, ranks = box.pid("agent"), sorted(box.ranks())
@@ -123,7 +123,8 @@ def test_broker_and_agent_are_killed(rough: Instance, tmp_path: Path) -> None:
 
 def broker_once(box: Instance) -> subprocess.CompletedProcess[str]:
     """Run a broker of this instance as its host program, until it ends."""
-    command = [sys.executable, "-m", "pyfi_hpc.hosts.broker", "--instance", box.settings.instance, "--home", str(box.settings.home)]
+    which = ["--instance", box.settings.instance, "--home", str(box.settings.home)]
+    command = [sys.executable, "-m", "pyfi_hpc.hosts.broker", *which]
     variables = {**os.environ, "PYFI_SCRATCH": str(box.settings.scratch)}
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=20, check=False)
 
@@ -151,7 +152,7 @@ def bound(other: socket.socket, host: str, port: int) -> bool:
 
 
 def test_the_port_is_in_use(rough: Instance) -> None:
-    """Somebody took the port while the broker was away: it takes another, and says so in the access file; all find it."""
+    """Somebody took the port while the broker was away: it takes another, the access file says so, all find it."""
     box = rough
     old = access_file.read(box.settings)
     box.kill(box.pid("broker"))
@@ -170,7 +171,7 @@ def test_the_port_is_in_use(rough: Instance) -> None:
 
 
 def test_no_ledger_at_the_start(instances: Make) -> None:
-    """The broker says that Postgres does not run, and ends with 4; of a URL, that it does not answer, without its password."""
+    """Postgres does not run: the broker says so and ends with 4; of a URL it shows no password."""
     box = instances()
     with pytest.raises(LedgerUnavailable) as caught:
         box.start_broker()
@@ -192,7 +193,7 @@ def postmaster(box: Instance) -> int:
 
 
 def test_the_ledger_dies_under_load(rough: Instance, tmp_path: Path) -> None:
-    """Postgres is stopped at once for three seconds in the middle of a map: work goes on, submissions wait, each runs once."""
+    """Postgres dies for three seconds in the middle of a map: work goes on, submissions wait, each runs once."""
     box = rough
     broker = box.pid("broker")
     slow = box.executor().submit("trouble.pid_and_wait", str(tmp_path), 5.0)
@@ -237,7 +238,7 @@ def test_the_ledger_stays_away(rough: Instance) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounts a small file system: needs root")
 def test_a_full_disk_under_the_ledger(instances: Make) -> None:
-    """A ledger on 160 MB that are filled up: refused with the reason; when space is freed it goes on, nothing is lost."""
+    """A ledger on 160 MB that are filled up: refused with the reason; when space is freed all goes on."""
     box = instances()
     base = place_of(box.settings).base
     base.mkdir(parents=True)
@@ -254,11 +255,16 @@ def test_a_full_disk_under_the_ledger(instances: Make) -> None:
         subprocess.run(["umount", str(base)], check=True)
 
 
-def _fill_and_free(box: Instance, ballast: Path) -> None:
-    broker = box.pid("broker")
-    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+def _fill(ballast: Path) -> None:
+    with open(ballast, "wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 16))
+
+
+def _fill_and_free(box: Instance, ballast: Path) -> None:
+    broker = box.pid("broker")
+    with pytest.raises(OSError, match="No space"):
+        _fill(ballast)
     patient, hasty = box.executor(), Executor(session=box.connect(timeout_s=2.0))
     held = patient.submit("trouble.same", bytes(4 << 20))
     for _ in range(2):  # the first may be on its way before the broker knows

@@ -166,7 +166,9 @@ def test_repositories_that_may_not_be_deployed(box: Instance) -> None:
 
 def test_a_broken_environment(box: Instance, tmp_path: Path) -> None:
     """Requirements that do not exist: the installer's last lines; nothing is registered, nothing half built stays."""
-    source = make_repository(tmp_path / "broken", {"broken.py": "def f(): pass\n", "requirements.txt": "no-such-thing-at-all==9.9\n"})
+    source = make_repository(
+        tmp_path / "broken", {"broken.py": "def f(): pass\n", "requirements.txt": "no-such-thing-at-all==9.9\n"}
+    )
     envs = box.settings.cache_dir / "envs"
     before = {file.name for file in envs.iterdir() if not file.name.endswith(".lock")}
     refused(box, EnvironmentFailed, source, "no-such-thing-at-all", "nothing was registered")
@@ -176,8 +178,8 @@ def test_a_broken_environment(box: Instance, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("import does_not_exist\ndef f(): pass\n", "does_not_exist"), ("def f(:\n", "SyntaxError"), ("_x = 1\n", "no public function"),
-     ("import os\nos._exit(3)\n", ""), ("import sys\nsys.exit(0)\n", "")],
+    [("import does_not_exist\ndef f(): pass\n", "does_not_exist"), ("def f(:\n", "SyntaxError"),
+     ("_x = 1\n", "no public function"), ("import os\nos._exit(3)\n", ""), ("import sys\nsys.exit(0)\n", "")],
 )  # fmt: skip
 def test_modules_that_cannot_be_imported(box: Instance, tmp_path: Path, text: str, words: str) -> None:
     """The import's own last words at deploy, nothing registered."""
