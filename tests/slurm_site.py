@@ -153,6 +153,15 @@ class Site:
         folder.mkdir()
         return folder
 
+    def cancel_all(self) -> None:
+        """End what a failed test left."""
+        for row in self.ask("jobs", {"unfinished": True})["rows"]:
+            self.session.cancel(row["job"])
+
+    def last_job(self) -> int:
+        """The newest job's id."""
+        return int(self.ask("jobs")["rows"][0]["job"])
+
     def calls(self, job: int) -> list[dict[str, Any]]:
         """All tasks of a job, by index."""
         rows: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +35,38 @@ class Place:
     problem: str = ""
 
 
-def join() -> Place:
+def start_limit_s() -> float:
+    """How long MPI may take to start in a step of this size: half a minute, and more for thousands of ranks."""
+    sizes = [_number(size) for rank, size, _, _ in _LAUNCHERS if rank in os.environ]
+    return 30.0 + 0.01 * max(sizes, default=1)
+
+
+def join(limit_s: float) -> Place:
     """Start MPI and tell where we are; without an MPI library by what the launcher left in the environment.
 
     Collective over all processes of the step. MPI is never finalised: that would wait for every other rank,
     and a rank must be able to leave alone.
+
+    Parameters
+    ----------
+    limit_s : float
+        This process is ended by SIGALRM when MPI has not started by then.
+
+    Notes
+    -----
+    MPI_Init waits for all ranks for ever, also for those that failed in it, and our steps are told not to end when
+    a rank does. A network that was not ready (seen: MPICH 5 under Slurm's pmi2, one start in some hundred) would
+    leave an allocation idle to its end. The signal's default action works inside MPI's code, a thread would not.
     """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        return _join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _join() -> Place:
     try:
         import mpi4py
 

@@ -217,8 +217,8 @@ run_ranks() {
     "${step[@]}" --mpi=@MPI --nodes="$nodes" --ntasks=$((nodes * PYFI_SLURM_RANKS)) \\
       --ntasks-per-node="$PYFI_SLURM_RANKS" ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} \\
       "$python" -m pyfi_hpc.hosts.rank --instance "$instance" --home "$home"
-    echo "pyfi: the rank step ended with $?"
-    (( SECONDS - began < 30 )) && failures=$((failures + 1)) || failures=0
+    echo "pyfi: the rank step ended with $? (142: MPI did not start in time)"
+    (( SECONDS - began < 60 )) && failures=$((failures + 1)) || failures=0
     if (( failures == 5 )); then
       echo "pyfi: the rank step fails at its start, see above; giving up" >&2
       kill -TERM "$agents"

@@ -114,13 +114,21 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
     if message.edges:
         s.graph.admit(batch, edges_of(message.edges, job.id), out)
     enqueue_pending(s, batch)
-    job.submitter = peer
-    s.orphans.pop(job.id, None)
+    _note_submitter(s, job, peer)
     if message.watch:
         _watch(s, job, peer)
     out.send(peer, Accepted(message.key, message.number, job.id))
     if job.cancelled:
         settle.cancel(s, job, batch.first, batch.count, now, out)
+
+
+def _note_submitter(s: State, job: Job, peer: Peer) -> None:
+    """Who sends the job's batches: when it goes before the last one, somebody must end the job."""
+    job.submitter = peer
+    s.orphans.pop(job.id, None)
+    client = s.clients.by_peer.get(peer)
+    if client is not None:
+        (client.submitting.discard if job.closed else client.submitting.add)(job.id)
 
 
 def close(s: State, job: Job, out: Effects) -> None:

@@ -409,9 +409,10 @@ class Broker:
             job = self.state.book.jobs.get(job_id)
             if job is not None:
                 job.watchers.discard(peer)
-        for job in self.state.book.jobs.values():
-            if job.submitter == peer and not job.closed:
-                self._orphan(job.id, now)
+        for job_id in client.submitting if client else ():
+            job = self.state.book.jobs.get(job_id)
+            if job is not None and job.submitter == peer and not job.closed:
+                self._orphan(job_id, now)
 
     def _orphan(self, job: JobId, now: float) -> None:
         """Its client may come back; after a while nobody will send the rest."""

@@ -23,6 +23,8 @@ class Client:
     pushed_bytes: int = 0
     consumed_bytes: int = 0
     watched: set[JobId] = field(default_factory=set)
+    #: jobs whose last batch has not come
+    submitting: set[JobId] = field(default_factory=set)
     #: jobs with results that were not pushed because the window was full
     lagging: set[JobId] = field(default_factory=set)
 

@@ -45,7 +45,7 @@ def main() -> None:
     signals = SignalPort()  # handlers, not SIG_IGN: runners would inherit that
     settings = daemon.load(options)
     if options.replace is None:
-        place = mpi.join()
+        place = mpi.join(mpi.start_limit_s())
         core = mpi.bind(place.local_rank, place.local_size)
     else:
         place = mpi.Place(options.replace, 1, 0, 1)

@@ -170,3 +170,19 @@ def test_a_silent_agent_ends_the_rank(agent: Agent) -> None:
     agent.until(lambda: process.poll() is not None)
     assert process.returncode == 0
     assert gone(runner)
+
+
+def test_mpi_that_does_not_start_ends_the_rank() -> None:
+    """One of two ranks never joins MPI: the other, which would wait for ever, is ended by the alarm."""
+    code = (
+        "import os, sys, time\n"
+        "from pyfi_hpc.adapters import mpi\n"
+        "if os.environ['PMI_RANK'] == '0': time.sleep(4); sys.exit(0)\n"
+        "print('joins', flush=True); mpi.join(1.5); print('joined', flush=True)\n"
+    )
+    command = launcher.step_command(launcher.find_mpiexec(), 2, [sys.executable, "-c", code])
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert "joins" in done.stdout
+    assert "joined" not in done.stdout
+    assert time.monotonic() - began < 15

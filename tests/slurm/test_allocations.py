@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 from slurm_site import ROOT, Site, inside_pid, node_ranks, ours, wait
 
 from pyfi_hpc import Executor
 from pyfi_hpc.adapters.slurm import AllocationRequest
-from pyfi_hpc.errors import SettingsError, SlurmRefused
-from pyfi_hpc.hosts import instance
+from pyfi_hpc.errors import BrokerHeld, SettingsError, SlurmRefused
+from pyfi_hpc.hosts import allocation, instance
+from pyfi_hpc.ledger import embedded
 
 pytestmark = pytest.mark.slurm
 
@@ -30,7 +31,7 @@ def test_digits_on_sixteen_ranks(site: Site) -> None:
     assert done.returncode == 0, done.stderr + site.said(job)
     accuracy = float(done.stdout.partition("accuracy: ")[2].partition("%")[0])
     assert accuracy > 97
-    (fits,) = [row for row in site.ask("jobs")["rows"] if row["tasks"] > 100]
+    fits = max(site.ask("jobs", {"limit": 4})["rows"], key=lambda row: int(row["tasks"]))
     calls = site.calls(fits["job"])
     assert len(calls) == int(done.stdout.partition("best of ")[2].partition(":")[0])
     assert {(call["state"], call["attempt"]) for call in calls} == {("COMPLETED", 1)}
@@ -44,18 +45,19 @@ def test_rank_and_node_lost_in_a_map(site: Site) -> None:
     job = site.up(nodes=4, ntasks_per_node=4)
     site.wait_ranks(16, job)
     hit, gone = cluster.nodes[1], cluster.nodes[3]
-    with Executor() as executor:
-        # long ones first, so that every rank surely runs one when it is hit
-        seconds = [2.0] * 32 + [0.05] * 368
-        results = executor.map("naps.nap", [str(marks)] * 400, range(400), seconds, chunksize=40)
-        wait(lambda: len(list(marks.glob("*-1"))) >= 16, 30, lambda: site.said(job))
-        victim = node_ranks(cluster, hit)[0]
-        inner = str(inside_pid(victim))
-        os.kill(victim, signal.SIGKILL)
-        cluster.node_down(gone)
-        done = list(results)
+    executor = Executor()
+    # long ones first, so that every rank surely runs one when it is hit
+    seconds = [3.0] * 32 + [0.05] * 368
+    results = executor.map("naps.nap", [str(marks)] * 400, range(400), seconds, chunksize=40, timeout=60)
+    wait(lambda: len(list(marks.glob("*-1"))) >= 16, 30, lambda: site.said(job))
+    time.sleep(1.1)  # the next beat tells the broker what runs; what began after it is not known as an attempt
+    victim = node_ranks(cluster, hit)[0]
+    inner = str(inside_pid(victim))
+    os.kill(victim, signal.SIGKILL)
+    cluster.node_down(gone)
+    done = list(results)
     assert [number for number, _, _ in done] == list(range(400))
-    calls = site.calls(site.ask("jobs")["rows"][0]["job"])
+    calls = site.calls(site.last_job())
     assert [call["state"] for call in calls] == ["COMPLETED"] * 400
     # who needed a second attempt began the first one on the rank or the node that died, and ended elsewhere
     again = [number for number, _, attempt in done if attempt == 2]
@@ -80,10 +82,10 @@ def test_two_allocations_feed_one_broker(site: Site) -> None:
     site.wait_ranks(4, first)
     site.wait_ranks(6, second)
     marks = site.marks("two")
-    with Executor() as executor:
-        done = list(executor.map("naps.nap", [str(marks)] * 100, range(100), [0.1] * 100))
+    executor = Executor()
+    done = list(executor.map("naps.nap", [str(marks)] * 100, range(100), [0.1] * 100, timeout=60))
     assert {node for _, node, _ in done} == set(site.cluster.nodes)
-    calls = site.calls(site.ask("jobs")["rows"][0]["job"])
+    calls = site.calls(site.last_job())
     assert {call["node"].split("/")[1] for call in calls} == {str(first), str(second)}
 
 
@@ -93,15 +95,15 @@ def test_drain_gives_the_rest_to_the_next_allocation(site: Site) -> None:
     first = site.up(nodes=4, ntasks_per_node=4)
     site.wait_ranks(16, first)
     second = site.up(nodes=4, ntasks_per_node=2)
-    with Executor() as executor:
-        results = executor.map("naps.nap", [str(marks)] * 120, range(120), [1.0] * 48 + [0.05] * 72)
-        wait(lambda: len(list(marks.glob("*-1"))) >= 20, 30, lambda: site.said(first))
-        assert cluster.job_state(second) == "PENDING"
-        cluster.run(["scancel", "--batch", "--signal=USR1", str(first)])
-        assert cluster.wait_job(first, "COMPLETED", "FAILED", timeout=30) == "COMPLETED", site.said(first)
-        done = list(results)
+    executor = Executor()
+    results = executor.map("naps.nap", [str(marks)] * 120, range(120), [1.0] * 48 + [0.05] * 72, timeout=60)
+    wait(lambda: len(list(marks.glob("*-1"))) >= 20, 30, lambda: site.said(first))
+    assert cluster.job_state(second) == "PENDING"
+    cluster.run(["scancel", "--batch", "--signal=USR1", str(first)])
+    assert cluster.wait_job(first, "COMPLETED", "FAILED", timeout=30) == "COMPLETED", site.said(first)
+    done = list(results)
     assert {attempt for _, _, attempt in done} == {1}
-    calls = site.calls(site.ask("jobs")["rows"][0]["job"])
+    calls = site.calls(site.last_job())
     by_job = [call["node"].split("/")[1] for call in calls]
     assert by_job.count(str(first)) >= 20
     assert by_job.count(str(second)) >= 60
@@ -114,17 +116,18 @@ def test_walltime_gives_what_ran_to_the_next_allocation(site: Site) -> None:
     first = site.up(nodes=2, ntasks_per_node=2, time="1", drain_s=1, extra=(here,))
     site.wait_ranks(4, first)
     second = site.up(nodes=2, ntasks_per_node=2, extra=(here,))
-    with Executor() as executor:
-        results = executor.map("naps.nap", [str(marks)] * 12, range(12), [300.0] * 4 + [0.1] * 8)
-        wait(lambda: all((marks / f"{n}-1").exists() for n in range(4)), 30, lambda: site.said(first))
-        # Slurm looks at time limits every 30 s
-        end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 1))
-        cluster.run(["scontrol", "update", f"jobid={first}", f"endtime={end}"])
-        state = cluster.wait_job(first, "TIMEOUT", "FAILED", "COMPLETED", timeout=50)
-        assert state == "TIMEOUT", site.said(first)
-        done = list(results)
+    executor = Executor()
+    results = executor.map("naps.nap", [str(marks)] * 12, range(12), [300.0] * 4 + [0.1] * 8, timeout=60)
+    wait(lambda: all((marks / f"{n}-1").exists() for n in range(4)), 30, lambda: site.said(first))
+    # Slurm looks at time limits every 30 s
+    end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 1))
+    cluster.run(["scontrol", "update", f"jobid={first}", f"endtime={end}"])
+    state = cluster.wait_job(first, "TIMEOUT", "FAILED", "COMPLETED", timeout=50)
+    assert state == "TIMEOUT", site.said(first)
+    assert "draining before the walltime" in site.said(first)
+    done = list(results)
     assert [attempt for _, _, attempt in done] == [2] * 4 + [1] * 8
-    job = site.ask("jobs")["rows"][0]["job"]
+    job = site.last_job()
     for index in range(4):
         ended = [(a["outcome"], a["node"].split("/")[1]) for a in site.attempts(job, index)]
         assert ended == [("WALLTIME", str(first)), ("COMPLETED", str(second))]
@@ -140,9 +143,9 @@ def test_broker_in_the_job(person: Site) -> None:
     assert any("hosts.broker" in line for line in ours(cluster)[cluster.nodes[0]])
     person.deploy_naps()
     marks = person.marks("in-job")
-    with Executor() as executor:
-        done = list(executor.map("naps.nap", [str(marks)] * 20, range(20), [0.05] * 20))
-        assert {node for _, node, _ in done} == set(cluster.nodes[:2])
+    executor = Executor()
+    done = list(executor.map("naps.nap", [str(marks)] * 20, range(20), [0.05] * 20, timeout=60))
+    assert {node for _, node, _ in done} == set(cluster.nodes[:2])
     person.down()
     assert cluster.wait_job(first, "COMPLETED", "FAILED", timeout=20) == "COMPLETED", person.said(first)
     assert ours(cluster) == {}
@@ -151,8 +154,8 @@ def test_broker_in_the_job(person: Site) -> None:
     person.wait_ranks(2, second)
     (row,) = person.ask("jobs")["rows"]
     assert (row["tasks"], row["states"]) == (20, {"COMPLETED": 20})
-    with Executor() as executor:
-        assert executor.submit("naps.nap", str(marks), 99, 0.01).result(30)[1] == cluster.nodes[2]
+    executor = Executor()
+    assert executor.submit("naps.nap", str(marks), 99, 0.01).result(30)[1] == cluster.nodes[2]
 
 
 def test_down_ends_the_allocations_in_order(site: Site) -> None:
@@ -175,18 +178,17 @@ def test_down_ends_the_allocations_in_order(site: Site) -> None:
     assert not future.done() or future.exception() is not None
 
 
-@pytest.mark.parametrize(("option", "words"), [("--nosuch", "unrecognized option"), ("--time=soon", "Invalid --time")])
-def test_refused_request_leaves_nothing(person: Site, option: str, words: str) -> None:
-    """Slurm refuses: its own words are in the error, and the broker that was started for it has ended."""
-    with pytest.raises(SlurmRefused, match=words):
-        person.up(extra=(option,), time="")
+def test_refused_request_leaves_nothing(person: Site) -> None:
+    """Slurm refuses: its own words are in the error, and ledger and broker that were started for it have ended."""
+    with pytest.raises(SlurmRefused, match="Invalid --time"):
+        person.up(time="soon")
     assert instance.find(person.settings, "broker") is None
+    assert embedded.status(person.settings) is None
+    assert person.down() == []
 
 
 def test_loopback_is_refused(person: Site) -> None:
     """A broker on loopback, asked for or running: the error says that nodes cannot reach it, nothing is submitted."""
-    from dataclasses import replace
-
     with pytest.raises(SettingsError, match="cannot reach 127"):
         instance.start_allocation(replace(person.settings, bind="127.0.0.1"), AllocationRequest())
     instance.start_ledger(person.settings)
@@ -198,6 +200,6 @@ def test_loopback_is_refused(person: Site) -> None:
 
 def test_two_brokers_are_refused(site: Site) -> None:
     """--broker=job while a broker runs: refused, names it."""
-    with pytest.raises(Exception, match="has a broker already"):
+    with pytest.raises(BrokerHeld, match="has a broker already"):
         site.up(broker="job")
-    assert not list(Path(site.settings.instance_dir / "allocations").glob("*"))
+    assert allocation.noted(site.settings) == []
