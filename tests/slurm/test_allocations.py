@@ -90,7 +90,7 @@ def test_two_allocations_feed_one_broker(site: Site) -> None:
 
 
 def test_drain_gives_the_rest_to_the_next_allocation(site: Site) -> None:
-    """USR1 as before a walltime: what runs ends there, the rest runs in the allocation that waited; one attempt each."""
+    """USR1 as before a walltime: what runs ends there, the rest runs in the allocation that waited; one attempt each."""  # noqa: E501
     cluster, marks = site.cluster, site.marks("drain")
     first = site.up(nodes=4, ntasks_per_node=4)
     site.wait_ranks(16, first)
