@@ -107,7 +107,7 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
         message.offsets, message.payload, message.edges,
     )  # fmt: skip
     s.emit(record, out)
-    s.counts.submitted += message.count
+    s.counts.accepted += message.count
     batch = job.batches[-1]
     if s.payload_bytes + len(message.payload) <= s.limits.queued_payload_bytes_max:
         s.keep_payload(batch, message.offsets, message.payload)

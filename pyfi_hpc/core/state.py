@@ -21,7 +21,7 @@ from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Record
 class Counts:
     """What ``pyfi info`` shows of the broker's life."""
 
-    submitted: int = 0
+    accepted: int = 0
     settled: int = 0
     stale: int = 0
     refused: int = 0

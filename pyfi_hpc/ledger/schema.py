@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg2
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from pyfi_hpc.errors import SettingsError
 from pyfi_hpc.ledger.connection import make_engine, shown, unavailable
 from pyfi_hpc.ledger.queries import text_of
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: "pyfi" and a number: only one upgrade at a time
@@ -46,17 +46,25 @@ def upgrade(target: str | sa.Engine) -> str:
 
 
 def head() -> str:
-    """The schema's version that this package needs."""
-    return ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
+    """The schema's version that this package needs: the last of the migrations, which are numbered."""
+    return max(_known())
+
+
+def _known() -> set[str]:
+    return {file.stem.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py")}
 
 
 def current(connection: sa.Connection) -> str:
     """The schema's version of a ledger, empty if it has no tables."""
-    return MigrationContext.configure(connection).get_current_revision() or ""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or ""
 
 
 def configuration(connection: sa.Connection) -> Config:
     """Alembic's configuration without a file."""
+    from alembic.config import Config
+
     found = Config()
     found.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     found.attributes["connection"] = connection
@@ -65,14 +73,16 @@ def configuration(connection: sa.Connection) -> Config:
 
 def _upgrade(connection: sa.Connection) -> str:
     has, needed = current(connection), head()
-    known = {script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()}
-    if has and has not in known:
+    if has and has not in _known():
         raise SettingsError(
             f"the ledger was made by a newer version of pyfi_hpc (schema {has})",
             where=shown(connection.engine.url.render_as_string()), fix="upgrade this pyfi_hpc",
         )  # fmt: skip
     run = connection.connection.cursor().execute
     if has != needed:
+        # a second's import, which most starts do without: a broker that is back soon repeats nothing
+        from alembic import command
+
         run(text_of("drop_views.sql"))
         command.upgrade(configuration(connection), "head")
     # through the driver: SQLAlchemy would read colons and percent signs in it
