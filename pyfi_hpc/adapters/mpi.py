@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 from dataclasses import dataclass
@@ -55,8 +56,7 @@ def join(limit_s: float) -> Place:
     Notes
     -----
     MPI_Init waits for all ranks for ever, also for those that failed in it, and our steps are told not to end when
-    a rank does. A network that was not ready (seen: MPICH 5 under Slurm's pmi2, one start in some hundred) would
-    leave an allocation idle to its end. The signal's default action works inside MPI's code, a thread would not.
+    a rank does: that would leave an allocation idle to its end. The signal's default action works inside MPI's code, a thread would not.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
@@ -67,6 +67,7 @@ def join(limit_s: float) -> Place:
 
 
 def _join() -> Place:
+    _choose_network()
     try:
         import mpi4py
 
@@ -78,6 +79,22 @@ def _join() -> Place:
     world = MPI.COMM_WORLD
     local = world.Split_type(MPI.COMM_TYPE_SHARED)
     return Place(world.Get_rank(), world.Get_size(), local.Get_rank(), local.Get_size(), world)
+
+
+def _choose_network() -> None:
+    """Under Slurm, the libfabric module of MPICH's wheel instead of the UCX one.
+
+    In MPICH 5.0.2 the UCX module publishes 4 KiB for an address that is shorter. What lies behind it on the heap goes
+    along, in pieces of up to 1024 characters, and Slurm 22.05's pmi2 breaks on longer lines: whether MPI starts
+    depended on what the heap held. Other builds of MPI have modules of their own and are left alone.
+    """
+    if "SLURM_STEP_ID" not in os.environ or "PMI_FD" not in os.environ:
+        return
+    try:
+        importlib.metadata.distribution("mpich")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
 
 
 def _by_launcher(problem: str) -> Place:
