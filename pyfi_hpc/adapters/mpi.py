@@ -56,7 +56,8 @@ def join(limit_s: float) -> Place:
     Notes
     -----
     MPI_Init waits for all ranks for ever, also for those that failed in it, and our steps are told not to end when
-    a rank does: that would leave an allocation idle to its end. The signal's default action works inside MPI's code, a thread would not.
+    a rank does: that would leave an allocation idle to its end. The signal's default action works inside MPI's
+    code, a thread would not.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
