@@ -30,3 +30,8 @@ def cluster(_slurm: slurm_cluster.Cluster) -> Iterator[slurm_cluster.Cluster]:
     """A real Slurm cluster, idle: four nodes with four cores each, started once for all tests in 1.5 s."""
     yield _slurm
     _slurm.reset()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the Slurm cluster runs last: other tests end processes that they find around them."""
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
