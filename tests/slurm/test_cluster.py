@@ -69,7 +69,7 @@ def login(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def _wait_for(file: Path, pattern: str, count: int = 1, timeout: float = 20) -> list[str]:
+def _wait_for(file: Path, pattern: str, count: int = 1, timeout: float = 60) -> list[str]:
     """The lines of a job's output that match, once there are so many."""
     deadline = time.monotonic() + timeout
     while True:
@@ -142,7 +142,7 @@ def test_mpi_ranks_survive_a_rank_and_a_node(cluster: Cluster, login: Path) -> N
 def test_allocation_lives_through_losses_and_drains(cluster: Cluster, login: Path) -> None:
     """Our script with stand-ins: a rank killed, a node DOWN, a broken rank step, USR1 as before the walltime."""
     request = AllocationRequest(
-        nodes=4, ntasks_per_node=4, time="1", drain_s=30, python=str(login / "host"), home=login
+        nodes=4, ntasks_per_node=4, time="3", drain_s=30, python=str(login / "host"), home=login
     )
     job = slurm.submit(request).slurm_job_id
     assert job is not None
@@ -151,7 +151,7 @@ def test_allocation_lives_through_losses_and_drains(cluster: Cluster, login: Pat
     _wait_for(out, r"^rank \d+ of 16", 16)
     entry = slurm.queue([job, 999])[job]
     assert (entry.state, entry.nodes) == ("RUNNING", tuple(cluster.nodes))
-    assert 0 < (slurm.time_left(job) or 0) <= 60
+    assert 0 < (slurm.time_left(job) or 0) <= 180
 
     os.kill(_ranks(cluster, cluster.nodes[2])[0], signal.SIGKILL)
     cluster.node_down(cluster.nodes[3])
@@ -165,7 +165,7 @@ def test_allocation_lives_through_losses_and_drains(cluster: Cluster, login: Pat
     assert all(len(_ranks(cluster, node, "hosts.agent")) >= 1 for node in cluster.nodes[:3])
 
     cluster.run(["scancel", "--batch", "--signal=USR1", str(job)])
-    assert len(_wait_for(out, r"^agent \d heard SIGUSR1", 3, timeout=20)) == 3
+    assert len(_wait_for(out, r"^agent \d heard SIGUSR1", 3)) == 3
     assert cluster.wait_job(job, "COMPLETED", "FAILED", "TIMEOUT") == "COMPLETED"
 
 
