@@ -297,7 +297,7 @@ def test_repositories_of_others_need_the_allow_list(repository: Repository, tmp_
 
     with pytest.raises(RepositoryRefused, match="does not belong to you"):
         prepare(settings(), repository.path, owner_uid=somebody)
-    spec = prepare(settings(allow=(f"{tmp_path}/work/*",)), repository.path, owner_uid=somebody)
+    spec = prepare(settings(allow=(f"{repository.path.parent}/*",)), repository.path, owner_uid=somebody)
     assert call(spec, "f") == 1
     with pytest.raises(RepositoryRefused, match="denied"):
         prepare(settings(allow=("/*",), deny=(f"{tmp_path}/*",)), repository.path, owner_uid=somebody)
