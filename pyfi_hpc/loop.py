@@ -66,7 +66,8 @@ class Loop:
             self._ports[port.waitable] = port
             self._poller.register(port.waitable, zmq.POLLIN)
         if journal is not None:
-            self._poller.register(journal.waitable, zmq.POLLIN)
+            for waitable in journal.waitables:
+                self._poller.register(waitable, zmq.POLLIN)
         #: gathers while the journal is busy
         self._records: list[Record] = []
         self._queries: list[Query] = []

@@ -55,10 +55,13 @@ class Doer(Protocol):
 
 
 class Ledger(Protocol):
-    """Durable memory. All methods block; the loop calls them through ``ledger.writer`` in a thread.
+    """Durable memory. The methods block, all but ``start`` and ``poll``; the loop calls them through ``ledger.writer``.
 
     The same contract suite runs against the one in memory and Postgres.
     """
+
+    #: readable when ``poll`` has something to do; -1: ``start`` takes nothing
+    waitable: int
 
     def take_over(self, holder: str) -> Recovered:
         """Become the only writer: raise the epoch and read what is unfinished.
@@ -81,6 +84,24 @@ class Ledger(Protocol):
             Another broker has taken over; this one must end.
         LedgerUnavailable
             Not committed; the same call may be tried again.
+        """
+
+    def start(self, records: Sequence[Record], seq: int) -> bool:
+        """Begin a commit and do not wait for it, where that is the quicker way; False: ``commit`` it.
+
+        Raises
+        ------
+        LedgerUnavailable
+            As ``poll``.
+        """
+
+    def poll(self) -> bool:
+        """Whether the commit that was started is done. Never blocks.
+
+        Raises
+        ------
+        LedgerUnavailable
+            It went wrong, or nobody knows: ``commit`` the same records as the same ``seq``.
         """
 
     def find_job(self, owner: str, key: bytes) -> FoundJob | None:
@@ -111,7 +132,8 @@ class PageOfOutcomes(Protocol):
 class Journal(Protocol):
     """The loop's side of the ledger: one group is committed while the next one gathers."""
 
-    waitable: Any
+    #: ``receive`` has something when one of these is readable
+    waitables: Sequence[int]
 
     def submit(self, records: list[Record], queries: list[Query]) -> None:
         """Start a group commit, then the reads. Only when not busy."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from pyfi_hpc.adapters.router import FRAME_BYTES_GOAL, harden
+from pyfi_hpc.adapters.router import FRAME_BYTES_GOAL, NOBLOCK, harden, readable
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.ids import Peer
@@ -68,10 +68,9 @@ class DealerPort:
     def receive(self) -> list[Any]:
         events: list[Any] = []
         for _ in range(512):
-            try:
-                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not readable(self._socket):
                 break
+            frame = self._socket.recv(NOBLOCK, copy=False)
             try:
                 batch = codec.decode(frame.buffer, self._decoder)
             except RemoteProtocolError as error:
@@ -87,7 +86,7 @@ class DealerPort:
             half = len(messages) // 2
             return self.send(peer, messages[:half]) and self.send(peer, messages[half:])
         try:
-            self._socket.send(frame, zmq.NOBLOCK, copy=len(frame) < 65536)
+            self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
         except zmq.Again:
             return False
         return True

@@ -110,7 +110,8 @@ class Conversation:
             self._quiet = True
             return
         if self._quiet:  # a silence counts from when somebody had something to say
-            self._quiet, self.awakened, self._heard_at = False, True, max(self._heard_at, now)
+            self.awakened = now - self._heard_at > self.heartbeat_s
+            self._quiet, self._heard_at = False, max(self._heard_at, now)
             self._connected_at = max(self._connected_at, now - self.heartbeat_s)
         if self._open:
             self._send_ready(now)

@@ -8,6 +8,7 @@ from typing import Any
 import zmq
 
 from pyfi_hpc.adapters.access import Access
+from pyfi_hpc.adapters.router import NOBLOCK, readable
 from pyfi_hpc.errors import SettingsError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import Limits
@@ -63,9 +64,9 @@ class Link:
         for i, message in enumerate(out):
             size += len(message.payload) if isinstance(message, m.Submit) else 64
             if size > _FRAME_BYTES_MAX and i > start:
-                self._dealer.send(encode(out[start:i]), zmq.NOBLOCK)
+                self._dealer.send(encode(out[start:i]), NOBLOCK)
                 start, size = i, 0
-        self._dealer.send(encode(out[start:]), zmq.NOBLOCK)
+        self._dealer.send(encode(out[start:]), NOBLOCK)
         out.clear()
 
     def receive(self, wait_s: float) -> list[bytes]:
@@ -80,11 +81,8 @@ class Link:
                 except BlockingIOError:
                     pass
         assert self._dealer is not None
-        while len(frames) < _FRAMES_MAX:
-            try:
-                frames.append(self._dealer.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                break
+        while len(frames) < _FRAMES_MAX and readable(self._dealer):
+            frames.append(self._dealer.recv(NOBLOCK))
         return frames
 
     def close(self) -> None:

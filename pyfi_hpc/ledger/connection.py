@@ -127,6 +127,13 @@ class Watchdog:
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
         """Limit what is done inside to so many seconds."""
+        self.arm(seconds)
+        try:
+            yield
+        finally:
+            self.disarm()
+
+    def arm(self, seconds: float) -> None:
         self.fired = False
         with Watchdog._lock:
             self._deadline = time.monotonic() + seconds
@@ -135,11 +142,10 @@ class Watchdog:
                 Watchdog._thread = threading.Thread(target=_watch, name="ledger watchdog", daemon=True)
                 Watchdog._thread.start()
         Watchdog._some.set()
-        try:
-            yield
-        finally:
-            with Watchdog._lock:
-                Watchdog._armed.pop(id(self), None)
+
+    def disarm(self) -> None:
+        with Watchdog._lock:
+            Watchdog._armed.pop(id(self), None)
 
     def _bite(self) -> None:
         self.fired = True

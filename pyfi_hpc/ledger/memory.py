@@ -50,6 +50,8 @@ class MemoryStore:
 class MemoryLedger:
     """Implements ``ports.Ledger`` on a ``MemoryStore``."""
 
+    waitable = -1
+
     def __init__(self, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore()
         self._epoch = Epoch(0)
@@ -70,6 +72,12 @@ class MemoryLedger:
             )  # fmt: skip
         self._raise_epoch(holder)
         return self._recover()
+
+    def start(self, records: Sequence[Record], seq: int) -> bool:
+        return False
+
+    def poll(self) -> bool:
+        raise AssertionError("nothing was started")
 
     def commit(self, records: Sequence[Record], seq: int) -> None:
         self._reach()

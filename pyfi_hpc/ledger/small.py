@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import psycopg2.extensions
-
 from pyfi_hpc.ledger.copy import COLUMNS, Group, intervals, text
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
 
@@ -32,8 +30,12 @@ def _prepare(table: str) -> str:
     return f"PREPARE pyfi_{table} ({_TYPES[table]}) AS INSERT INTO {table} ({COLUMNS[table]}) VALUES ({marks})"
 
 
-#: run once on each connection that writes
-PREPARE = ";\n".join(_prepare(table) for table in _TYPES)
+_BEGIN = (
+    "PREPARE pyfi_begin (int, int, bigint, bigint, int, int, int, int, bigint[], bigint[])"
+    " AS SELECT ledger_begin($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+)
+#: run once on the connection that sends small groups
+PREPARE = ";\n".join([_BEGIN, *map(_prepare, _TYPES)])
 
 
 def is_small(records: Sequence[Record]) -> bool:
@@ -67,48 +69,57 @@ def outline(records: Sequence[Record]) -> Group:
     return group
 
 
-def statements(cursor: psycopg2.extensions.cursor, records: Sequence[Record], epoch: int) -> bytes:
-    """The rows of a small group as SQL text."""
-    parts = []
+def message(records: Sequence[Record], group: Group, lock_class: int, shard: int, epoch: int, seq: int) -> bytes:
+    """One transaction as SQL text: numbers and hexadecimal digits, so nothing in it needs quoting."""
+    n = group.counts
+    lo = ",".join(str(lo) for lo, _ in group.closed)
+    hi = ",".join(str(hi) for _, hi in group.closed)
+    parts = [
+        f"BEGIN;EXECUTE pyfi_begin({lock_class},{shard},{epoch},{seq},{n['job']},{n['task_batch']},"
+        f"{n['outcome_batch']},{n['attempt_failed']},'{{{lo}}}','{{{hi}}}');"
+    ]
     for record in records:
         if not isinstance(record, BatchClosed):
-            table, values = _ROWS[type(record)]
-            row = values(record, epoch)
-            marks = ", ".join(["%s"] * len(row))
-            parts.append(cursor.mogrify(f"EXECUTE pyfi_{table} ({marks});", row))
-    return b"".join(parts)
+            table, row = _ROWS[type(record)]
+            parts.append(f"EXECUTE pyfi_{table}({row(record, epoch)});")
+    parts.append("COMMIT")
+    return "".join(parts).encode()
 
 
 def _text(value: str) -> str:
-    return text(value).decode()
+    return f"convert_from('\\x{text(value).hex()}','UTF8')"
 
 
-def _job(r: JobOpened, epoch: int) -> tuple[Any, ...]:
-    return r.job, int(r.on_failure), r.opened_at, epoch, r.key, _text(r.owner), _text(r.name), r.shape
-
-
-def _batch(r: BatchAdmitted, epoch: int) -> tuple[Any, ...]:
+def _job(r: JobOpened, epoch: int) -> str:
     return (
-        r.batch, r.job, r.number, r.first, r.count, r.last, r.socket, r.code, r.priority, r.retries, r.time_limit_s,
-        epoch, r.offsets, r.payload,
-    )  # fmt: skip
+        f"{r.job},{int(r.on_failure)},{r.opened_at!r},{epoch},'\\x{r.key.hex()}',{_text(r.owner)},{_text(r.name)},"
+        f"'\\x{r.shape.hex()}'"
+    )
 
 
-def _outcome(r: OutcomeSettled, epoch: int) -> tuple[Any, ...]:
+def _batch(r: BatchAdmitted, epoch: int) -> str:
     return (
-        r.job, r.batch, r.lo, r.count, r.attempt, r.epoch, r.grant, r.rank, r.settled_at, _text(r.node), r.states,
-        r.started, r.durations, r.offsets, r.payload, r.outputs,
-    )  # fmt: skip
+        f"{r.batch},{r.job},{r.number},{r.first},{r.count},{r.last},{r.socket},{r.code},{r.priority},{r.retries},"
+        f"{r.time_limit_s!r},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}'"
+    )
 
 
-def _attempt(r: AttemptFailed, epoch: int) -> tuple[Any, ...]:
+def _outcome(r: OutcomeSettled, epoch: int) -> str:
     return (
-        r.job, r.batch, r.offset, r.attempt, int(r.cause), r.epoch, r.grant, r.rank, r.failed_at, _text(r.node),
-        r.error, r.outputs,
-    )  # fmt: skip
+        f"{r.job},{r.batch},{r.lo},{r.count},{r.attempt},{r.epoch},{r.grant},{r.rank},{r.settled_at!r},"
+        f"{_text(r.node)},'\\x{r.states.hex()}','\\x{r.started.hex()}','\\x{r.durations.hex()}',"
+        f"'\\x{r.offsets.hex()}','\\x{r.payload.hex()}','\\x{r.outputs.hex()}'"
+    )
 
 
-_ROWS: dict[type, tuple[str, Callable[[Any, int], tuple[Any, ...]]]] = {
+def _attempt(r: AttemptFailed, epoch: int) -> str:
+    return (
+        f"{r.job},{r.batch},{r.offset},{r.attempt},{int(r.cause)},{r.epoch},{r.grant},{r.rank},{r.failed_at!r},"
+        f"{_text(r.node)},'\\x{r.error.hex()}','\\x{r.outputs.hex()}'"
+    )
+
+
+_ROWS: dict[type, tuple[str, Callable[[Any, int], str]]] = {
     JobOpened: ("job", _job),
     BatchAdmitted: ("task_batch", _batch),
     OutcomeSettled: ("outcome_batch", _outcome),

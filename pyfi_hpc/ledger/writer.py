@@ -1,9 +1,13 @@
-"""The loop's side of the ledger: threads that commit one group while the next one gathers, and that read.
+"""The loop's side of the ledger: one group is committed while the next one gathers; threads do what may block.
 
 ::
 
-    loop --submit--> committer --commit--+--> reader   payloads, values, pages, jobs
+    loop --submit--> express lane -------+
+         --submit--> committer --commit--+--> reader   payloads, values, pages, jobs
          <-receive-------<---------------+--> desk     verbs of people: lists, deploy, ...
+
+A small group goes by the express lane, where the loop waits for the answer itself. What goes wrong there is the
+committer's.
 
 Reads of a group start after its commit and never hold up the next one. While the ledger does not answer, the
 committer tries the same group again for ever: nothing in it was acknowledged, and nothing may be lost.
@@ -17,7 +21,8 @@ import queue
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from pyfi_hpc.errors import LedgerUnavailable
@@ -56,13 +61,18 @@ class Writer:
     def __init__(self, ledger: FencedLedger, desk: Desk) -> None:
         self._ledger = ledger
         self._desk = desk
-        self.waitable, self._wake_end = os.pipe()
-        os.set_blocking(self.waitable, False)
+        self._told_end, self._wake_end = os.pipe()
+        self.waitables: Sequence[int] = [self._told_end] + ([ledger.waitable] if ledger.waitable >= 0 else [])
+        os.set_blocking(self._told_end, False)
         os.set_blocking(self._wake_end, False)
         self._seq = 0
         self._busy = False
         self._done = False
+        #: the group on the express lane
+        self._started: tuple[list[Record], list[Query]] | None = None
         self._problem: BaseException | None = None
+        #: something was written to the pipe; set after it, so that the pipe is read for certain
+        self._told = False
         self._events: deque[Any] = deque()
         self._stopping = threading.Event()
         self._groups: queue.SimpleQueue[tuple[list[Record], list[Query]] | None] = queue.SimpleQueue()
@@ -78,23 +88,33 @@ class Writer:
     def submit(self, records: list[Record], queries: list[Query]) -> None:
         assert not self._busy, "one group at a time"
         self._busy = True
-        if records:
-            self._seq += 1
-            self._groups.put((records, queries))
-        else:
-            self._after_commit(queries)
+        if not records:
+            self._begin_reads(queries)
+            self._committed()
+            return
+        self._seq += 1
+        group = records, queries
+        try:
+            if self._ledger.start(records, self._seq):
+                self._started = group
+                return
+        except LedgerUnavailable:
+            pass  # the committer hears it again, and tells
+        self._groups.put(group)
 
     @property
     def busy(self) -> bool:
         return self._busy
 
     def receive(self) -> tuple[bool, list[Any]]:
-        try:
-            os.read(self.waitable, 4096)
-        except BlockingIOError:
-            pass
+        if self._told:
+            self._told = False
+            with suppress(BlockingIOError):
+                os.read(self._told_end, 4096)
         if self._problem is not None:
             raise self._problem
+        if self._started is not None:
+            self._look_at_lane()
         done = self._done
         if done:
             self._done = self._busy = False
@@ -112,8 +132,20 @@ class Writer:
         for thread in self._threads:
             thread.join(timeout_s)
         if not any(thread.is_alive() for thread in self._threads):
-            os.close(self.waitable)
+            os.close(self._told_end)
             os.close(self._wake_end)
+
+    def _look_at_lane(self) -> None:
+        assert self._started is not None
+        group = self._started
+        try:
+            if not self._ledger.poll():
+                return
+            self._begin_reads(group[1])
+            self._done = True
+        except LedgerUnavailable:
+            self._groups.put(group)  # the committer hears it again, and tells
+        self._started = None
 
     # --- the threads --------------------------------------------------------------------------------
 
@@ -136,7 +168,8 @@ class Writer:
                 log.warning("= the ledger is back, epoch=%d", self._ledger.epoch)
             if down or self._ledger.epoch != epoch:
                 self._events.append(LedgerUp(self._ledger.epoch))
-            self._after_commit(queries)
+            self._begin_reads(queries)
+            self._committed()
 
     def _commit(self, records: list[Record]) -> bool | None:
         """Commit, however long it takes; whether the ledger was down meanwhile, or None when told to stop."""
@@ -153,12 +186,14 @@ class Writer:
                     return None
                 tries += 1
 
-    def _after_commit(self, queries: list[Query]) -> None:
+    def _begin_reads(self, queries: list[Query]) -> None:
         for query in queries:
             if isinstance(query, AskDesk):
                 self._asks.put(query)
             else:
                 self._reads.put(query)
+
+    def _committed(self) -> None:
         self._done = True
         self._wake()
 
@@ -186,6 +221,7 @@ class Writer:
             os.write(self._wake_end, b"!")
         except BlockingIOError:
             pass  # the pipe is full of wakes already
+        self._told = True
 
 
 def pause(tries: int) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import psycopg2
 import pytest
@@ -40,6 +42,18 @@ def ledger(proxy: Proxy) -> Iterator[PostgresLedger]:
     made.close()
 
 
+def commit(ledger: PostgresLedger, records: list[Any], seq: int) -> None:
+    """As the loop does it: a small group by the express lane, everything else and what went wrong there after it."""
+    try:
+        if ledger.start(records, seq):
+            while not ledger.poll():
+                assert select.select([ledger.waitable], [], [], 10)[0]
+            return
+    except LedgerUnavailable:
+        pass
+    ledger.commit(records, seq)
+
+
 def batches_of(url: str) -> list[int]:
     return [int(str(row[0])) for row in administer(url, "SELECT batch FROM task_batch ORDER BY batch")]
 
@@ -54,16 +68,54 @@ def test_a_commit_of_unknown_outcome_is_looked_up(
 ) -> None:
     """Cut or silence the connection at each statement of a commit, one message or COPY: all is there once."""
     ledger.take_over("here")
-    ledger.commit([opened(1), admitted(1, 1)], 1)
+    commit(ledger, [opened(1), admitted(1, 1)], 1)
     proxy.arm(statement, how)
     started = time.monotonic()
     group = [record for n in range(2, 2 + jobs) for record in (opened(n), admitted(n, n))]
-    ledger.commit(group, 2)
+    commit(ledger, group, 2)
     assert proxy.fired
     assert time.monotonic() - started < 8
     assert ledger.epoch == 2
-    ledger.commit([opened(50), admitted(50, 50)], 3)
+    commit(ledger, [opened(50), admitted(50, 50)], 3)
     assert batches_of(ledger_url) == [1, *range(2, 2 + jobs), 50]
+
+
+def test_small_groups_go_by_the_express_lane(proxy: Proxy, ledger: PostgresLedger) -> None:
+    """A lone call's records do, many or large ones do not; with the lane gone, ``commit`` brings it back."""
+    ledger.take_over("here")
+    commit(ledger, [opened(1), admitted(1, 1)], 1)
+    assert ledger.start([opened(2), admitted(2, 2)], 2)
+    while not ledger.poll():
+        assert select.select([ledger.waitable], [], [], 10)[0]
+    assert not ledger.start([record for n in range(3, 8) for record in (opened(n), admitted(n, n))], 3)
+    proxy.arm(b"COMMIT", "reply")
+    commit(ledger, [opened(3), admitted(3, 3)], 3)
+    assert proxy.fired
+    assert not ledger.start([opened(4), admitted(4, 4)], 4)
+    ledger.commit([opened(4), admitted(4, 4)], 4)
+    time.sleep(1.1)  # the lane is tried once a second
+    ledger.commit([opened(5), admitted(5, 5)], 5)
+    assert ledger.start([opened(6), admitted(6, 6)], 6)
+
+
+def test_an_idle_lane_that_is_lost_wakes_nobody(ledger: PostgresLedger, ledger_url: str) -> None:
+    """The server ends all sessions of an idle broker: the loop sleeps on, the next commit finds out and is made."""
+    ledger.take_over("here")
+    commit(ledger, [opened(1), admitted(1, 1)], 1)
+    terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pyfi ledger'"
+    administer(ledger_url, terminate)
+    assert not select.select([ledger.waitable], [], [], 0.2)[0]
+    commit(ledger, [opened(2), admitted(2, 2)], 2)
+    assert batches_of(ledger_url) == [1, 2]
+
+
+def test_what_the_server_refuses_is_told_by_commit(ledger: PostgresLedger) -> None:
+    """A group that breaks a constraint: the lane lets go of it without a takeover, ``commit`` raises the reason."""
+    ledger.take_over("here")
+    with pytest.raises(psycopg2.errors.UniqueViolation):
+        commit(ledger, [opened(1), opened(1)], 1)
+    assert ledger.epoch == 1
+    commit(ledger, [opened(1), admitted(1, 1)], 1)
 
 
 def test_a_commit_is_tried_again_until_the_server_is_back(
@@ -76,9 +128,9 @@ def test_a_commit_is_tried_again_until_the_server_is_back(
     group = [opened(1), admitted(1, 1)]
     for _ in range(3):
         with pytest.raises(LedgerUnavailable):
-            ledger.commit(group, 1)
+            commit(ledger, group, 1)
     proxy.refusing = False
-    ledger.commit(group, 1)
+    commit(ledger, group, 1)
     assert batches_of(ledger_url) == [1]
     assert ledger.epoch == 2
 
@@ -89,17 +141,17 @@ def test_a_broker_replaced_while_it_was_away_is_stale(proxy: Proxy, ledger: Post
     proxy.arm(b"COMMIT", "request")
     proxy.refusing = True
     with pytest.raises(LedgerUnavailable):
-        ledger.commit([opened(1), admitted(1, 1)], 1)
+        commit(ledger, [opened(1), admitted(1, 1)], 1)
     second = PostgresLedger(ledger_url)
     second.take_over("second")
     second.commit([opened(1), admitted(1, 1)], 1)
     proxy.refusing = False
     with pytest.raises(StaleEpoch, match="second"):
-        ledger.commit([opened(1), admitted(1, 1)], 1)
+        commit(ledger, [opened(1), admitted(1, 1)], 1)
     second.close()
     # also when the second has ended since: its epoch counts, not whether it lives
     with pytest.raises(StaleEpoch, match="second"):
-        ledger.commit([opened(1), admitted(1, 1)], 1)
+        commit(ledger, [opened(1), admitted(1, 1)], 1)
 
 
 def test_a_takeover_ends_a_commit_that_hangs(ledger_url: str) -> None:
@@ -203,7 +255,7 @@ def test_ranges_are_merged_in_passing(ledger_url: str, monkeypatch: pytest.Monke
 
 
 def test_sessions_that_are_killed_all_the_time_lose_and_double_nothing(ledger_url: str) -> None:
-    """For two seconds the broker's sessions are terminated at random moments while it commits without pause."""
+    """For two seconds the broker's sessions are ended at random moments while it commits small groups without pause."""
     ledger = PostgresLedger(ledger_url, commit_s=2.0)
     ledger.take_over("here")
     stop, kills = threading.Event(), []
@@ -226,7 +278,7 @@ def test_sessions_that_are_killed_all_the_time_lose_and_double_nothing(ledger_ur
         group = [opened(number), admitted(number, number), settled(number, number), closed(number)]
         while True:
             try:
-                ledger.commit(group, number)
+                commit(ledger, group, number)
                 break
             except LedgerUnavailable:
                 pass

@@ -74,7 +74,7 @@ def gather(
     done, events = 0, []
     deadline = time.monotonic() + wait_s
     while not enough(done, events):
-        assert select.select([writer.waitable], [], [], max(0.0, deadline - time.monotonic()))[0], (
+        assert select.select(writer.waitables, [], [], max(0.0, deadline - time.monotonic()))[0], (
             done,
             events,
         )
@@ -170,7 +170,7 @@ def test_a_fenced_broker_ends(writer: Writer, ledger: Gate) -> None:
     ledger.lose_session()
     MemoryLedger(ledger.store).take_over("there")
     writer.submit(GROUP, [])
-    assert select.select([writer.waitable], [], [], 5)[0]
+    assert select.select(writer.waitables, [], [], 5)[0]
     with pytest.raises(StaleEpoch, match="there"):
         writer.receive()
 
