@@ -37,6 +37,7 @@ class Figure:
     unit: str
     floor: float  #: what the project asks for
     most: bool  #: True: at least the floor; False: at most
+    ideal: tuple[float, ...] = ()  #: what the bare parts of it take here, measured in turn with the runs
 
     @property
     def median(self) -> float:
@@ -51,7 +52,8 @@ class Figure:
         sign = ">=" if self.most else "<="
         mark = "" if self.reached else "   NOT REACHED"
         bar = f"{sign} {self.floor:g}{mark}" if self.floor else ""
-        return f"{self.name:40} {self.median:>10.4g} {self.unit:8} {bar:24} runs {spread}, n={len(self.runs)}"
+        ideal = f", bare parts {statistics.median(self.ideal):.3g}" if self.ideal else ""
+        return f"{self.name:40} {self.median:>10.4g} {self.unit:8} {bar:24} runs {spread}, n={len(self.runs)}{ideal}"
 
 
 @contextmanager

@@ -13,7 +13,9 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import asdict
 
+import bare
 import bench
 import psutil
 import zmq
@@ -56,15 +58,15 @@ def submits(runs: int, tasks: int = 20_000) -> Figure:
     return Figure("no-op calls by single submits", tuple(rates), "tasks/s", 0, True)
 
 
-def round_trip(runs: int, calls: int = 200) -> Figure:
-    """One call at a time: submit to result, the median of many calls in each run."""
-    medians = []
-    with Executor() as executor:
+def round_trip(settings: Settings, runs: int, calls: int = 200) -> Figure:
+    """One call at a time: submit to result, the median of many calls in each run; its bare parts in turn with it."""
+    medians, ideal = [], []
+    with bare.round_trip(settings) as bare_ms, Executor() as executor:
         for _ in range(runs):
-            medians.append(
-                1000 * statistics.median(bench.timed(executor.submit("noop.noop", 1).result) for _ in range(calls))
-            )
-    return Figure("one call, submit to result, median", tuple(medians), "ms", 3, False)
+            seconds = [bench.timed(lambda: executor.submit("noop.noop", 1).result()) for _ in range(calls)]
+            medians.append(1000 * statistics.median(seconds))
+            ideal.append(bare_ms(calls))
+    return Figure("one call, submit to result, median", tuple(medians), "ms", 3, False, tuple(ideal))
 
 
 def idle(settings: Settings, runs: int, seconds: float = 5.0) -> Figure:
@@ -137,7 +139,8 @@ def main() -> int:
     print(f"{bench.machine()}, commit {bench.commit()}")
     with bench.fresh_instance(2) as settings:
         figures = [
-            rate(options.runs), submits(options.runs), round_trip(options.runs), idle(settings, min(options.runs, 3)),
+            rate(options.runs), submits(options.runs), round_trip(settings, options.runs),
+            idle(settings, min(options.runs, 3)),
         ]  # fmt: skip
     with bench.fresh_instance(0) as settings:
         figures.append(queued(settings))
@@ -147,7 +150,7 @@ def main() -> int:
         with open(options.json, "w") as file:
             json.dump(
                 {"machine": bench.machine(), "commit": bench.commit(), "seed": 0,
-                 "figures": {f.name: {"runs": f.runs, "unit": f.unit, "floor": f.floor} for f in figures}},
+                 "figures": {figure.name: asdict(figure) for figure in figures}},
                 file, indent=1,
             )  # fmt: skip
     return 0 if all(figure.reached for figure in figures) else 1

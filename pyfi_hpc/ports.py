@@ -96,7 +96,7 @@ class Ledger(Protocol):
         """
 
     def poll(self) -> bool:
-        """Whether the commit that was started is done. Never blocks.
+        """Whether the commit that was started is done; False when none is under way. Never blocks.
 
         Raises
         ------

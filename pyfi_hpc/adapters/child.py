@@ -36,6 +36,8 @@ GATHER_S = 0.001
 #: bytes read from one runner at once; one frame may be larger
 READ_MAX = 1 << 20
 _PIPE_BYTES = 256 << 10
+#: for one read; malloc asks the kernel for anything larger, and gives it back, each time
+_READ_BYTES = 64 << 10
 #: output in a memory file while a task runs; beyond it only its beginning is kept
 _FLOOD_BYTES = 4 << 20
 #: how often the output of a running task is looked at, seconds
@@ -279,7 +281,7 @@ class _Process:
         taken = 0
         while not self.hung_up and (taken < READ_MAX or not frames):
             try:
-                data = os.read(self.read_fd, _PIPE_BYTES)
+                data = os.read(self.read_fd, _READ_BYTES)
             except BlockingIOError:
                 break
             if not data:
@@ -287,7 +289,7 @@ class _Process:
             self._inbox += data
             taken += len(data)
             self._cut(frames)
-            if len(data) < _PIPE_BYTES:
+            if len(data) < _READ_BYTES:
                 break  # the pipe is empty: spare the read that says so
         return frames
 

@@ -141,7 +141,8 @@ class Watchdog:
             if Watchdog._thread is None or not Watchdog._thread.is_alive():
                 Watchdog._thread = threading.Thread(target=_watch, name="ledger watchdog", daemon=True)
                 Watchdog._thread.start()
-        Watchdog._some.set()
+        if not Watchdog._some.is_set():
+            Watchdog._some.set()
 
     def disarm(self) -> None:
         with Watchdog._lock:

@@ -16,6 +16,9 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STAT
 
 from pyfi_hpc.ledger.connection import Connection, Cursor, Watchdog, libpq_url
 
+#: the least that a socket's buffer takes at once
+_SHORT_BYTES = 4096
+
 
 class Express:
     """A connection to Postgres that does not block once it is open.
@@ -32,6 +35,7 @@ class Express:
         self._connection: Connection | None = None
         self._cursor: Cursor | None = None
         self._dog: Watchdog | None = None
+        self._waits_to_send = False
 
     @property
     def is_open(self) -> bool:
@@ -55,10 +59,13 @@ class Express:
             for statement in statements:
                 cursor.execute(statement)
                 _wait(connection, deadline)
+            self._epoll.register(connection.fileno(), select.EPOLLIN)
         except BaseException:
             connection.close()
             raise
-        self._connection, self._cursor, self._dog = connection, cursor, Watchdog(connection)
+        self._cursor, self._dog = cursor, Watchdog(connection)
+        # last: another thread may look at it
+        self._connection = connection
 
     @property
     def refused(self) -> bool:
@@ -78,14 +85,13 @@ class Express:
         assert self._dog is not None
         self._dog.arm(patience_s)
         self._cursor.execute(text)
-        self._epoll.register(self._connection.fileno(), select.EPOLLIN)
-        state = self._connection.poll()
-        if state != POLL_READ:
+        # what is short has left for certain: nothing else waits in this socket's buffer
+        if len(text) > _SHORT_BYTES and self._connection.poll() != POLL_READ:
             # there is more to send, or all is answered already: either way the loop comes back at once
-            self._epoll.modify(self._connection.fileno(), select.EPOLLOUT)
+            self._wake_for(select.EPOLLOUT)
 
     def poll(self) -> bool:
-        """Whether the answer is there.
+        """Whether the answer is there; True also when nothing was sent.
 
         Raises
         ------
@@ -97,11 +103,14 @@ class Express:
         state = self._connection.poll()
         if state == POLL_OK:
             self._dog.disarm()
-            # an idle connection that the server ends must not keep the loop awake
-            self._epoll.unregister(self._connection.fileno())
-            return True
-        self._epoll.modify(self._connection.fileno(), select.EPOLLOUT if state == POLL_WRITE else select.EPOLLIN)
-        return False
+        if state == POLL_WRITE or self._waits_to_send:
+            self._wake_for(select.EPOLLOUT if state == POLL_WRITE else select.EPOLLIN)
+        return bool(state == POLL_OK)
+
+    def _wake_for(self, mask: int) -> None:
+        assert self._connection is not None
+        self._epoll.modify(self._connection.fileno(), mask)
+        self._waits_to_send = mask == select.EPOLLOUT
 
     def close(self) -> None:
         """Give up the connection and what runs on it; ``open`` makes another."""
@@ -111,7 +120,10 @@ class Express:
             with suppress(OSError, psycopg2.Error):
                 self._epoll.unregister(self._connection.fileno())
             self._connection.close()
-        self._connection = self._cursor = self._dog = None
+        self._cursor = self._dog = None
+        self._waits_to_send = False
+        # last: another thread opens it again as soon as it looks closed
+        self._connection = None
 
 
 def _wait(connection: Connection, deadline: float) -> None:

@@ -76,6 +76,7 @@ class PostgresLedger:
         self._reader: Connection | None = None
         self._express = Express()
         self.waitable = self._express.waitable
+        self._lane_busy = False
         self._lane_tried_at = float("-inf")
         self._reading = threading.Lock()
         #: the commit that was sent and not yet known to have ended
@@ -138,7 +139,7 @@ class PostgresLedger:
         group = small.outline(records)
         if group.job_max // PARTITION_JOBS not in self._partitions:
             return False
-        self._unknown = (self._claim.epoch, seq)
+        self._unknown, self._lane_busy = (self._claim.epoch, seq), True
         self._closed_rows += len(group.closed)
         try:
             lane.send(
@@ -150,12 +151,19 @@ class PostgresLedger:
         return True
 
     def poll(self) -> bool:
+        if not self._lane_busy:
+            # the server has ended an idle connection: seen now, so that it does not keep the loop awake
+            with suppress(psycopg2.Error):
+                if not self._express.is_open or self._express.poll():
+                    return False
+            self._express.close()
+            return False
         try:
             if not self._express.poll():
                 return False
         except psycopg2.Error as error:
             raise self._leave_lane(error) from error
-        self._unknown = None
+        self._unknown, self._lane_busy = None, False
         return True
 
     def find_job(self, owner: str, key: bytes) -> FoundJob | None:
@@ -251,6 +259,7 @@ class PostgresLedger:
         """What went wrong there is looked up, or done again, by ``commit``."""
         refused = self._express.refused
         self._express.close()
+        self._lane_busy = False
         if refused:
             self._unknown = None
         elif self._writer is not None:

@@ -113,8 +113,7 @@ class Writer:
                 os.read(self._told_end, 4096)
         if self._problem is not None:
             raise self._problem
-        if self._started is not None:
-            self._look_at_lane()
+        self._look_at_lane()
         done = self._done
         if done:
             self._done = self._busy = False
@@ -136,10 +135,9 @@ class Writer:
             os.close(self._wake_end)
 
     def _look_at_lane(self) -> None:
-        assert self._started is not None
         group = self._started
         try:
-            if not self._ledger.poll():
+            if not self._ledger.poll() or group is None:
                 return
             self._begin_reads(group[1])
             self._done = True

@@ -44,6 +44,8 @@ RETURNED, ERROR = 0, 1
 _PR_SET_PDEATHSIG = 1
 _IOLBF = 1
 _U32 = struct.Struct("<I")
+#: for one read; malloc asks the kernel for anything larger, and gives it back, each time
+_READ_BYTES = 64 << 10
 #: while short tasks follow each other the inbox is looked at this often, seconds
 _LOOK_S = 0.001
 
@@ -191,7 +193,7 @@ class _Inbox:
         """The frames that are there, with ``block`` at least one; the last is None when the rank is gone."""
         found: list[Any] = []
         while self._poll.poll(None if block and not found else 0):
-            data = os.read(self._fd, 1 << 20)
+            data = os.read(self._fd, _READ_BYTES)
             if not data:
                 return [*found, None]
             self._buffer += data
