@@ -61,6 +61,8 @@ class Loop:
         self._journal = journal
         self._doer = doer
         self._poller = zmq.Poller()
+        #: once the machine has stopped only the journal is waited for: what comes now is for the next broker
+        self._drain = zmq.Poller()
         self._ports: dict[Any, Port] = {}
         for port in ports:
             self._ports[port.waitable] = port
@@ -68,6 +70,7 @@ class Loop:
         if journal is not None:
             for waitable in journal.waitables:
                 self._poller.register(waitable, zmq.POLLIN)
+                self._drain.register(waitable, zmq.POLLIN)
         #: gathers while the journal is busy
         self._records: list[Record] = []
         self._queries: list[Query] = []
@@ -100,9 +103,10 @@ class Loop:
         events: list[Any] = self._gone
         self._gone = []
         wait_s = 0.0 if events else self._machine.wake_at() - self._clock.monotonic()
-        if self._machine.stopped:
-            wait_s = min(wait_s, _DRAIN_S)
-        ready = self._poller.poll(ceil(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000))
+        poller = self._poller
+        if self._machine.stopped and self._journal is not None:
+            poller, wait_s = self._drain, _DRAIN_S
+        ready = poller.poll(ceil(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000))
         for waitable, _ in ready:
             port = self._ports.get(waitable)
             if port is not None:

@@ -123,7 +123,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         clock.monotonic(),
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
-    mark = pidfile.claim(settings, f"agent-{node.tag()}")
+    pidfile.claim(settings, f"agent-{node.tag()}")
     try:
         Loop(machine, clock, [broker, ranks, around, signals], Switch(settings, broker, ranks), doer=around).run()
     finally:
@@ -133,7 +133,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         around.close()
         point.unlink(missing_ok=True)
         node.leave(settings)
-        mark.unlink(missing_ok=True)
+        pidfile.release(settings)
         log.info("agent ended")
 
 
