@@ -17,6 +17,9 @@ import psutil
 from pyfi_hpc.adapters.access import write_json
 from pyfi_hpc.settings import Settings, private_folder
 
+#: how the names of those begin whose place another has taken while they were frozen
+REPLACED = "replaced"
+
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
@@ -50,7 +53,7 @@ def claim(settings: Settings, name: str) -> None:
     before = _read(file)
     if before is not None and before.alive and before.pid != me.pid:
         # frozen, and replaced: whoever stops the instance must find it
-        aside = replace(before, name=f"replaced-{name}-{before.pid}")
+        aside = replace(before, name=f"{REPLACED}-{name}-{before.pid}")
         write_json(_file(settings, aside.name, host), asdict(aside))
     write_json(file, asdict(Daemon(name, host, me.pid, me.create_time())))
     release(settings, but=name)

@@ -149,8 +149,9 @@ def run(settings: Settings, signals: SignalPort, teller: Teller) -> None:
         gatekeeper.close()
         context.destroy(linger=500)
         journal.close()
-        ledger.close()
+        # before the ledger is let go: the next broker writes files of the same name
         pidfile.release(settings)
+        ledger.close()
         log.info("broker ended")
 
 

@@ -42,8 +42,8 @@ def start_broker(settings: Settings) -> Part:
             f"instance {settings.instance!r} is running already", where=f"broker pid {running.pid} on {running.host}",
             fix="use it, or stop it with `pyfi down`",
         )  # fmt: skip
-    child = _spawn_broker(settings)
-    child.expect("ready")
+    with _spawn_broker(settings) as child:
+        child.expect("ready")
     return Part("broker", f"{access.read(settings).endpoint}, CURVE on", time.monotonic() - begun)
 
 
@@ -56,8 +56,8 @@ def start_standby(settings: Settings) -> Part:
         It could not start; its own words.
     """
     begun = time.monotonic()
-    child = _spawn_broker(settings, "--standby")
-    said = child.expect("waiting", "ready")
+    with _spawn_broker(settings, "--standby") as child:
+        said = child.expect("waiting", "ready")
     text = "waiting" if said == "waiting" else "no broker was there: it serves"
     return Part("standby", f"pid {child.pid} on {socket.gethostname()}, {text}", time.monotonic() - begun)
 
@@ -75,14 +75,14 @@ def restart_broker(settings: Settings) -> Part:
         The new one could not start: the old one serves on.
     """
     old = _running_broker(settings)
-    child = _spawn_broker(settings, "--successor")
-    if child.expect("waiting", "ready") == "waiting":
-        begun = time.monotonic()
-        tell_to_end(old)
-        child.expect("ready")
-        seconds = time.monotonic() - begun
-    else:
-        seconds = 0.0  # the old one had gone meanwhile
+    seconds = 0.0  # unless the old one has gone meanwhile
+    with _spawn_broker(settings, "--successor") as child:
+        if child.expect("waiting", "ready") == "waiting":
+            begun = time.monotonic()
+            tell_to_end(old)
+            child.expect("ready")
+            seconds = time.monotonic() - begun
+    _await_end(old)
     return Part("broker", f"{access.read(settings).endpoint}, pid {child.pid} for {old.pid}", seconds)
 
 
@@ -157,8 +157,15 @@ class Child:
     def __init__(self, settings: Settings, process: subprocess.Popen[bytes], descriptor: int) -> None:
         self._settings = settings
         self._process = process
-        self._pipe = os.fdopen(descriptor, "rb")
+        # unbuffered: the select below must see what was not read
+        self._pipe = os.fdopen(descriptor, "rb", buffering=0)
         self.pid = process.pid
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
 
     def expect(self, *words: str) -> str:
         """Its next word, one of these.
@@ -173,7 +180,6 @@ class Child:
         if ready:
             said = self._pipe.readline().decode().strip() or "the broker ended at once"
         if said not in words:
-            self._pipe.close()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_LAST_WORDS_S if ready else 0.0)
             self._process.kill()

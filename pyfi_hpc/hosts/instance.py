@@ -145,7 +145,8 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
     here = socket.gethostname()
     # first of all, so that no standby takes the end of the broker for its turn
     pidfile.ask_down(settings)
-    for daemon in standbys(settings):
+    frozen = [daemon for daemon in pidfile.daemons(settings) if daemon.name.startswith(pidfile.REPLACED)]
+    for daemon in standbys(settings) + frozen:
         if daemon.alive:
             stopped.append(daemon.name)
             tell_to_end(daemon)
