@@ -86,7 +86,7 @@ class Loop:
             if self._machine.stopped and give_up == float("inf"):
                 give_up = self._clock.monotonic() + _DRAIN_S
             if self._clock.monotonic() >= give_up:
-                log.warning("= stopped without the last commit: %d records were not acknowledged", len(self._records))
+                log.warning("= stopped without the last answers: %d records were not acknowledged", len(self._records))
                 return
             events = self._wait()
             now = self._clock.monotonic()
@@ -97,7 +97,11 @@ class Loop:
             self._carry_out(out)
 
     def _drained(self) -> bool:
-        return not (self._records or self._behind or self._held or (self._journal and self._journal.busy))
+        journal = self._journal
+        if self._records or self._queries or self._behind or self._held:
+            return False
+        # what the desk works on is done, or half done: whoever asked must hear of it
+        return journal is None or not (journal.busy or journal.asked)
 
     def _wait(self) -> list[Any]:
         events: list[Any] = self._gone

@@ -135,7 +135,7 @@ class Conversation:
             return now + 3600.0
         at = now + min(self.heartbeat_s, self.timeout_s / 4)
         if self._overdue(at):
-            at = max(now + _LOOK_S, self._heard_at + _ANSWER_BEATS * self.heartbeat_s)
+            at = min(at, max(now + _LOOK_S, self._heard_at + _ANSWER_BEATS * self.heartbeat_s))
         return min(at, *self._paused.values()) if self._paused else at
 
     def _overdue(self, now: float) -> bool:

@@ -32,7 +32,7 @@ from typing import Any, Protocol
 from pyfi_hpc.errors import LedgerUnavailable, PyfiError
 from pyfi_hpc.ledger.pulse import BEAT_S
 from pyfi_hpc.model.effects import AskDesk, FindJob, Query, ReadPage, ReadPayloads, ReadValues
-from pyfi_hpc.model.events import JobFound, LedgerDown, LedgerUp, PageRead, PayloadsRead, ValuesRead
+from pyfi_hpc.model.events import AskAnswered, JobFound, LedgerDown, LedgerUp, PageRead, PayloadsRead, ValuesRead
 from pyfi_hpc.model.ids import Epoch
 from pyfi_hpc.model.records import Record
 from pyfi_hpc.ports import Ledger
@@ -81,6 +81,8 @@ class Writer:
         os.set_blocking(self._wake_end, False)
         self._seq = 0
         self._busy = False
+        #: questions to the desk whose answers were not received
+        self._asked = 0
         self._done = False
         #: the group on the express lane
         self._started: tuple[list[Record], list[Query]] | None = None
@@ -107,6 +109,7 @@ class Writer:
     def submit(self, records: list[Record], queries: list[Query]) -> None:
         assert not self._busy, "one group at a time"
         self._busy = True
+        self._asked += sum(type(query) is AskDesk for query in queries)
         if not records:
             self._begin_reads(queries)
             self._committed()
@@ -124,6 +127,10 @@ class Writer:
     @property
     def busy(self) -> bool:
         return self._busy
+
+    @property
+    def asked(self) -> bool:
+        return self._asked > 0
 
     def receive(self) -> tuple[bool, list[Any]]:
         if self._told:
@@ -144,6 +151,7 @@ class Writer:
         if done:
             self._done = self._busy = False
         events = [self._events.popleft() for _ in range(len(self._events))]
+        self._asked -= sum(type(event) is AskAnswered for event in events)
         return done, events
 
     def epoch(self) -> Epoch:
