@@ -35,6 +35,7 @@ from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.writer import Writer
 from pyfi_hpc.loop import Loop
 from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.records import Recovered
 from pyfi_hpc.settings import Settings
 from pyfi_hpc.wire import codec
 
@@ -62,9 +63,9 @@ def main() -> None:
             _stand_by(settings, signals, teller, options.successor)
         elif options.in_job:
             with in_job.ledger(settings) as settings:
-                run(settings, signals, teller)
+                serve(settings, signals, teller, *take(settings))
         else:
-            run(settings, signals, teller)
+            serve(settings, signals, teller, *take(settings))
     except PyfiError as error:
         teller(json.dumps([error.code, error.what, error.where, error.fix]))
         daemon.fail(error, error.exit_code)
@@ -78,10 +79,12 @@ def _stand_by(settings: Settings, signals: SignalPort, teller: Teller, successor
     try:
         while standby.wait(settings, signals, lambda: teller("waiting"), successor):
             try:
-                run(standby.reachable(settings), signals, teller)
-                return
+                taken = take(settings)
             except (BrokerHeld, LedgerUnavailable) as error:
                 log.info("= not taken over: %s", error)
+                continue
+            serve(standby.reachable(settings), signals, teller, *taken)
+            return
         log.info("standby ended")
     finally:
         pidfile.release(settings)
@@ -104,23 +107,34 @@ class Teller:
             self._descriptor = None
 
 
-def run(settings: Settings, signals: SignalPort, teller: Teller) -> None:
-    """Serve until told to stop, or until another broker has taken over.
+def take(settings: Settings) -> tuple[str, PostgresLedger, Recovered]:
+    """Become the one who may write; the ledger's URL, the ledger, and what it holds of unfinished work.
 
     Raises
     ------
     BrokerHeld
         Another one lives; nothing was touched.
+    LedgerUnavailable
+    """
+    url = embedded.connect_url(settings)
+    schema.upgrade(url)
+    ledger = PostgresLedger(url)
+    return url, ledger, ledger.take_over(f"{socket.gethostname()} pid {os.getpid()}")
+
+
+def serve(
+    settings: Settings, signals: SignalPort, teller: Teller, url: str, ledger: PostgresLedger, recovered: Recovered
+) -> None:
+    """Serve until told to stop, or until another broker has taken over.
+
+    Raises
+    ------
     StaleEpoch
         Another one has taken over.
     """
     _raise_file_limit()
     limits = Limits()
     clock = SystemClock()
-    url = embedded.connect_url(settings)
-    schema.upgrade(url)
-    ledger = PostgresLedger(url)
-    recovered = ledger.take_over(f"{socket.gethostname()} pid {os.getpid()}")
     engine = make_engine(url)
     desk = Desk(engine)
     context = zmq.Context()
