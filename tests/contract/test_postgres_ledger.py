@@ -15,7 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_fixture import administer
-from proxy import Proxy
+from ledger_proxy import Proxy
 from records import admitted, closed, failed, opened, settled
 
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError, StaleEpoch
