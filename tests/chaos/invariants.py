@@ -28,11 +28,13 @@ _RULES = {
         SELECT job, array_agg(number ORDER BY number) FROM task_batch
         GROUP BY job HAVING count(*) <> max(number) + 1 OR min(number) <> 0""",
     "I1: a job's tasks are not numbered without gaps": """
-        SELECT job FROM (SELECT job, first, lag(first + count, 1, 0::bigint) OVER (PARTITION BY job ORDER BY number) AS due
-                         FROM task_batch) AS b WHERE first <> due""",
+        SELECT job FROM (
+            SELECT job, first, lag(first + count, 1, 0::bigint) OVER (PARTITION BY job ORDER BY number) AS due
+            FROM task_batch) AS b WHERE first <> due""",
     "I3: two outcomes of one task": """
-        SELECT job, batch, lo FROM (SELECT job, batch, lo, lag(lo + count, 1, 0) OVER (PARTITION BY job, batch ORDER BY lo)
-                                    AS free FROM outcome_batch) AS o WHERE lo < free""",
+        SELECT job, batch, lo FROM (
+            SELECT job, batch, lo, lag(lo + count, 1, 0) OVER (PARTITION BY job, batch ORDER BY lo) AS free
+            FROM outcome_batch) AS o WHERE lo < free""",
     "I3: an outcome outside of its batch": """
         SELECT o.job, o.batch, o.lo FROM outcome_batch o LEFT JOIN task_batch b USING (job, batch)
         WHERE b.batch IS NULL OR o.lo + o.count > b.count""",

@@ -57,7 +57,7 @@ def test_c3_the_agent_is_killed(arena: Instance, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [2.0, 8.0])
 def test_c4_a_node_is_cut_off_and_comes_back(arena: Instance, tmp_path: Path, seconds: float) -> None:
-    """E1, E2: the link is down for less, or more, than the lease: nothing runs again, or what the node had, elsewhere."""
+    """E1, E2: the link is down for less than the lease: nothing runs again; for more: what the node had, elsewhere."""
     with wired(arena, "far") as (wire, far):
         far.start_agent(2, joined=False)
         until(lambda: sum(node["ranks"] for node in arena.nodes()) == 4, 30.0, "the far ranks have joined")
