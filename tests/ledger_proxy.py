@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,6 +25,8 @@ class Proxy:
         self._target = str(server_folder / ".s.PGSQL.5432")
         self._fault: tuple[bytes, str] | None = None
         self.refusing = False
+        #: called when a fault strikes, before anything else happens
+        self.struck: Callable[[], None] = lambda: None
         self._sockets: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(f"{self.folder}/.s.PGSQL.5432")
@@ -66,6 +69,7 @@ class Proxy:
             fault = self._fault
             if fault and fault[0] in data:
                 self._fault = None
+                self.struck()
                 if fault[1] == "request":
                     break
                 link.fault = fault[1]
