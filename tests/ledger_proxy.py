@@ -6,8 +6,8 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 

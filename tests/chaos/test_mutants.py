@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,18 +69,25 @@ def test_what_is_acknowledged_is_kept(behind: tuple[Proxy, Instance], mutant: st
     box.deploy(box.trouble())
     broker, key = box.pid("broker"), os.urandom(16)
 
+    heard = threading.Event()
+
     def strike() -> None:
-        time.sleep(0.1)  # what was sent before the commit is on its way by now
+        heard.wait(2.0)  # what was sent before the commit arrives now
         os.kill(broker, signal.SIGKILL)
 
     proxy.struck = strike
+    told = []
     with line(box) as port:
         proxy.arm(b"EXECUTE pyfi_job", "request")
         while not port.send(BROKER, [submission(key, 0, 3)]):
             pass
-        until(lambda: gone(broker), 10.0, "the commit came by")
-        port.waitable.poll(500)
-        told = [event.message for event in port.receive() if isinstance(event.message, m.Accepted)]
+        deadline = time.monotonic() + 10
+        while not gone(broker):
+            assert time.monotonic() < deadline, "the commit did not come by"
+            port.waitable.poll(20)
+            told += [event.message for event in port.receive() if isinstance(event.message, m.Accepted)]
+            if told:
+                heard.set()
     box.start_broker()
     kept = jobs_of(box, key)
     if mutant:
