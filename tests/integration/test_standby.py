@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from instance_fixture import Instance, gone, until
-from test_bad_input_deaths import Map, postmaster, serves
+from test_bad_input_deaths import Map, serves
 
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.client.executor import Executor
 from pyfi_hpc.hosts import brokers, instance
+from pyfi_hpc.ledger import embedded
 
 Make = Callable[..., Instance]
 
@@ -54,6 +55,12 @@ class Long:
     def ran_once(self) -> None:
         assert self.result() == 9
         assert self.runs() == 1, "it was started again"
+
+
+def postmaster(box: Instance) -> int:
+    found = embedded.status(box.settings)
+    assert found is not None
+    return found.pid
 
 
 def standby_pids(box: Instance) -> list[int]:
