@@ -7,6 +7,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,6 +34,8 @@ class Proxy:
         self._target = str(server_folder / ".s.PGSQL.5432")
         self._fault: tuple[bytes, str] | None = None
         self.refusing = False
+        #: called when a fault strikes, before anything else happens
+        self.struck: Callable[[], None] = lambda: None
         self.latency_s = 0.0
         self.answers: list[bytes] = []
         self._late = threading.Event()
@@ -96,6 +99,7 @@ class Proxy:
             fault = self._fault
             if fault and fault[0] in data:
                 self._fault = None
+                self.struck()
                 if fault[1] == "request":
                     break
                 link.fault = fault[1]
