@@ -206,7 +206,7 @@ class Agent:
             self._muster.lost(rank, now, f"rank {rank.number} reported what cannot be")
 
     def _process_exited(self, event: ProcessExited, now: float, out: Effects) -> None:
-        self._muster.exited(event.pid, event.how, now)
+        self._muster.exited(event, now)
 
     def _code_checked(self, event: CodeChecked, now: float, out: Effects) -> None:
         self._bundler.code_checked(event)

@@ -51,8 +51,8 @@ def family(pid: int) -> list[int]:
 
 
 @contextmanager
-def starved(pids: Iterable[int], share: float) -> Iterator[None]:
-    """Processes that get so much of one core together."""
+def starved(pids: Iterable[int], share: float) -> Iterator[Path]:
+    """Processes that get so much of one core together; the file that counts how often they had to wait."""
     quota = int(share * 100_000)
     with _group("cpu") as (group, is_v2):
         if is_v2:
@@ -61,7 +61,7 @@ def starved(pids: Iterable[int], share: float) -> Iterator[None]:
             (group / "cpu.cfs_period_us").write_text("100000")
             (group / "cpu.cfs_quota_us").write_text(str(quota))
         _enter(group, pids)
-        yield
+        yield group / "cpu.stat"
 
 
 @contextmanager
