@@ -13,8 +13,8 @@ import stat
 import sys
 from contextlib import suppress
 
-_PROC = ("cmdline", "environ", "maps", "mem", "fd", "cwd", "root", "exe", "task", "map_files", "io", "stack")
-_BYTES = 64 << 20
+_PROC = ("cmdline", "environ", "maps", "mem", "fd", "cwd", "root", "exe", "map_files", "io", "stack")
+_BYTES = 4 << 20
 
 
 def main() -> None:

@@ -224,12 +224,13 @@ def test_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_allocations_of_an_instance(fake: Fake, tmp_path: Path) -> None:
-    """Those that were asked for and wait or run, with Slurm's reason; those that ended or are another's are left out."""
+    """Those that were asked for and wait or run, with Slurm's reason; ended ones and another's are left out."""
     settings = load(home=tmp_path / "home", instance="i")
     (settings.instance_dir / "allocations").mkdir(parents=True)
     for job in (7, 8):
         (settings.instance_dir / "allocations" / f"{job}.json").write_text("{}")
-    fake("squeue", "echo '7|PENDING|5:00|N/A||Resources'; echo '8|TIMEOUT|0:00|N/A||'; echo '9|RUNNING|5:00|N/A|n1|None'")
+    lines = ("7|PENDING|5:00|N/A||Resources", "8|TIMEOUT|0:00|N/A||", "9|RUNNING|5:00|N/A|n1|None")
+    fake("squeue", "\n".join(f"echo '{line}'" for line in lines))
     (entry,) = allocation.entries(settings)
     assert (entry.slurm_job_id, entry.state, entry.reason) == (7, "PENDING", "Resources")
 
