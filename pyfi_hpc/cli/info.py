@@ -9,6 +9,7 @@ import click
 
 from pyfi_hpc.cli.context import Context, lists, pass_context
 from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows
+from pyfi_hpc.errors import SiteError, TransientError
 
 _NODES = (
     Column("NODE", "name"),
@@ -33,7 +34,9 @@ def info(context: Context, only_settings: bool) -> None:
         return
     answer = context.ask("info")
     standbys = _standbys(context)
+    waiting = _allocations(context)
     if context.json:
+        answer["allocations"] = waiting
         answer["pyfi_hpc"] = answer.pop("version")
         answer["standbys"] = standbys
         print_json({"instance": context.settings.instance, "address": context.session.address, **answer})
@@ -51,6 +54,7 @@ def info(context: Context, only_settings: bool) -> None:
             "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
             f"{broker['counts']['settled']} settled since the broker's start",
             "clients": broker["clients"],
+            **{f"allocation {one['slurm_job_id']}": f"{one['state']} {one['reason']}".rstrip() for one in waiting},
         },
     )
     if fancy():
@@ -64,6 +68,21 @@ def _standbys(context: Context) -> list[dict[str, Any]]:
     from pyfi_hpc.hosts import brokers
 
     return [{"pid": one.pid, "host": one.host} for one in brokers.standbys(context.settings)]
+
+
+def _allocations(context: Context) -> list[dict[str, Any]]:
+    """What Slurm says of the allocations that were asked for: one that never starts has no node to be seen by."""
+    from pyfi_hpc.hosts import allocation
+
+    try:
+        entries = allocation.entries(context.settings)
+    except (SiteError, TransientError) as error:
+        noted = allocation.noted(context.settings)
+        return [{"slurm_job_id": job, "state": "UNKNOWN", "reason": error.what, "nodes": []} for job in noted]
+    return [
+        {"slurm_job_id": one.slurm_job_id, "state": one.state, "reason": one.reason, "nodes": list(one.nodes)}
+        for one in entries
+    ]
 
 
 def _settings(context: Context) -> Any:
