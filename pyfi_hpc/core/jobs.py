@@ -22,7 +22,7 @@ from pyfi_hpc.model.records import (
     OutcomeSettled,
     Record,
 )
-from pyfi_hpc.model.states import FIRST_FINAL, UNEXPLAINED_DEATHS, Cause, OnFailure, TaskState
+from pyfi_hpc.model.states import FIRST_FINAL, Cause, OnFailure, TaskState
 
 
 @dataclass(slots=True)
@@ -30,9 +30,8 @@ class Trouble:
     """What happened to a task that did not complete at once."""
 
     attempts: int = 0  #: attempts that were made and failed
-    errors: int = 0  #: of those: charged to the user's retries
-    deaths: int = 0  #: of those: the process died and nobody knows why
-    environment: int = 0
+    #: those by cause; what each is counted against stands in model/budgets.py
+    counts: dict[Cause, int] = field(default_factory=dict)
     node: NodeName = NodeName("")  #: where the last one failed; the next goes elsewhere if it can
 
 
@@ -184,9 +183,7 @@ class JobBook:
             batch.trouble = {}
         trouble = batch.trouble.setdefault(record.offset, Trouble())
         trouble.attempts = max(trouble.attempts + 1, record.attempt)
-        trouble.errors += record.cause in (Cause.ERROR, Cause.TIME_LIMIT)
-        trouble.deaths += record.cause in UNEXPLAINED_DEATHS
-        trouble.environment += record.cause == Cause.ENVIRONMENT
+        trouble.counts[record.cause] = trouble.counts.get(record.cause, 0) + 1
         trouble.node = record.node
 
     def _batch_closed(self, record: BatchClosed) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
+from pyfi_hpc.model.budgets import told
 from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.states import TaskState
 
@@ -14,6 +15,7 @@ def view(s: State, now: float) -> dict[str, Any]:
     """Cost: a count over one byte per open task, and some microseconds per job and node."""
     return {
         "epoch": s.epoch,
+        "budgets": told(s.limits.budgets),
         "jobs": {job.id: _job(s, job) for job in s.book.jobs.values()},
         "nodes": [
             {

@@ -33,6 +33,7 @@ from pyfi_hpc.ledger.desk import Desk
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.writer import Writer
 from pyfi_hpc.loop import Loop
+from pyfi_hpc.model import budgets
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.settings import Settings
 from pyfi_hpc.wire import codec
@@ -68,7 +69,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     if not zmq.has("curve"):
         raise SiteError("this libzmq has no CURVE: connections could not be encrypted", fix="install pyzmq's wheel")
     _raise_file_limit()
-    limits = Limits()
+    limits = Limits(budgets=budgets.read(settings.budgets))
     clock = SystemClock()
     signals = SignalPort()
     url = embedded.connect_url(settings)
