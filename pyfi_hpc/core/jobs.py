@@ -24,6 +24,19 @@ from pyfi_hpc.model.records import (
 )
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, OnFailure, TaskState
 
+#: failed attempts of a task that are remembered one by one
+_ENDS_MAX = 16
+
+
+@dataclass(slots=True)
+class End:
+    """How an attempt failed, and where."""
+
+    node: NodeName
+    rank: int
+    cause: Cause
+    at: float  #: UTC
+
 
 @dataclass(slots=True)
 class Trouble:
@@ -32,7 +45,8 @@ class Trouble:
     attempts: int = 0  #: attempts that were made and failed
     #: those by cause; what each is counted against stands in model/budgets.py
     counts: dict[Cause, int] = field(default_factory=dict)
-    node: NodeName = NodeName("")  #: where the last one failed; the next goes elsewhere if it can
+    #: the last ones, oldest first; the next attempt goes elsewhere if it can
+    ends: list[End] = field(default_factory=list)
 
 
 class Batch:
@@ -184,7 +198,8 @@ class JobBook:
         trouble = batch.trouble.setdefault(record.offset, Trouble())
         trouble.attempts = max(trouble.attempts + 1, record.attempt)
         trouble.counts[record.cause] = trouble.counts.get(record.cause, 0) + 1
-        trouble.node = record.node
+        trouble.ends.append(End(record.node, record.rank, record.cause, record.failed_at))
+        del trouble.ends[:-_ENDS_MAX]
 
     def _batch_closed(self, record: BatchClosed) -> None:
         batch = self.batches.pop(record.batch, None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pyfi_hpc.core import health
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.state import State
@@ -107,6 +108,8 @@ def _settle_run(
     )  # fmt: skip
     o.outputs = b"" if o.outputs else o.outputs  # outputs name their offsets: stored once, with the first run
     _settle(s, batch, record, out)
+    if state is TaskState.COMPLETED:
+        health.completed(s, batch, grant.node, o.rank, record.lo, record.count, now, out)
 
 
 def _settle(s: State, batch: Batch, record: OutcomeSettled, out: Effects) -> None:

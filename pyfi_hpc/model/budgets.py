@@ -46,6 +46,10 @@ BUDGETS: Budgets = MappingProxyType({
 })  # fmt: skip
 
 
+#: after these the next attempt is made elsewhere if it can be: they have budgets because a place may be to blame
+ELSEWHERE = frozenset(cause for cause, rule in BUDGETS.items() if isinstance(rule.attempts_max, int))
+
+
 def exhausted(budgets: Budgets, cause: Cause, counts: Mapping[Cause, int], retries: int) -> bool:
     """Whether a task is not tried again: ``counts`` are its failed attempts, with the one that just ended."""
     limit = budgets[cause].attempts_max

@@ -41,6 +41,13 @@ class Limits:
     recover_s: float = 2.0
     #: failed attempts after which a task is not tried again, by cause
     budgets: Budgets = field(default_factory=lambda: BUDGETS)
+    #: tasks that failed at a place and completed elsewhere, after which the place is quarantined
+    quarantine_tasks: int = 3
+    #: the first quarantine of a place; each that follows at once is twice as long, up to the second limit, seconds
+    quarantine_s: float = 60.0
+    quarantine_s_max: float = 3600.0
+    #: a task that failed at a place waits for another place for so long, seconds
+    elsewhere_s: float = 30.0
     #: results pushed to a client that has not confirmed them; beyond it the client reads them from the ledger
     client_window_bytes_max: int = 32 << 20
     #: a client that says nothing for so long is forgotten (its jobs are not), seconds

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from pyfi_hpc.core.broker import Broker
+from pyfi_hpc.core.view import view
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import Received, SocketSpec
@@ -61,10 +62,13 @@ class LoneBroker:
         self.say(name, m.Hello(PROTOCOL_VERSION, "agent", name, f"{name}.{self.now}", ranks, ranks, allocation))
         self.say(name, m.Capacity(ranks if capacity is None else capacity, ranks))
 
+    def client(self) -> None:
+        """The client c1 is there: one that says nothing for a minute is forgotten."""
+        self.say("c1", m.Hello(PROTOCOL_VERSION, "client", "somebody", "i"))
+
     def submit(self, count: int = 1, retries: int = 0) -> int:
         """Submit a job of so many tasks; its number."""
-        if not self.machine.state.clients.by_peer:
-            self.say("c1", m.Hello(PROTOCOL_VERSION, "client", "somebody", "i"))
+        self.client()
         job = int(self.machine.state.next_job)
         key = job.to_bytes(16, "big")
         submit = m.Submit(key, 0, 0, count, True, "sample.work", offsets_of([b"x"] * count), b"x" * count)
@@ -112,9 +116,7 @@ class LoneBroker:
 
     def view(self) -> dict[str, Any]:
         """What the desk is given."""
-        effects = self.say("c1", m.Ask(1, "info"))
-        found: dict[str, Any] = effects.queries[0].view  # type: ignore[union-attr]
-        return found
+        return view(self.machine.state, self.now)
 
     def _grants(self, name: str) -> list[Any]:
         nodes = self.machine.state.nodes.by_peer
