@@ -98,7 +98,7 @@ class LoneAgent:
 
 
 def test_a_rank_that_dies_three_times_rests_and_is_not_replaced() -> None:
-    """The agent tells why and how long; after a minute it is started again, and rests twice as long at the next fall."""
+    """The agent tells why and how long; after a minute it is started again, and rests twice as long next time."""
     agent = LoneAgent()
     for fall in range(3):
         assert agent.capacity.resting == [], fall
