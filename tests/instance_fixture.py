@@ -89,6 +89,13 @@ class Instance:
         with self._marked():
             instance.start_ledger(self.settings)
 
+    def crash_ledger(self) -> None:
+        """Postgres stops at once, as in a power cut that keeps the machine."""
+        found = embedded.status(self.settings)
+        assert found is not None
+        os.kill(found.pid, signal.SIGQUIT)
+        until(lambda: gone(found.pid), 5.0, "Postgres is gone")
+
     def start_broker(self) -> None:
         with self._marked():
             instance.start_broker(self.settings)

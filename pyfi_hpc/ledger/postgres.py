@@ -319,6 +319,8 @@ class PostgresLedger:
                         return what(cursor)
                 except psycopg2.Error as error:
                     problem = self._explain(error, self._reader)
+                    if error.pgcode is None:
+                        self._reader.close()  # lost, though psycopg2 may not have noticed
                     if not (self._reader.closed and again):
                         raise problem from error
         raise AssertionError("unreachable")

@@ -30,6 +30,11 @@ def note(folder, x, seconds=0.0):
     return x * x
 
 
+def fill_here(count=1 << 24):
+    with open("file", "wb") as file:
+        file.write(bytes(count))
+
+
 def pid_and_wait(folder, seconds):
     with open(os.path.join(folder, "pid"), "w") as file:
         file.write(str(os.getpid()))
