@@ -1,4 +1,4 @@
-"""A node on which no runner lives beside one that is well, on real parts: who is quarantined; nothing is lost."""
+"""A node or a rank on which no runner lives beside one that is well, on real parts: who rests; nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,11 +17,15 @@ from pyfi_hpc.cli.main import cli
 
 #: in the environment of all that the broken node's agent starts; read by the functions' module
 _BROKEN = "TEST_BROKEN_NODE"
+#: the same: names a file with the process number of a broken rank
+_BROKEN_RANK = "TEST_BROKEN_RANK"
 _MODULE = f"""
 import os, time
 
 if os.environ.get("{_BROKEN}"):
     os._exit(7)  # the runner dies at once, whatever the function
+if os.environ.get("{_BROKEN_RANK}") and str(os.getppid()) in open(os.environ["{_BROKEN_RANK}"]).read().split():
+    os._exit(8)
 
 
 def double(x):
@@ -113,6 +118,39 @@ def test_only_the_broken_node_is_quarantined_and_every_task_completes(two: Two) 
 def lost_id(box: Instance) -> str:
     (row,) = [row for row in box.ask("calls", state="FAILED", limit=5)["rows"] if row["socket"] == "calm.die"]
     return str(row["id"])
+
+
+@pytest.mark.timeout(180)
+def test_a_broken_rank_rests_and_its_node_works_on(
+    instances: Callable[..., Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All runners of one of two ranks die at once: that rank rests, the other runs everything, the node stays."""
+    box = instances()
+    broken = tmp_path / "broken"
+    broken.write_text("")
+    monkeypatch.setenv(_BROKEN_RANK, str(broken))
+    box.start_ledger()
+    box.start_broker()
+    box.start_agent(2)
+    box.deploy(make_repository(tmp_path / "calm", {"calm.py": _MODULE}))
+    victim = box.ranks()[0]
+    broken.write_text(str(victim))
+
+    def node() -> dict[str, Any]:
+        (found,) = box.nodes()
+        return dict(found)
+
+    done = 0
+    while not node()["resting"]:
+        assert done < 400, node()
+        assert list(box.executor().map("calm.double", range(20), timeout=_LIMIT_S)) == [2 * x for x in range(20)]
+        done += 20
+    (rest,) = node()["resting"]
+    assert "completed elsewhere" in rest["reason"] and rest["until"] > 1e9
+    assert not node()["quarantined"] and victim in box.ranks()
+    until(lambda: node()["ranks"] == 1, 10.0, "one rank is in service")
+    assert list(box.executor().map("calm.double", range(20), timeout=_LIMIT_S)) == [2 * x for x in range(20)]
+    assert box.ask("calls", state="FAILED")["total"] == 0
 
 
 @pytest.mark.timeout(180)
