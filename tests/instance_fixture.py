@@ -71,7 +71,7 @@ class Instance:
     """One private instance; its parts are started and stopped one by one or together."""
 
     def __init__(self, home: Path, name: str, **given: Any) -> None:
-        self.settings = settings_module.load(home=str(home), instance=name, scratch=str(home / "s"), **given)
+        self.settings = settings_module.load(home=str(home), instance=name, **{"scratch": str(home / "s"), **given})
         self._mark = f"{home}/{name}"
         self._sessions: list[Session] = []
 

@@ -23,7 +23,7 @@ from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.adapters.router import RouterPort, harden
 from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.agent import Agent
-from pyfi_hpc.errors import BrokerUnreachable, PyfiError
+from pyfi_hpc.errors import BrokerUnreachable, PyfiError, Refused
 from pyfi_hpc.hosts import daemon
 from pyfi_hpc.loop import Loop
 from pyfi_hpc.model.ids import Peer
@@ -45,11 +45,13 @@ class Switch:
     """Sends to the broker or to a rank; moves to a broker that came back at another address.
 
     It looks into the access file while there is no connection, or no answer for longer than a beat's takes: a frozen
-    broker's connections stay. A look costs about 50 us.
+    broker's connections stay. A look costs about 50 us. One that came back with other keys is another instance, which
+    knows nothing of what this agent holds.
     """
 
-    def __init__(self, settings: Settings, broker: DealerPort, ranks: RouterPort) -> None:
+    def __init__(self, settings: Settings, public: str, broker: DealerPort, ranks: RouterPort) -> None:
         self._settings = settings
+        self._public = public
         self._broker = broker
         self._ranks = ranks
         self._looked_at = 0.0
@@ -66,9 +68,16 @@ class Switch:
 
     def _look_again(self) -> None:
         try:
-            self._broker.move(access_file.read(self._settings).endpoint)
+            found = access_file.read(self._settings)
         except (PyfiError, OSError) as error:
             log.warning("cannot read the access file: %s", error)
+            return
+        if found.broker_public != self._public:
+            raise Refused(
+                "the instance was started anew with other keys", where=str(self._settings.access_file),
+                fix="none is needed: this agent ends, and agents that start now have the new keys",
+            )  # fmt: skip
+        self._broker.move(found.endpoint)
 
 
 def main() -> None:
@@ -130,8 +139,9 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
     pidfile.claim(settings, f"agent-{node.tag()}")
+    switch = Switch(settings, found.broker_public, broker, ranks)
     try:
-        Loop(machine, clock, [broker, ranks, around, signals], Switch(settings, broker, ranks), doer=around).run()
+        Loop(machine, clock, [broker, ranks, around, signals], switch, doer=around).run()
     finally:
         ranks.close()
         broker.close()
