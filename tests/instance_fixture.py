@@ -28,7 +28,7 @@ from pyfi_hpc import settings as settings_module
 from pyfi_hpc.client import deploy
 from pyfi_hpc.client.executor import Executor
 from pyfi_hpc.client.session import Session
-from pyfi_hpc.hosts import instance
+from pyfi_hpc.hosts import brokers, instance
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.ledger.place import place_of
 from pyfi_hpc.model.deployment import DeploymentSpec
@@ -99,6 +99,15 @@ class Instance:
     def start_broker(self) -> None:
         with self._marked():
             instance.start_broker(self.settings)
+
+    def start_standby(self) -> None:
+        with self._marked():
+            brokers.start_standby(self.settings)
+
+    def restart_broker(self) -> float:
+        """Seconds between the word to the old one and the new one's readiness."""
+        with self._marked():
+            return brokers.restart_broker(self.settings).seconds
 
     def start_agent(self, ranks: int = RANKS, joined: bool = True) -> None:
         with self._marked():

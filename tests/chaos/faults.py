@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -62,6 +62,23 @@ def starved(pids: Iterable[int], share: float) -> Iterator[Path]:
             (group / "cpu.cfs_quota_us").write_text(str(quota))
         _enter(group, pids)
         yield group / "cpu.stat"
+
+
+@contextmanager
+def little_memory(size: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """What is started inside the given context may take so many bytes together; then the kernel kills one of it."""
+    with _group("memory") as (group, is_v2):
+        (group / ("memory.max" if is_v2 else "memory.limit_in_bytes")).write_text(str(size))
+
+        @contextmanager
+        def inside() -> Iterator[None]:
+            _enter(group, [os.getpid()])
+            try:
+                yield
+            finally:
+                _enter(group.parent, [os.getpid()])
+
+        yield inside
 
 
 @contextmanager

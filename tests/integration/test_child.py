@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -351,6 +352,17 @@ def test_time_limit(rig: Rig, function: str) -> None:
     assert task.failure.type_name == "TaskTimeout"
     assert 0.25 < task.duration < 1.5
     assert [t.value for t in rig.results(after)] == [1, 2, 3]
+
+
+def test_usr1_is_not_for_functions(rig: Rig) -> None:
+    """USR1 to a runner's whole process group, as `scancel --signal` sends it: the function runs on."""
+    pid = rig.one("who").value
+    n = rig.run("nap", (0.5,))
+    time.sleep(0.1)
+    os.killpg(pid, signal.SIGUSR1)
+    (task,) = rig.results(n)
+    assert (task.cause, task.value) == (Cause.NONE, 0.5)
+    assert rig.one("who").value == pid
 
 
 def test_time_limit_is_per_task_and_importing_is_free(rig: Rig) -> None:
