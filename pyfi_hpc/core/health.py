@@ -57,7 +57,7 @@ class Health:
         self.marks: dict[Place, Mark] = {}
 
     def mark(self, place: Place, now: float) -> Mark:
-        """The mark of a place; allocations come and go, so those that are not in force are dropped when they are many."""
+        """The mark of a place. Allocations come and go: when marks are many, those not in force are dropped."""
         if len(self.marks) >= _MARKS_MAX and place not in self.marks:
             self.marks = {old: mark for old, mark in self.marks.items() if now < mark.until}
         return self.marks.setdefault(place, Mark())
