@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,10 +16,11 @@ import pytest
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+def small_disk(folder: Path, megabytes: int, files: int = 0) -> Iterator[Path]:
     """A file system in memory at this folder, which must exist; what was in it is moved there, and back again."""
     mounted = tempfile.mkdtemp(prefix="pyfi-d-")
-    done = _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "pyfi-test", mounted)
+    options = f"size={megabytes}m,mode=700,nr_inodes={files}"  # 0: as many files as one likes
+    done = _run("mount", "-t", "tmpfs", "-o", options, "pyfi-test", mounted)
     if done.returncode:
         os.rmdir(mounted)
         pytest.skip(f"a file system of its own is needed, and cannot be mounted here: {done.stderr.strip()}")
@@ -47,6 +49,16 @@ def fill(folder: Path) -> Path:
     with open(ballast, "wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(1 << 16))
+    return ballast
+
+
+def fill_with_files(folder: Path) -> Path:
+    """Make empty files until there can be no more; the folder to remove for room."""
+    ballast = folder / "files"
+    ballast.mkdir()
+    with suppress(OSError):
+        for number in itertools.count():
+            (ballast / str(number)).touch()
     return ballast
 
 

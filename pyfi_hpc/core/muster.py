@@ -12,6 +12,7 @@ from pyfi_hpc.core.held import Holdings
 from pyfi_hpc.core.ranks import Rank, Resting
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, ReplaceRank, StartRanks, WatchProcess
+from pyfi_hpc.model.events import ProcessExited
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.packed import failure
@@ -23,7 +24,7 @@ _RANK_SILENCE_S = 10.0
 _REPLACE_AFTER_S = 0.3
 #: a rank step that was started must be there after so long, seconds
 _STEP_START_S = 60.0
-#: from a rank step that ended at once to the next try, seconds
+#: from a rank, or a rank step, that ended at once to the next try, seconds
 _STEP_AGAIN_S = 2.0
 #: falls of a rank, or starts of the step that came to nothing, after which it rests
 _FALLS_MAX = 3
@@ -88,14 +89,17 @@ class Muster:
         self.resting.pop(STEP, None)
         out.actions.append(WatchProcess(message.pid))
 
-    def exited(self, pid: int, how: str, now: float) -> None:
+    def exited(self, event: ProcessExited, now: float) -> None:
         """A watched process has ended: a rank, or the launcher of the step."""
-        rank = next((r for r in self.ranks.values() if r.pid == pid), None)
+        rank = next((r for r in self.ranks.values() if r.pid == event.pid), None)
         if rank is not None:
-            self.lost(rank, now, f"rank {rank.number} died: {how}")
+            self.lost(rank, now, f"rank {rank.number} died: {event.how}")
+        elif self.ranks and event.replaces in self._missing:
+            core, _ = self._missing[event.replaces]
+            self._missing[event.replaces] = (core, now + _STEP_AGAIN_S)
         elif self._own_step and not self.ranks:
             # the launcher: nobody came of it
-            self._fell(STEP, None, now, f"its ranks do not start: {how}")
+            self._fell(STEP, None, now, f"its ranks do not start: {event.how}")
             rest = self.resting.get(STEP)
             self._step_until = rest.until if rest else now + _STEP_AGAIN_S
 

@@ -81,6 +81,9 @@ class LogFile(logging.Handler):
         with suppress(queue.Full):
             self._lines.put(None, timeout=self.END_S)
             self._thread.join(self.END_S)
+        if not self._thread.is_alive() and self._file >= 0:
+            os.close(self._file)
+            self._file = -1
         super().close()
 
 

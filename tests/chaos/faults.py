@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -51,8 +51,8 @@ def family(pid: int) -> list[int]:
 
 
 @contextmanager
-def starved(pids: Iterable[int], share: float) -> Iterator[None]:
-    """Processes that get so much of one core together."""
+def starved(pids: Iterable[int], share: float) -> Iterator[Path]:
+    """Processes that get so much of one core together; the file that counts how often they had to wait."""
     quota = int(share * 100_000)
     with _group("cpu") as (group, is_v2):
         if is_v2:
@@ -61,7 +61,24 @@ def starved(pids: Iterable[int], share: float) -> Iterator[None]:
             (group / "cpu.cfs_period_us").write_text("100000")
             (group / "cpu.cfs_quota_us").write_text(str(quota))
         _enter(group, pids)
-        yield
+        yield group / "cpu.stat"
+
+
+@contextmanager
+def little_memory(size: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """What is started inside the given context may take so many bytes together; then the kernel kills one of it."""
+    with _group("memory") as (group, is_v2):
+        (group / ("memory.max" if is_v2 else "memory.limit_in_bytes")).write_text(str(size))
+
+        @contextmanager
+        def inside() -> Iterator[None]:
+            _enter(group, [os.getpid()])
+            try:
+                yield
+            finally:
+                _enter(group.parent, [os.getpid()])
+
+        yield inside
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 from instance_fixture import Instance
 from ledger_fixture import administer
+from slurm_site import Site
 
 from pyfi_hpc import attach
 from pyfi_hpc.adapters import access as access_file
@@ -52,7 +53,7 @@ _RULES = {
 }
 
 
-def check(box: Instance, told: dict[int, list[object]] | None = None, limit_s: float = 30.0) -> None:
+def check(box: Instance | Site, told: dict[int, list[object]] | None = None, limit_s: float = 30.0) -> None:
     """Wait until all is final, then hold everything against the rules.
 
     Parameters
@@ -77,7 +78,7 @@ def check(box: Instance, told: dict[int, list[object]] | None = None, limit_s: f
     no_secrets(box)
 
 
-def no_secrets(box: Instance) -> None:
+def no_secrets(box: Instance | Site) -> None:
     """I11: no key in arguments, environments or logs."""
     access = access_file.read(box.settings)
     secrets = [access.client_secret, access.agent_secret, (box.settings.instance_dir / "broker.key").read_text()]

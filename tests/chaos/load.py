@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from instance_fixture import Instance, until
 from invariants import check
+from slurm_site import Site
 from wire import Wire
 
 from pyfi_hpc.adapters import access as access_file
@@ -34,8 +35,9 @@ class Load:
     """
 
     def __init__(
-        self, box: Instance, folder: Path, count: int = 200, seconds: float = 0.02, session: Session | None = None
-    ) -> None:
+        self, box: Instance | Site, folder: Path, count: int = 200, seconds: float = 0.02,
+        session: Session | None = None,
+    ) -> None:  # fmt: skip
         self._box, self._file, self.count = box, folder / "ran", count
         self.session = session or box.session
         self.got: list[Any] = []

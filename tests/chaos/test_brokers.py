@@ -14,15 +14,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from faults import little_memory
 from instance_fixture import Instance, gone, until
 from invariants import Stopwatch, check
+from ledger_fixture import administer
 from ledger_proxy import Proxy
 from load import Load, heal
+from test_clients import jobs_of, line, submission
 
 from pyfi_hpc.adapters import access as access_file
+from pyfi_hpc.adapters.dealer import BROKER
 from pyfi_hpc.hosts import instance
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.ledger.embedded import EmbeddedServer
+from pyfi_hpc.model import messages as m
 
 
 def test_b1_the_broker_is_killed(arena: Instance, tmp_path: Path) -> None:
@@ -75,6 +80,33 @@ def test_b2_the_broker_is_killed_in_a_commit(
     box.start_broker()
     assert large.result(60) == bytes(100_000)
     assert [future.result(60) for future in burst] == list(range(600))
+    load.ends_well(again_max=0)
+
+
+def test_b4_the_broker_is_out_of_memory(arena: Instance, tmp_path: Path) -> None:
+    """A limit that a flood of calls goes beyond: it dies, or refuses; what it had acknowledged is all there."""
+    load = Load(arena, tmp_path, count=300)
+    key, told = os.urandom(16), []
+    arena.kill(arena.pid("broker"))
+    with little_memory(110 << 20) as inside:
+        with inside():
+            arena.start_broker()
+        broker = arena.pid("broker")
+        with line(arena, "flood") as port:
+            for number in range(200):
+                batch = submission(key, number, 1000, number * 1000, last=False, argument=bytes(1000))
+                until(lambda batch=batch: gone(broker) or port.send(BROKER, [batch]), 20.0, "it is sent")
+                told += [event.message for event in port.receive() if isinstance(event.message, m.Accepted)]
+                if gone(broker):
+                    break
+            until(lambda: gone(broker), 30.0, "the limit is reached")  # of 110 MB it needs 75 to begin with
+    arena.start_broker()
+    numbers = {message.number for message in told}
+    url = embedded.connect_url(arena.settings)
+    kept = administer(url, "SELECT number FROM task_batch b JOIN job j ON j.id = b.job WHERE key = %s", key)
+    assert numbers <= {int(str(number)) for (number,) in kept}
+    for job in jobs_of(arena, key):
+        arena.session.cancel(job)
     load.ends_well(again_max=0)
 
 

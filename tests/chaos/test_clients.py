@@ -83,8 +83,11 @@ def said(port: DealerPort, message: m.Message | None, kind: type, limit_s: float
         assert time.monotonic() < deadline, f"no {kind.__name__}"
 
 
-def submission(key: bytes, number: int, count: int, first: int = 0, last: bool = True) -> m.Submit:
-    calls = [encode_call((first + k,), {}) for k in range(count)]
+def submission(
+    key: bytes, number: int, count: int, first: int = 0, last: bool = True, argument: object = None
+) -> m.Submit:
+    """A batch of calls of ``same`` with this argument, or their own numbers."""
+    calls = [encode_call((first + k if argument is None else argument,), {}) for k in range(count)]
     return m.Submit(key, number, first, count, last, "trouble.same", offsets_of(calls), b"".join(calls))
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from faults import little_memory
 from instance_fixture import Instance, gone, until
 from invariants import Stopwatch
 from load import WAIT_S, Load, heal
@@ -57,6 +58,21 @@ def test_c3_the_agent_is_killed(arena: Instance, tmp_path: Path) -> None:
     arena.start_agent(joined=False)
     load.ends_well(again_max=2)
     watch.tell("work regranted and done", 8)
+
+
+def test_c5_a_task_takes_all_memory(arena: Instance, tmp_path: Path) -> None:
+    """A limit on the node's memory: the kernel kills the one who took it, three times, then it is FAILED with why."""
+    arena.kill(arena.pid("agent"))
+    until(lambda: not arena.nodes(), 15.0, "the agent is forgotten")
+    with little_memory(600 << 20) as inside:
+        with inside():
+            arena.start_agent()
+        load = Load(arena, tmp_path)
+        error = arena.executor().submit("trouble.fill_memory").exception(WAIT_S)
+        assert isinstance(error, TaskLost) and "out of memory" in str(error), repr(error)
+        load.ends_well(again_max=12)
+        arena.kill(arena.pid("agent"))
+        until(lambda: not arena.ranks() and not arena.runners(), 15.0, "its ranks have ended")
 
 
 def test_c6_functions_end_their_process(arena: Instance, tmp_path: Path) -> None:

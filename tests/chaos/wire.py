@@ -11,6 +11,9 @@ import threading
 import time
 from contextlib import suppress
 
+#: of each connection so many bytes are kept for a replay
+_TAP_BYTES = 1 << 16
+
 
 class Wire:
     """Forwards connections to ``host:port``; faults are set on it while it runs.
@@ -32,6 +35,8 @@ class Wire:
         self.latency_s = 0.0
         self.bytes_s = 0.0
         self.refusing = False
+        #: what near ends have said, by connection; kept by nobody else
+        self.heard: list[bytearray] = []
         #: set: passes; cleared: held back without a word
         self.up, self.down = threading.Event(), threading.Event()
         self.up.set()
@@ -83,13 +88,18 @@ class Wire:
             far.settimeout(None)
             with self._lock:
                 self._ends += [near, far]
-            for source, sink, passes in ((near, far, self.up), (far, near, self.down)):
+                self.heard.append(bytearray())
+            for source, sink, passes, tap in ((near, far, self.up, self.heard[-1]), (far, near, self.down, None)):
                 source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._carry, args=(source, sink, passes), daemon=True).start()
+                threading.Thread(target=self._carry, args=(source, sink, passes, tap), daemon=True).start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket, passes: threading.Event) -> None:
+    def _carry(
+        self, source: socket.socket, sink: socket.socket, passes: threading.Event, tap: bytearray | None
+    ) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 14):
+                if tap is not None and len(tap) < _TAP_BYTES:
+                    tap += data
                 passes.wait()
                 if self.latency_s or self.bytes_s:
                     time.sleep(self.latency_s + (len(data) / self.bytes_s if self.bytes_s else 0.0))

@@ -193,6 +193,12 @@ def eat_memory(limit):
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
+def fill_memory():
+    kept = []
+    while True:
+        kept.append(b"x" * (1 << 24))
+
+
 def leave_grandchild(seconds, apart):
     child = subprocess.Popen(["sleep", str(seconds)], start_new_session=apart)
     return child.pid
