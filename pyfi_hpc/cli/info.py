@@ -33,10 +33,12 @@ def info(context: Context, only_settings: bool) -> None:
         rows(context, "settings", _SETTINGS, list(_settings(context)))
         return
     answer = context.ask("info")
+    standbys = _standbys(context)
     waiting = _allocations(context)
     if context.json:
         answer["allocations"] = waiting
         answer["pyfi_hpc"] = answer.pop("version")
+        answer["standbys"] = standbys
         print_json({"instance": context.settings.instance, "address": context.session.address, **answer})
         return
     broker, ledger = answer["broker"], answer["ledger"]
@@ -46,6 +48,7 @@ def info(context: Context, only_settings: bool) -> None:
         {
             "instance": f"{context.settings.instance}   (state {context.settings.instance_dir})",
             "broker": f"{context.session.address}, CURVE on, pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
+            "standby": ", ".join(f"pid {one['pid']} on {one['host']}, waiting" for one in standbys) or "none",
             "ledger": f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" + _trouble(broker),
             "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()),
             "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
@@ -59,6 +62,12 @@ def info(context: Context, only_settings: bool) -> None:
     for node in broker["nodes"]:
         node["state"] = "draining" if node["draining"] else "up"
     rows(context, "nodes", _NODES, broker["nodes"])
+
+
+def _standbys(context: Context) -> list[dict[str, Any]]:
+    from pyfi_hpc.hosts import brokers
+
+    return [{"pid": one.pid, "host": one.host} for one in brokers.standbys(context.settings)]
 
 
 def _allocations(context: Context) -> list[dict[str, Any]]:

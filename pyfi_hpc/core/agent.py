@@ -23,6 +23,8 @@ BROKER = Peer(b"broker")
 
 #: between two hellos while no broker answers, seconds
 _HELLO_S = 0.25
+#: of a beat without whose answer the next one goes as soon as a hello would
+_OVERDUE_BEATS = 1.25
 #: outcomes that were not kept for so long are offered again, seconds
 _OFFER_AGAIN_S = 5.0
 #: ranks have so long to end when the agent stops, seconds
@@ -206,7 +208,7 @@ class Agent:
             self._muster.lost(rank, now, f"rank {rank.number} reported what cannot be")
 
     def _process_exited(self, event: ProcessExited, now: float, out: Effects) -> None:
-        self._muster.exited(event.pid, event.how, now)
+        self._muster.exited(event, now)
 
     def _code_checked(self, event: CodeChecked, now: float, out: Effects) -> None:
         self._bundler.code_checked(event)
@@ -223,7 +225,9 @@ class Agent:
     # --- time -----------------------------------------------------------------------------------------
 
     def _beat(self, now: float, out: Effects) -> None:
-        self._beat_at = now + (self._limits.heartbeat_s if self._welcome else _HELLO_S)
+        overdue = now - self._heard_at > _OVERDUE_BEATS * self._limits.heartbeat_s
+        # a broker that has moved is found by talking: see hosts.agent.Switch
+        self._beat_at = now + (self._limits.heartbeat_s if self._welcome and not overdue else _HELLO_S)
         for rank in self._ranks.values():
             out.send(rank.peer, m.Beat(self._counter))
         if not self._welcome:

@@ -9,6 +9,7 @@ from pyfi_hpc.core.held import Holdings
 from pyfi_hpc.core.ranks import Rank
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, ReplaceRank, StartRanks, WatchProcess
+from pyfi_hpc.model.events import ProcessExited
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.packed import failure
 from pyfi_hpc.model.states import Cause
@@ -19,10 +20,11 @@ _RANK_SILENCE_S = 10.0
 _REPLACE_AFTER_S = 0.3
 #: a rank step that was started must be there after so long, seconds
 _STEP_START_S = 60.0
-#: from a rank step that ended at once to the next try, seconds
+#: from a rank, or a rank step, that ended at once to the next try, seconds
 _STEP_AGAIN_S = 2.0
 #: the batch script starts a broken step anew within so long, seconds
 _STEP_OF_SCRIPT_S = 10.0
+
 
 class Muster:
     """The ranks of one node.
@@ -68,11 +70,14 @@ class Muster:
         self._step_until = 0.0
         out.actions.append(WatchProcess(message.pid))
 
-    def exited(self, pid: int, how: str, now: float) -> None:
+    def exited(self, event: ProcessExited, now: float) -> None:
         """A watched process has ended: a rank, or the launcher of the step."""
-        rank = next((r for r in self.ranks.values() if r.pid == pid), None)
+        rank = next((r for r in self.ranks.values() if r.pid == event.pid), None)
         if rank is not None:
-            self.lost(rank, now, f"rank {rank.number} died: {how}")
+            self.lost(rank, now, f"rank {rank.number} died: {event.how}")
+        elif self.ranks and event.replaces in self._missing:
+            core, _ = self._missing[event.replaces]
+            self._missing[event.replaces] = (core, now + _STEP_AGAIN_S)
         elif self._own_step and not self.ranks:
             self._step_until = now + _STEP_AGAIN_S  # the launcher: nobody came of it
 

@@ -105,23 +105,34 @@ def start(settings: Settings) -> EmbeddedServer:
     place = place_of(settings)
     make_folders(place, settings)
     with alone(place):
-        found = _running(place)
-        if found is not None:
-            return found
-        tools = programs.find(settings.pg_bin, _data_version(place))
-        if place.user is not None:
-            tools = programs.reachable(tools, place.user, ROOT_STORE)
-        refuse_other_host(place)
-        if not place.data.exists():
-            _initialise(place, tools)
-        _configure(place)
-        _clear_stale(place)
-        _launch(place, tools)
-        found = _running(place, started=True)
-        if found is None:
-            raise _failed(place, "Postgres ended right after its start")
-        write_lease(place, found.pid)
-    return found
+        return _running(place) or _start(settings, place)
+
+
+def revive(settings: Settings) -> bool:
+    """Start the instance's Postgres again if it was killed; False: it runs, was stopped, or is not ours to start.
+
+    Killed means: the last one was started on this host since its boot, its process has gone, and ``postmaster.pid``
+    is still there, which Postgres removes whenever it is stopped or gives up by itself. At most one such start
+    at a time, whoever calls.
+
+    Raises
+    ------
+    PyfiError
+        As ``start``. Right after its death its children hold its memory for a moment: try again.
+    """
+    place = place_of(settings)
+    if settings.ledger or not _was_killed(place):
+        return False
+    make_folders(place, settings)
+    with alone(place):
+        if not _was_killed(place):
+            return False  # it was started or stopped meanwhile
+        lease = place.lease.read_bytes()
+        try:
+            return _start(settings, place).started
+        except BaseException:
+            place.lease.write_bytes(lease)
+            raise
 
 
 def stop(settings: Settings, fast: bool = True) -> bool:
@@ -162,6 +173,11 @@ def remove(settings: Settings) -> None:
     shutil.rmtree(place.base, ignore_errors=True)
 
 
+def url(settings: Settings) -> str:
+    """URL of the instance's ledger, whether it runs or not."""
+    return engine_url(settings.ledger) if settings.ledger else place_of(settings).url
+
+
 def connect_url(settings: Settings) -> str:
     """URL of the instance's ledger: the setting, or that of the running embedded server.
 
@@ -182,6 +198,34 @@ def connect_url(settings: Settings) -> str:
 
 
 # --- the server -------------------------------------------------------------------------------------
+
+
+def _was_killed(place: Place) -> bool:
+    lease = read_lease(place)
+    if lease is None or (lease["host"], lease["boot"]) != (socket.gethostname(), boot_id()):
+        return False
+    try:
+        pid = int((place.data / "postmaster.pid").read_text().split("\n")[0])
+    except (OSError, ValueError):
+        return False
+    return bool(pid == lease["pid"]) and _postmaster(place) is None
+
+
+def _start(settings: Settings, place: Place) -> EmbeddedServer:
+    tools = programs.find(settings.pg_bin, _data_version(place))
+    if place.user is not None:
+        tools = programs.reachable(tools, place.user, ROOT_STORE)
+    refuse_other_host(place)
+    if not place.data.exists():
+        _initialise(place, tools)
+    _configure(place)
+    _clear_stale(place)
+    _launch(place, tools)
+    found = _running(place, started=True)
+    if found is None:
+        raise _failed(place, "Postgres ended right after its start")
+    write_lease(place, found.pid)
+    return found
 
 
 def _initialise(place: Place, tools: programs.Programs) -> None:

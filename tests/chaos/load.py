@@ -35,8 +35,9 @@ class Load:
     """
 
     def __init__(
-        self, box: Instance | Site, folder: Path, count: int = 200, seconds: float = 0.02, session: Session | None = None
-    ) -> None:
+        self, box: Instance | Site, folder: Path, count: int = 200, seconds: float = 0.02,
+        session: Session | None = None,
+    ) -> None:  # fmt: skip
         self._box, self._file, self.count = box, folder / "ran", count
         self.session = session or box.session
         self.got: list[Any] = []

@@ -190,6 +190,16 @@ def test_a_read_survives_a_lost_connection(proxy: Proxy, ledger: PostgresLedger)
     assert proxy.fired
 
 
+def test_a_read_survives_a_server_that_warned_before_it_went(proxy: Proxy, ledger: PostgresLedger) -> None:
+    """Another backend was killed: Postgres warns idle sessions and ends them, which psycopg2 tells as no lost line."""
+    ledger.take_over("here")
+    ledger.commit([opened(1), admitted(1, 1)], 1)
+    assert ledger.find_job("ada", opened(1).key) is not None
+    fields = b"SWARNING\0C57P02\0Mterminating connection because of crash of another server process\0\0"
+    proxy.cut(last_words=b"N" + (4 + len(fields)).to_bytes(4, "big") + fields)
+    assert ledger.find_job("ada", opened(1).key) is not None
+
+
 def test_a_long_read_does_not_hold_up_commits(ledger_url: str) -> None:
     """One thread reads pages all the time while another commits; both see what they must."""
     ledger = PostgresLedger(ledger_url)

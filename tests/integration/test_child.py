@@ -3,10 +3,12 @@ nothing else."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -198,6 +200,21 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     yield rig
     rig.runners.close()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("runner-")] == []
+
+
+def test_a_runner_that_cannot_be_started_yet(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no process left for a moment: the start is tried again, and no task fails for it."""
+    real, refused = subprocess.Popen, []
+
+    def none_left(*words: Any, **options: Any) -> Any:
+        refused.append(1)
+        if len(refused) < 3:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(*words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", none_left)
+    assert rig.one("add", 1, 2).value == 3
+    assert len(refused) == 3
 
 
 def test_calls_return(rig: Rig) -> None:
