@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import click
 
 from pyfi_hpc.cli.context import Context, lists, pass_context
-from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows
+from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows, shown
 from pyfi_hpc.errors import SiteError, TransientError
 
 _NODES = (
@@ -19,6 +20,7 @@ _NODES = (
     Column("RUNNING", right=True),
     Column("LOAD", lambda row: f"{row['load']:.2f}", right=True),
     Column("STATE", "state"),
+    Column("REASON", lambda row: "; ".join(troubles(row)), cut=True),
 )
 _SETTINGS = (Column("SETTING", "name"), Column("VALUE"), Column("ORIGIN"))
 
@@ -60,7 +62,7 @@ def info(context: Context, only_settings: bool) -> None:
     if fancy():
         click.echo()
     for node in broker["nodes"]:
-        node["state"] = "draining" if node["draining"] else "up"
+        node["state"] = state_of(node)
     rows(context, "nodes", _NODES, broker["nodes"])
 
 
@@ -83,6 +85,22 @@ def _allocations(context: Context) -> list[dict[str, Any]]:
         {"slurm_job_id": one.slurm_job_id, "state": one.state, "reason": one.reason, "nodes": list(one.nodes)}
         for one in entries
     ]
+
+
+def state_of(node: dict[str, Any]) -> str:
+    """One word for a live node."""
+    return "quarantined" if node["quarantined"] else "draining" if node["draining"] else "up"
+
+
+def troubles(node: Mapping[str, Any]) -> list[str]:
+    """Why a node, or ranks of it, get no tasks, and until when."""
+    found = []
+    if node["quarantined"]:
+        found.append(f"quarantined until {shown(node['quarantined_until'], 'at')}: {node['quarantined']}")
+    for rest in node["resting"]:
+        who = "no ranks" if rest["rank"] < 0 else f"rank {rest['rank']} rests"
+        found.append(f"{who} until {shown(rest['until'], 'at')}: {rest['reason']}")
+    return found
 
 
 def _settings(context: Context) -> Any:

@@ -34,6 +34,7 @@ from pyfi_hpc.ledger.desk import Desk
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.writer import Writer
 from pyfi_hpc.loop import Loop
+from pyfi_hpc.model import budgets
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.records import Recovered
 from pyfi_hpc.settings import Settings
@@ -133,7 +134,7 @@ def serve(
         Another one has taken over.
     """
     _raise_file_limit()
-    limits = Limits()
+    limits = Limits(budgets=budgets.read(settings.budgets))
     clock = SystemClock()
     engine = make_engine(url)
     desk = Desk(engine)
