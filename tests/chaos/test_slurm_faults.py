@@ -153,7 +153,8 @@ def test_f3_nothing_is_begun_before_the_walltime_that_cannot_end(yard: Site) -> 
     ends_soon(yard, job, 35)
     until(lambda: "draining before the walltime" in yard.said(job), 70.0, "it drains")
     before = len(list(marks.glob("*-1")))
-    until(lambda: [(n["draining"], n["outstanding"]) for n in yard.nodes()] == [(True, 2)], 5.0, "the rest is handed back")
+    held = lambda: [(node["draining"], node["outstanding"]) for node in yard.nodes()]  # noqa: E731
+    until(lambda: held() == [(True, 2)], 5.0, f"the rest is handed back: {held()}")
     assert yard.cluster.wait_job(job, "TIMEOUT", "COMPLETED", "FAILED", timeout=90) == "TIMEOUT"
     assert len(list(marks.glob("*-1"))) == before == 2
     watch = Stopwatch()
