@@ -79,7 +79,7 @@ class Site:
         return self._session
 
     def ask(self, verb: str, body: dict[str, Any] | None = None, **more: Any) -> Any:
-        return self.session.ask(verb, (body or {}) | more, timeout=20)
+        return self.session.ask(verb, (body or {}) | more, timeout=20, repeat=True)
 
     def deploy(self, folder: Path) -> None:
         spec = deploy.prepare(self.settings, folder, allow_dirty=True)

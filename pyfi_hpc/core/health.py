@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: in place of a rank's number: the whole node
 NODE = -1
+#: places that are remembered, besides those that rest
+_MARKS_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -53,6 +55,12 @@ class Health:
 
     def __init__(self) -> None:
         self.marks: dict[Place, Mark] = {}
+
+    def mark(self, place: Place, now: float) -> Mark:
+        """The mark of a place. Allocations come and go: when marks are many, those not in force are dropped."""
+        if len(self.marks) >= _MARKS_MAX and place not in self.marks:
+            self.marks = {old: mark for old, mark in self.marks.items() if now < mark.until}
+        return self.marks.setdefault(place, Mark())
 
     def quarantine_of(self, name: NodeName, now: float) -> Mark | None:
         """Of a whole node, if it is in quarantine."""
@@ -106,7 +114,7 @@ def _hold_against(s: State, place: Place, end: End, task: tuple[int, int], now: 
     live = s.nodes.by_name.get(end.node)
     if live is not None and live.well_at.get(place[1], 0.0) > end.at:
         return  # it has completed others since
-    mark = s.health.marks.setdefault(place, Mark())
+    mark = s.health.mark(place, now)
     if now < mark.until:
         return
     mark.tasks[task] = end.at
@@ -120,7 +128,7 @@ def _hold_against(s: State, place: Place, end: End, task: tuple[int, int], now: 
 
 def quarantine(s: State, place: Place, reason: str, seconds: float, now: float, out: Effects) -> None:
     """Let a place rest; without ``seconds`` twice as long as the last time, up to a limit."""
-    mark = s.health.marks.setdefault(place, Mark())
+    mark = s.health.mark(place, now)
     mark.rest_s = seconds or min(s.limits.quarantine_s_max, 2 * mark.rest_s or s.limits.quarantine_s)
     mark.until, mark.reason = now + mark.rest_s, reason
     mark.tasks.clear()

@@ -97,6 +97,8 @@ class Muster:
         elif self.ranks and event.replaces in self._missing:
             core, _ = self._missing[event.replaces]
             self._missing[event.replaces] = (core, now + _STEP_AGAIN_S)
+            if event.pid:  # else the node had no process to give, which says nothing of the rank
+                self._fell(event.replaces, None, now, f"its process does not start: {event.how}")
         elif self._own_step and not self.ranks:
             # the launcher: nobody came of it
             self._fell(STEP, None, now, f"its ranks do not start: {event.how}")

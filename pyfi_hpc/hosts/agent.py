@@ -45,8 +45,8 @@ class Switch:
     """Sends to the broker or to a rank; moves to a broker that came back at another address.
 
     It looks into the access file while there is no connection, or no answer for longer than a beat's takes: a frozen
-    broker's connections stay. A look costs about 50 us. One that came back with other keys is another instance, which
-    knows nothing of what this agent holds.
+    broker's connections stay. A look costs about 50 us. A broker with other keys is another instance, which knows
+    nothing of what this agent holds.
     """
 
     def __init__(self, settings: Settings, public: str, broker: DealerPort, ranks: RouterPort) -> None:

@@ -65,7 +65,7 @@ def charged(budgets: Budgets, counts: Mapping[Cause, int]) -> int:
 
 def last_words(budgets: Budgets, cause: Cause, count: int, how: str) -> str:
     """The error of a task that is not tried again though its function never said a word."""
-    text = f"{budgets[cause].words} {count} times and it is not tried again"
+    text = f"{budgets[cause].words} {count} time{'s' * (count != 1)} and it is not tried again"
     return f"{text}; the last time: {how}" if how else text
 
 

@@ -67,6 +67,10 @@ class LoneAgent:
         item = m.Item(self._grant, batch, 1, 0, 0, count, attempt, 1, "work", 0.0, *payload)
         self.hear(BROKER, m.Grant(1, [item]))
 
+    def kill_for_good(self, rank: int) -> None:
+        """The process of a rank ends."""
+        self.tell(ProcessExited(self.pids.pop(rank), "signal 9"))
+
     def kill(self, rank: int) -> None:
         """The process of a rank ends, and a new one comes if one is asked for."""
         self.tell(ProcessExited(self.pids.pop(rank), "signal 9"))
@@ -187,6 +191,30 @@ def test_a_rank_that_the_broker_lets_rest_gets_nothing_until_it_may_work_again()
     agent.grant(4)
     agent.grant(5)
     assert {agent.who_runs(4), agent.who_runs(5)} == {0, 1}
+
+
+def test_a_rank_whose_process_does_not_start_rests() -> None:
+    """It dies once, and two processes that should replace it end before they are there: the third fall."""
+    agent = LoneAgent()
+    agent.kill_for_good(0)
+    for fall in (2, 3):
+        assert agent.capacity.resting == [], fall
+        agent.wait(3.0)
+        assert agent.actions.count(ReplaceRank(0, 0)) == fall - 1
+        agent.tell(ProcessExited(900 + fall, "exit code 1", 0))
+    ((number, _, why),) = agent.capacity.resting
+    assert (number, why) == (0, "its process does not start: exit code 1")
+    agent.wait(58.0)
+    assert agent.actions.count(ReplaceRank(0, 0)) == 2
+    agent.wait(4.0)
+    assert agent.actions.count(ReplaceRank(0, 0)) == 3
+    # where the node has no process number to give, nobody is to blame
+    other = LoneAgent()
+    other.kill_for_good(0)
+    for _ in range(5):
+        other.wait(3.0)
+        other.tell(ProcessExited(0, "no process left", 0))
+    assert other.capacity.resting == [] and other.actions.count(ReplaceRank(0, 0)) == 5
 
 
 def test_when_all_ranks_rest_tasks_go_back_to_the_broker() -> None:
