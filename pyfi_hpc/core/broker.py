@@ -308,6 +308,7 @@ class Broker:
 
     def _payloads_read(self, event: PayloadsRead, now: float, out: Effects) -> None:
         for batch_id, offsets, payload in event.rows:
+            self.state.queue.loading.discard(batch_id)
             batch = self.state.book.batches.get(batch_id)
             if batch is not None and batch.open and batch.payload is None:
                 self.state.keep_payload(batch, offsets, payload)
