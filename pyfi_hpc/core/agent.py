@@ -102,10 +102,9 @@ class Agent:
         self._tell_capacity(out)
 
     def wake_at(self) -> float:
-        wake = min(self._beat_at, self._muster.wake_at(), self._bundler.wake_at())
         if self._stop_at is not None:
-            wake = min(wake, self._stop_at)
-        return wake
+            return min(self._beat_at, self._stop_at)
+        return min(self._beat_at, self._muster.wake_at(), self._bundler.wake_at())
 
     # --- the broker -----------------------------------------------------------------------------------
 

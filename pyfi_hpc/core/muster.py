@@ -24,6 +24,7 @@ _STEP_AGAIN_S = 2.0
 #: the batch script starts a broken step anew within so long, seconds
 _STEP_OF_SCRIPT_S = 10.0
 
+
 class Muster:
     """The ranks of one node.
 
@@ -45,15 +46,16 @@ class Muster:
         self._rank_count, self._own_step = rank_count, own_step
         #: rank numbers that died -> (core, when)
         self._missing: dict[int, tuple[int, float]] = {}
+        #: of those, the ones whose replacement was asked for -> when it is asked for again
+        self._asked: dict[int, float] = {}
         self._step_until = now + _STEP_START_S if not own_step else 0.0
 
     def wake_at(self) -> float:
-        wake = float("inf")
         if self._own_step and not self.ranks:
-            wake = self._step_until
+            return max(self._step_until, self._settled_at())
         if self._missing and self.ranks:
-            wake = min(wake, min(at for _, at in self._missing.values()) + _REPLACE_AFTER_S)
-        return wake
+            return max(min(self._asked.get(number, 0.0) for number in self._missing), self._settled_at())
+        return float("inf")
 
     def ready(self, peer: Peer, message: m.RankReady, now: float, out: Effects) -> None:
         old = self.ranks.get(message.rank)
@@ -65,6 +67,7 @@ class Muster:
         self.ranks[message.rank] = rank
         self.by_peer[peer] = rank
         self._missing.pop(message.rank, None)
+        self._asked.pop(message.rank, None)
         self._step_until = 0.0
         out.actions.append(WatchProcess(message.pid))
 
@@ -81,6 +84,7 @@ class Muster:
         self.ranks.pop(rank.number, None)
         self.by_peer.pop(rank.peer, None)
         self._missing[rank.number] = (rank.core, now)
+        self._asked.pop(rank.number, None)
         for position, flight in reversed(list(enumerate(rank.flights))):
             start = flight.next
             if position == 0 and start < flight.hi:
@@ -94,14 +98,18 @@ class Muster:
         for rank in [r for r in self.ranks.values() if now - r.heard_at > _RANK_SILENCE_S]:
             out.actions.append(KillProcess(rank.pid, True))
             self.lost(rank, now, f"rank {rank.number} said nothing for {_RANK_SILENCE_S:.0f} s")
-        if self._own_step and not self.ranks and self._step_until <= now and not self._settling(now):
+        if now < self._settled_at():
+            return
+        if self._own_step and not self.ranks and self._step_until <= now:
             self._missing.clear()
+            self._asked.clear()
             self._step_until = now + _STEP_START_S
             out.actions.append(StartRanks(self._rank_count))
-        elif self._missing and self._replaces(now) and not self._settling(now):
-            for number, (core, _) in list(self._missing.items()):
-                self._missing[number] = (core, now + _STEP_START_S)  # asked for; again if it does not come
-                out.actions.append(ReplaceRank(number, core))
+        elif self._missing and self._replaces(now):
+            for number, (core, _) in self._missing.items():
+                if now >= self._asked.get(number, 0.0):
+                    self._asked[number] = now + _STEP_START_S
+                    out.actions.append(ReplaceRank(number, core))
 
     def _replaces(self, now: float) -> bool:
         """Whether ranks are replaced one by one: without survivors the batch script may be starting a new step."""
@@ -109,6 +117,6 @@ class Muster:
             return True
         return not self._own_step and now >= max(at for _, at in self._missing.values()) + _STEP_OF_SCRIPT_S
 
-    def _settling(self, now: float) -> bool:
-        """Whether a rank died so lately that others of its step may follow."""
-        return any(now < at + _REPLACE_AFTER_S for _, at in self._missing.values())
+    def _settled_at(self) -> float:
+        """A rank that died lately may be followed by others of its step: until then nothing is started."""
+        return max((at for _, at in self._missing.values()), default=-_REPLACE_AFTER_S) + _REPLACE_AFTER_S
