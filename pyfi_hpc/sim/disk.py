@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from pyfi_hpc.sim.brokers import BrokerHost
 
 
+#: from the loop to a thread of the writer and back, seconds
+_HOP_S = 20e-6
+
+
 @dataclass(slots=True)
 class DiskWeather:
     """What the ledger is like now; a plan changes it. Chances are per commit."""
@@ -60,16 +64,17 @@ class Disk:
         #: the group that is being committed
         self.records: list[Record] = []
         self._queries: list[Query] = []
+        #: what was read, in order
+        self.read: list[Query] = []
         self._seq = 0
         self._tries = 0
-        self._told = False
 
     def submit(self, records: list[Record], queries: list[Query]) -> None:
         """Start a group commit, then its reads; ``committed`` of the host is called at the end."""
         self.busy = True
         self.records, self._queries = records, queries
         if not records:
-            self._world.at(self._world.now, self._done, [])
+            self._world.after(_HOP_S, self._done, [])
             return
         self._seq += 1
         self._tries = 0
@@ -163,6 +168,7 @@ class Disk:
             return
         try:
             self._host.tell(reader(self.ledger, query))
+            self.read.append(query)
         except LedgerUnavailable:
             self._world.after(RETRY_FIRST_S, self._read, query)
 

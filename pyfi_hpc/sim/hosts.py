@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 #: a process wakes at least so much later than it asked, seconds: so that no rounding makes it ask for ever
 _TICK_S = 1e-6
+#: a machine that asks so often in a row to be woken at once, though nothing happens, keeps a core busy
+_SPINS_MAX = 50
 
 
 class Host:
@@ -41,6 +43,7 @@ class Host:
         self.frozen = False
         self._inbox: list[Any] = []
         self._wake = _NEVER
+        self._spins = 0
 
     @property
     def now(self) -> float:
@@ -115,6 +118,12 @@ class Host:
             self._round(())
 
     def _schedule(self, wake: float) -> None:
+        if wake > self.world.now:
+            self._spins = 0
+        elif self._spins > _SPINS_MAX:
+            raise Violation(f"{self.name} keeps a core busy: it wants to be woken at once, again and again")
+        else:
+            self._spins += 1
         if wake < self._wake:
             self._wake = max(wake, self.world.now + _TICK_S)
             self.world.at(self._wake, self._tick)

@@ -71,11 +71,11 @@ def _plan(chance: random.Random) -> Plan:
 
 
 def _limits(chance: random.Random) -> Limits:
-    """Small ones show what happens there."""
+    """Small ones show what happens there; what one task takes as arguments fits into what is kept, as in production."""
     if chance.random() < 0.6:
         return Limits()
     return Limits(
-        queued_payload_bytes_max=300, value_bytes_max=30, grant_tasks_max=8, node_bytes_max=100, bundle_tasks_max=4,
+        queued_payload_bytes_max=300, value_bytes_max=120, inputs_bytes_max=90, grant_tasks_max=8, node_bytes_max=100, bundle_tasks_max=4,
         client_window_bytes_max=2000, ended_keys_max=2, batch_bytes_goal=200, grant_bytes_max=60,
     )  # fmt: skip
 
