@@ -56,10 +56,17 @@ class Story:
             self._keys[about.key] = about.job
 
     def of(self, job: int, index: int) -> Iterator[str]:
-        """The lines that tell of one task."""
+        """The lines that tell of one task, and what befell everybody between the first of them and the last."""
+        told: list[Line] = []
+        last = 0
         for line in self.lines:
-            if line.about is None or any(self._tells(part, job, index) for part in line.about):
-                yield f"{line.at:12.6f}  {line.who:14} {line.text}"
+            if line.about is not None and any(self._tells(part, job, index) for part in line.about):
+                told.append(line)
+                last = len(told)
+            elif line.about is None and told:
+                told.append(line)
+        for line in told[:last]:
+            yield f"{line.at:12.6f}  {line.who:14} {line.text}"
 
     def _tells(self, part: tuple[Any, ...], job: int, index: int) -> bool:
         match part:
