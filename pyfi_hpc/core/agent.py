@@ -104,7 +104,9 @@ class Agent:
     def wake_at(self) -> float:
         if self._stop_at is not None:
             return min(self._beat_at, self._stop_at)
-        return min(self._beat_at, self._muster.wake_at(), self._bundler.wake_at())
+        wake = min(self._beat_at, self._muster.wake_at())
+        # while nothing is given to ranks, no line is evened out
+        return wake if self._draining or self._fenced else min(wake, self._bundler.wake_at())
 
     # --- the broker -----------------------------------------------------------------------------------
 
