@@ -37,6 +37,7 @@ class BrokerHost(Host):
         self._behind: list[tuple[Peer, Any]] = []
         self._held: list[tuple[Peer, Any]] = []
         world.tell(name, f"takes over: epoch {recovered.epoch}, {len(recovered.batches)} batches")
+        self.disk.begin()
         self.begin()
 
     def count(self, what: str, number: int = 1) -> None:
@@ -45,7 +46,7 @@ class BrokerHost(Host):
     @property
     def pending(self) -> list[Record]:
         """Records that the machine has decided and the ledger has not."""
-        return self.disk.records + self._records if self.disk.busy else list(self._records)
+        return ([] if self.disk.written else self.disk.records) + self._records
 
     def carry_out(self, out: Effects) -> None:
         if out.at_once:

@@ -10,8 +10,9 @@ lost early  the session is lost before the commit: the same takeover, and the gr
 crash       the broker dies before the commit, or after it and before the messages go
 ==========  ==========================================================================================================
 
-If another broker has taken over meanwhile, the commit raises StaleEpoch and this broker ends. Reads come after the
-commit of their group and hold up nothing.
+If another broker has taken over meanwhile, the commit raises StaleEpoch and this broker ends. One that has nothing to commit
+looks every ``BEAT_S``: without that, agents that are connected to it would stay with it and the new one would have no nodes.
+Reads come after the commit of their group and hold up nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pyfi_hpc.sim.brokers import BrokerHost
 
 
+#: between two looks at who holds the ledger, seconds
+BEAT_S = 0.5
 #: from the loop to a thread of the writer and back, seconds
 _HOP_S = 20e-6
 
@@ -63,16 +66,22 @@ class Disk:
         self.busy = False
         #: the group that is being committed
         self.records: list[Record] = []
+        #: it is in the ledger, though this broker may not know yet
+        self.written = False
         self._queries: list[Query] = []
         #: what was read, in order
         self.read: list[Query] = []
         self._seq = 0
         self._tries = 0
 
+    def begin(self) -> None:
+        """The broker lives: it looks now and then whether it is still the one."""
+        self._world.after(BEAT_S, self._beat)
+
     def submit(self, records: list[Record], queries: list[Query]) -> None:
         """Start a group commit, then its reads; ``committed`` of the host is called at the end."""
         self.busy = True
-        self.records, self._queries = records, queries
+        self.records, self._queries, self.written = records, queries, False
         if not records:
             self._world.after(_HOP_S, self._done, [])
             return
@@ -87,6 +96,16 @@ class Disk:
 
     def lose_session(self) -> None:
         self.ledger.lose_session()
+
+    def _beat(self) -> None:
+        host = self._host
+        if host.dead:
+            return
+        store = self.ledger.store
+        if not host.frozen and not store.down and store.epoch != self.ledger.epoch:
+            host.stale(StaleEpoch(f"another broker has taken over: {store.holder}, epoch {store.epoch}"))
+            return
+        self._world.after(BEAT_S, self._beat)
 
     def _try(self) -> None:
         host = self._host
@@ -123,10 +142,12 @@ class Disk:
         if fault == "lose early":
             ledger.lose_session()
         ledger.commit(self.records, self._seq)
-        host.cluster.audit.follow()
-        if host.world.story is not None:
-            for record in self.records:
-                host.world.tell(f"ledger {host.name}", "", record)
+        if not self.written:
+            self.written = True
+            host.cluster.audit.follow()
+            if host.world.story is not None:
+                for record in self.records:
+                    host.world.tell(f"ledger {host.name}", "", record)
         if fault == "crash after":
             host.kill()
             return False

@@ -65,3 +65,21 @@ def test_payloads_that_are_being_read_are_not_asked_for_again() -> None:
     assert sorted(read) == list(range(1, 11))
     world.run_for(2.0)
     check(world)
+
+
+def test_a_draining_agent_sleeps_while_a_rank_does_not_answer() -> None:
+    """A rank with a line hangs, others idle, the node drains: nothing is evened out, so nothing is waited for."""
+    world = Cluster(plan=Plan(nodes=1, ranks_per_node=2))
+    client = world.join()
+    client.submit(["0.001"] * 50)
+    world.run(lambda: len(client.results) == 50)
+    client.submit(["0.03"] * 4)
+    agent = world.agents["n1"]
+    world.run(lambda: any(len(rank.flights) > 1 for rank in agent.machine._ranks.values()))
+    hung = next(rank.number for rank in agent.machine._ranks.values() if len(rank.flights) > 1)
+    agent.ranks[hung].freeze()
+    world.run_for(0.2)
+    world.drain("n1")
+    before = world.steps
+    world.run_for(2.0)
+    assert world.steps - before < 100

@@ -269,3 +269,18 @@ def test_walltime_is_charged_to_nobody() -> None:
     settle(world, client, 22)
     assert {state for state, _ in client.results.values()} == {TaskState.COMPLETED}
     assert {record.cause for found in world.store.attempts.values() for record in found} == {Cause.WALLTIME}
+
+
+def test_nodes_move_from_a_broker_that_was_replaced_while_it_was_idle() -> None:
+    """Its session with the ledger has gone unnoticed and another broker took over: it ends, its nodes find the other."""
+    world = Cluster()
+    world.run_for(3.0)
+    first = world.broker
+    assert first is not None
+    first.disk.lose_session()
+    second = world.start_broker(elsewhere=True)
+    world.run(lambda: len(second.machine.state.nodes.by_name) == 2, 10.0)
+    assert first.dead
+    client = world.join()
+    client.submit(["0.01"] * 10)
+    settle(world, client, 10)
