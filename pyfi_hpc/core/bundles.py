@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 
 from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
-from pyfi_hpc.core.ranks import Durations, Flight, Rank
+from pyfi_hpc.core.ranks import Durations, Flight, Rank, RankTable
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import CheckCode, Effects
 from pyfi_hpc.model.events import CodeChecked
@@ -28,11 +28,11 @@ class Bundler:
     ----------
     limits : Limits
     holdings : Holdings
-    ranks : dict of int to Rank
+    ranks : RankTable
         Those that are here; the muster keeps it.
     """
 
-    def __init__(self, limits: Limits, holdings: Holdings, ranks: dict[int, Rank]) -> None:
+    def __init__(self, limits: Limits, holdings: Holdings, ranks: RankTable) -> None:
         self._limits = limits
         self._holdings = holdings
         self._ranks = ranks
@@ -85,14 +85,12 @@ class Bundler:
             self._even_out(now, out)
             return
         self._even_at = now + _EVEN_OUT_S
-        ranks = sorted(self._ranks.values(), key=lambda rank: len(rank.flights))
-        for passes in range(2):
-            for rank in ranks:
-                if holdings.waiting and len(rank.flights) == passes and rank.room(2 * self._limits.bundle_s):
-                    piece = self._next_bundle()
-                    if piece is None:
-                        return
-                    self._send_bundle(rank, piece, out)
+        for ranks in (self._ranks.idle, self._ranks.roomy):
+            for rank in list(ranks.values()):
+                piece = self._next_bundle() if holdings.waiting else None
+                if piece is None:
+                    return
+                self._send_bundle(rank, piece, out)
 
     def _even_out(self, now: float, out: Effects) -> None:
         """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
@@ -100,11 +98,10 @@ class Bundler:
             return
         if self._uneven():
             self._even_at = now + _EVEN_OUT_S
-            self.reclaim(sum(not rank.flights for rank in self._ranks.values()), out)
+            self.reclaim(len(self._ranks.idle), out)
 
     def _uneven(self) -> bool:
-        ranks = self._ranks.values()
-        return any(not rank.flights for rank in ranks) and any(rank.line() > 1 and rank.askable() for rank in ranks)
+        return bool(self._ranks.idle) and any(rank.askable() for rank in self._ranks.lined.values())
 
     def _next_bundle(self) -> Piece | None:
         """The first tasks whose code is ready, as many as a rank runs in a few milliseconds."""
@@ -128,6 +125,7 @@ class Bundler:
         rank.flights.append(
             Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, 1.0 if mean is None else mean * count)
         )
+        self._ranks.touched(rank)
         offsets, payload, inputs = payload_of(piece)
         bundle = m.Bundle(
             self._bundles, item.grant, item.batch, item.job, item.first + piece.lo - item.lo, piece.lo, count,
@@ -164,6 +162,7 @@ class Bundler:
         flight.next = outcome.lo + outcome.count
         if flight.next >= flight.hi:
             rank.flights.remove(flight)
+        self._ranks.touched(rank)
         if outcome.count and outcome.causes.count(0) == outcome.count:
             self._durations.report(item.code, item.function, sum(array("f", outcome.durations)) / outcome.count)
         self._holdings.ended(outcome)
@@ -174,6 +173,7 @@ class Bundler:
         flight.hi = min(flight.hi, outcome.lo)
         if flight.next >= flight.hi:
             rank.flights.remove(flight)
+        self._ranks.touched(rank)
         self._holdings.wait(flight.grant, outcome.lo, outcome.lo + outcome.count, first=True)
         self._hand_back()
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pyfi_hpc.core.held import Holdings
-from pyfi_hpc.core.ranks import Rank
+from pyfi_hpc.core.ranks import Rank, RankTable
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, ReplaceRank, StartRanks, WatchProcess
 from pyfi_hpc.model.ids import Peer
@@ -15,6 +15,8 @@ from pyfi_hpc.model.states import Cause
 
 #: a rank that says nothing for so long is ended and replaced, seconds
 _RANK_SILENCE_S = 10.0
+#: between two looks for silent ranks, seconds
+_LOOK_S = 0.5
 #: from the loss of a rank to its replacement: others of its step may be dying too, seconds
 _REPLACE_AFTER_S = 0.3
 #: a rank step that was started must be there after so long, seconds
@@ -30,6 +32,8 @@ class Muster:
 
     Parameters
     ----------
+    ranks : RankTable
+        Filled here.
     holdings : Holdings
         Where the tasks of a rank that died go.
     rank_count : int
@@ -39,8 +43,8 @@ class Muster:
     now : float
     """
 
-    def __init__(self, holdings: Holdings, rank_count: int, own_step: bool, now: float) -> None:
-        self.ranks: dict[int, Rank] = {}
+    def __init__(self, ranks: RankTable, holdings: Holdings, rank_count: int, own_step: bool, now: float) -> None:
+        self.ranks = ranks
         self.by_peer: dict[Peer, Rank] = {}
         self._holdings = holdings
         self._rank_count, self._own_step = rank_count, own_step
@@ -49,6 +53,8 @@ class Muster:
         #: of those, the ones whose replacement was asked for -> when it is asked for again
         self._asked: dict[int, float] = {}
         self._step_until = now + _STEP_START_S if not own_step else 0.0
+        #: when to look for silent ranks; an agent beats, so it looks about then
+        self._look_at = now
 
     def wake_at(self) -> float:
         if self._own_step and not self.ranks:
@@ -64,7 +70,7 @@ class Muster:
                 out.actions.append(KillProcess(old.pid, True))
             self.lost(old, now, "another rank took its place", Cause.PREEMPTED)
         rank = Rank(message.rank, peer, message.pid, message.core, now, message.world)
-        self.ranks[message.rank] = rank
+        self.ranks.add(rank)
         self.by_peer[peer] = rank
         self._missing.pop(message.rank, None)
         self._asked.pop(message.rank, None)
@@ -81,7 +87,7 @@ class Muster:
 
     def lost(self, rank: Rank, now: float, why: str, cause: Cause = Cause.RANK_LOST) -> None:
         """The task that ran has made an attempt; those behind it never started and go to other ranks."""
-        self.ranks.pop(rank.number, None)
+        self.ranks.remove(rank)
         self.by_peer.pop(rank.peer, None)
         self._missing[rank.number] = (rank.core, now)
         self._asked.pop(rank.number, None)
@@ -95,9 +101,11 @@ class Muster:
 
     def watch(self, now: float, out: Effects) -> None:
         """Replace ranks that died; start the step anew when all of it is gone."""
-        for rank in [r for r in self.ranks.values() if now - r.heard_at > _RANK_SILENCE_S]:
-            out.actions.append(KillProcess(rank.pid, True))
-            self.lost(rank, now, f"rank {rank.number} said nothing for {_RANK_SILENCE_S:.0f} s")
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            for rank in [r for r in self.ranks.values() if now - r.heard_at > _RANK_SILENCE_S]:
+                out.actions.append(KillProcess(rank.pid, True))
+                self.lost(rank, now, f"rank {rank.number} said nothing for {_RANK_SILENCE_S:.0f} s")
         if now < self._settled_at():
             return
         if self._own_step and not self.ranks and self._step_until <= now:
