@@ -34,6 +34,8 @@ class Host:
     """
 
     machine: Any
+    #: a round takes so long, and what comes meanwhile is taken by the next one, as in ``loop.Loop``; 0: each event has its own
+    round_s = 0.0
 
     def __init__(self, world: World, name: str, skew: float = 0.0) -> None:
         self.world = world
@@ -44,6 +46,7 @@ class Host:
         self._inbox: list[Any] = []
         self._wake = _NEVER
         self._spins = 0
+        self._round_at = 0.0
 
     @property
     def now(self) -> float:
@@ -61,8 +64,18 @@ class Host:
             return
         if self.frozen:
             self._inbox += events
-            return
-        self._round(events)
+        elif self.round_s:
+            if not self._inbox:
+                self.world.at(max(self.world.now, self._round_at + self.round_s), self._gathered)
+            self._inbox += events
+        else:
+            self._round(events)
+
+    def _gathered(self) -> None:
+        if not self.dead and not self.frozen and self._inbox:
+            self._round_at = self.world.now
+            events, self._inbox = self._inbox, []
+            self._round(events)
 
     def freeze(self) -> None:
         if not self.dead and not self.frozen:
@@ -100,6 +113,7 @@ class Host:
             machine.advance(now, out)
         except (AssertionError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise Violation(f"the machine of {self.name} failed: {type(error).__name__}: {error}") from error
+        self.world.decisions += len(out.records) + len(out.messages) + len(out.at_once) + len(out.actions)
         self.carry_out(out)
         if machine.stopped:
             self.drained()

@@ -33,6 +33,8 @@ class World:
         self.story = story
         #: entries taken so far
         self.steps = 0
+        #: messages, records and actions that machines asked for
+        self.decisions = 0
         self._heap: list[Entry] = []
         self._ticket = 0
 
