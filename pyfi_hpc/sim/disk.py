@@ -142,8 +142,8 @@ class Disk:
         if fault == "lose early":
             ledger.lose_session()
         ledger.commit(self.records, self._seq)
-        if not self.written:
-            self.written = True
+        wrote, self.written = not self.written, True
+        if wrote:
             host.cluster.audit.follow()
             if host.world.story is not None:
                 for record in self.records:
@@ -151,7 +151,7 @@ class Disk:
         if fault == "crash after":
             host.kill()
             return False
-        if fault == "lose":
+        if fault == "lose" and wrote:  # else it was only looked up, and what was not sent has no answer
             ledger.lose_session()
             if self._chance.random() < 0.5:
                 raise LedgerUnavailable("the answer to the commit was lost", where="imagined")

@@ -25,6 +25,8 @@ _LOOK_S, _REPLAY_S = 0.5, 6.0
 _CALM_S = 20.0
 #: then no rank is idle for so long while a task is ready, virtual seconds
 _IDLE_S = 4.0
+#: a lease, or an outcome that is offered again, is over after this, virtual seconds
+_LEASES_S = 16.0
 #: a client that has gone is missed after twice its silence; then all jobs are closed, virtual seconds
 _ORPHANS_S = 130.0
 
@@ -120,6 +122,7 @@ class Run:
         if not self._watch(limit_s, self._done):
             self._starved(limit_s)
         self._watch(2.0, lambda: False)
+        self._watch(_LEASES_S, self._unleased)
         if any(not job_closed for job_closed in self._closed()):
             self._watch(_ORPHANS_S, lambda: all(self._closed()))
             self._watch(10.0, lambda: False)
@@ -156,6 +159,11 @@ class Run:
         audit = self.cluster.audit
         sinks = [sink for sink in client.sinks if sink.error is None and sink.job]  # type: ignore[attr-defined]
         return all(sink.feed.count == audit.count(sink.job) for sink in sinks)
+
+    def _unleased(self) -> bool:
+        """Nobody owes an outcome: what was cancelled is final before its node has answered, or its lease has ended."""
+        broker = self.cluster.broker
+        return broker is not None and not broker.machine.state.nodes.grants
 
     def _closed(self) -> list[bool]:
         store = self.cluster.store
