@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 @click.option("--first", type=click.IntRange(0), default=0, metavar="K", help="The first of them; default 0.")
 @click.option("--seed", type=click.IntRange(0), metavar="K", help="Run this one; if it fails, tell the task's story.")
 @click.option("--story", metavar="J.I", help="With --seed: tell the story of this task.")
-@click.option("--record", type=click.Path(dir_okay=False), metavar="FILE", help="With --seed: write its ledger, JSON lines.")
+@click.option(
+    "--record", type=click.Path(dir_okay=False), metavar="FILE", help="With --seed: write its ledger, JSON lines."
+)
 @click.option("--ranks", type=click.IntRange(1), metavar="N", help="A run without faults on so many ranks.")
 @click.option("--tasks", type=click.IntRange(1), default=1_000_000, metavar="N", help="With --ranks; default 1000000.")
 @click.option(
-    "--replay", metavar="FILE", is_flag=False, flag_value="", help="Apply a recorded ledger: a FILE, a URL, or this instance's."
-)
+    "--replay", metavar="FILE", is_flag=False, flag_value="",
+    help="Apply a recorded ledger: a FILE, a URL, or this instance's.",
+)  # fmt: skip
 @reads
 @pass_context
 def sim(
@@ -75,9 +78,8 @@ def _many(context: Context, first: int, seeds: int) -> None:
                 click.echo(f"seed {seed} FAILED: {problem}\n  repeat: pyfi sim --seed {seed}")
             continue
         faults += result.faults
-        totals.update(
-            tasks=result.tasks, jobs=result.jobs, attempts=result.attempts, virtual_s=result.virtual_s, steps=result.steps
-        )  # type: ignore[call-overload]
+        for name in ("tasks", "jobs", "attempts", "virtual_s", "steps"):
+            totals[name] += getattr(result, name)
         if not context.json and number % 10 == 9:
             _progress(f"{number + 1} of {seeds} seeds, {totals['tasks']} tasks, {len(failed)} failed")
     wall_s = time.monotonic() - begun

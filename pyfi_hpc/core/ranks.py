@@ -51,8 +51,10 @@ class Rank:
 
 
 class RankTable(dict[int, Rank]):
-    """The ranks of a node by number. Knows which are idle, which take a second bundle and which have tasks in line, so that
-    an event of one rank costs no look at all the others.
+    """The ranks of a node by number.
+
+    It knows which are idle, which take a second bundle and which have tasks in line: an event of one rank costs no look
+    at all the others.
 
     Parameters
     ----------

@@ -31,7 +31,8 @@ def check(cluster: Cluster) -> None:
     for client in cluster.clients:
         for (key, number), job in client.accepted.items():
             known = cluster.store.jobs.get(job)  # type: ignore[call-overload]
-            expect(known is not None and known.key == key, f"batch {number} was acknowledged and is not there", (job, 0))
+            holds = known is not None and known.key == key
+            expect(holds, f"batch {number} was acknowledged and is not there", (job, 0))
         for (job, index), (state, data) in client.results.items():
             expect(cluster.audit.state(job, index) == state, f"the client was told {state}", (job, index))
             if state == TaskState.COMPLETED:
@@ -64,7 +65,7 @@ def look(cluster: Cluster) -> None:
     leases = _look_at_leases(broker)
     ready = 0
     for batch in s.book.batches.values():
-        open_tasks = len(batch.states) - sum(batch.states.count(state) for state in range(FIRST_FINAL, max(TaskState) + 1))
+        open_tasks = sum(batch.states.count(state) for state in range(FIRST_FINAL))
         task = (batch.job.id, batch.first)
         expect(batch.open == open_tasks, f"batch {batch.id} counts {batch.open} open tasks of {open_tasks}", task)
         running = batch.states.count(_RUNNING)
@@ -127,14 +128,16 @@ def replay(cluster: Cluster) -> None:
         if same is None:
             raise Violation("the log knows no such open job", (job_id, 0))
         told = (job.count, job.open, job.next_number, job.closed, job.key)
-        expect(told == (same.count, same.open, same.next_number, same.closed, same.key), f"replay differs: {told}", (job_id, 0))
+        log = (same.count, same.open, same.next_number, same.closed, same.key)
+        expect(told == log, f"{told} live, {log} by the log", (job_id, 0))
     for job_id, job in book.jobs.items():
         # between two batches of a job nothing of it is open: a broker that starts then need not know it
         expect(job.open == 0 or job_id in live.jobs, "the broker has forgotten an open job", (job_id, 0))
     for batch_id, batch in live.batches.items():
         _same_batch(batch, book.batches.get(batch_id))
     for batch_id, batch in book.batches.items():
-        expect(batch.open == 0 or batch_id in live.batches, "the broker has forgotten a batch", (batch.job.id, batch.first))
+        task = (batch.job.id, batch.first)
+        expect(batch.open == 0 or batch_id in live.batches, "the broker has forgotten a batch", task)
 
 
 def _same_batch(live: Batch, replayed: Batch | None) -> None:

@@ -2,18 +2,18 @@
 
 A commit takes time, and may go wrong as with Postgres:
 
-==========  ==========================================================================================================
+==========  =======================================================================================
 slow        it takes up to ``slow_s`` more
 fail        not committed (LedgerUnavailable): the same group is tried again until it is, LedgerDown is told
-lose        committed, but the answer is lost: looked up by its number in a takeover of oneself; LedgerUp, a new epoch
-lost early  the session is lost before the commit: the same takeover, and the group is committed under the new epoch
+lose        committed, but the answer is lost: looked up by its number in a takeover of oneself,
+            as ledger/postgres.py does; LedgerUp, a new epoch
+lose early  the session is lost before the commit: the same takeover, then it is committed
 crash       the broker dies before the commit, or after it and before the messages go
-==========  ==========================================================================================================
+==========  =======================================================================================
 
-If another broker has taken over meanwhile, the commit raises StaleEpoch and this broker ends. One that has nothing to commit
-looks every ``BEAT_S``: without that, agents that are connected to it would stay with it and the new one would have no nodes.
-Reads come after the commit of their group and hold up nothing.
-"""
+If another broker has taken over meanwhile, the commit raises StaleEpoch and this broker ends. One that has nothing to
+commit looks every ``BEAT_S``: without that, agents that are connected to it would stay with it and the new one would
+have no nodes. Reads come after the commit of their group and hold up nothing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Processes of an imagined cluster: each runs one shipping machine by the rules of ``loop.Loop``.
 
-A process may be frozen, as by SIGSTOP or a hung filesystem: what comes meanwhile waits, and the first round after the thaw
-takes all of it before the machine looks at the time, as the loop does. Its clock is its own: only differences count.
-"""
+A process may be frozen, as by SIGSTOP or a hung filesystem: what comes meanwhile waits, and the first round after the
+thaw takes all of it before the machine looks at the time, as the loop does. Its clock is its own: only differences
+count."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Host:
     """
 
     machine: Any
-    #: a round takes so long, and what comes meanwhile is taken by the next one, as in ``loop.Loop``; 0: each event has its own
+    #: a round takes so long, and what comes meanwhile is taken by the next one, as in ``loop.Loop``, seconds;
+    #: 0: each event has its own
     round_s = 0.0
 
     def __init__(self, world: World, name: str, skew: float = 0.0) -> None:

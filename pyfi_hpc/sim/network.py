@@ -1,18 +1,18 @@
 """The imagined network between the broker's ROUTER and the DEALERs of agents and clients.
 
-What ZeroMQ over TCP does, and so does this one: messages of a connection arrive in the order in which they were sent, each once,
-or the connection is torn and everything that was on the way, in both directions, is lost. A DEALER connects again by
-itself, under another routing id; until then (IMMEDIATE) it refuses to send, and the ROUTER (MANDATORY) refuses to send to an id
-that has gone. Either end may learn of it later than the other: what is said meanwhile is lost too. Connections do not
-know of each other: what goes over an old and a new one arrives in any order. A path may be closed for a while, both ways or one way:
-TCP holds what is sent and delivers it late; after ``SILENCE_S`` ZeroMQ's own heartbeat tears the connection. A frozen
-process takes nothing and after ``SILENCE_S`` looks as if it were gone. Frames are delivered whole or not at all.
+What ZeroMQ over TCP does, and so does this one: messages of a connection arrive in the order in which they were sent,
+each once, or the connection is torn and everything that was on the way, in both directions, is lost. A DEALER
+connects again by itself, under another routing id; until then (IMMEDIATE) it refuses to send, and the ROUTER
+(MANDATORY) refuses to send to an id that has gone. Either end may learn of it later than the other: what is said
+meanwhile is lost too. Connections do not know of each other: what goes over an old and a new one arrives in any
+order. A path may be closed for a while, both ways or one way: TCP holds what is sent and delivers it late; after
+``SILENCE_S`` ZeroMQ's own heartbeat tears the connection. A frozen process takes nothing and after ``SILENCE_S``
+looks as if it were gone. Frames are delivered whole or not at all.
 
 It cannot lose, double or reorder single messages of a connection that lives: TCP numbers its bytes, CURVE its
-messages. The harsh mode does it all the same to those messages that the protocol says are hints or are sent again until they are
-acknowledged (``MAY_BE_LOST``, ``MAY_COME_TWICE``). The others rest on the connection: a Grant that vanished from a living one would
-leave its tasks with a node that never heard of them.
-"""
+messages. The harsh mode does it all the same to those messages that the protocol says are hints or are sent again
+until they are acknowledged (``MAY_BE_LOST``, ``MAY_COME_TWICE``). The others rest on the connection: a Grant that
+vanished from a living one would leave its tasks with a node that never heard of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ UP, DOWN = 0, 1
 MAY_BE_LOST = (m.Beat, m.Finished, m.Kept, m.Resolved)
 #: the receiver knows them by key, grant or number
 MAY_COME_TWICE = (
-    m.Beat, m.Finished, m.Kept, m.Resolved, m.Submit, m.Accepted, m.Cancel, m.Capacity, m.Mount, m.Hello, m.Welcome, m.Page,
+    m.Beat, m.Finished, m.Kept, m.Resolved, m.Submit, m.Accepted, m.Cancel, m.Capacity, m.Mount, m.Hello, m.Welcome,
+    m.Page,
 )  # fmt: skip
 
 

@@ -335,7 +335,8 @@ class ImaginedRank:
         hit = [(b, o) for b, o in self._line if b.bundle == kill.bundle and kill.lo <= o < end]
         self._line = deque(entry for entry in self._line if entry not in hit)
         running = self._running
-        if running and running[0].bundle == kill.bundle and kill.lo <= running[1] < end and kill.cause != Cause.RELEASED:
+        is_named = running is not None and running[0].bundle == kill.bundle and kill.lo <= running[1] < end
+        if running is not None and is_named and kill.cause != Cause.RELEASED:
             hit.insert(0, running)
             self._running = None
         for bundle, offset in reversed(hit) if kill.cause == Cause.RELEASED else hit:

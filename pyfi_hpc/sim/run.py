@@ -73,7 +73,7 @@ def _plan(chance: random.Random) -> Plan:
 
 
 def _limits(chance: random.Random) -> Limits:
-    """Small ones show what happens there; what one task takes as arguments fits into what is kept, as in production."""
+    """Small ones show what happens there. As in production, what one task takes as arguments fits into what is kept."""
     if chance.random() < 0.6:
         return Limits()
     return Limits(
@@ -107,9 +107,10 @@ class Run:
         for number in range(chance.randrange(1, 4)):
             cluster.join(f"c{number + 1}")
         storm_s = chance.uniform(4.0, 30.0)
-        for _ in range(chance.randrange(2, 12)):
+        for _ in range(chance.randrange(2, 16)):
             cluster.at(chance.random() * storm_s, workload.order, cluster, chance)
-        for _ in range(chance.randrange(0, 14)):
+        # some runs are calm, some are hopeless until the end
+        for _ in range(chance.randrange(0, chance.choice([8, 16, 50]))):
             cluster.at(chance.random() * storm_s, self._faults.strike)
         self._watch(storm_s, lambda: False)
 

@@ -154,7 +154,8 @@ def _span(lo: int, count: int) -> str:
 
 
 def _outcome(o: m.Outcome) -> str:
-    return f"[batch={o.batch} {_span(o.lo, o.count)} attempt={o.attempt} grant={grant_name(o.grant)} {_causes(o.causes)}]"
+    where = f"batch={o.batch} {_span(o.lo, o.count)} attempt={o.attempt} grant={grant_name(o.grant)}"
+    return f"[{where} {_causes(o.causes)}]"
 
 
 _WORDS: dict[type, Callable[[Any], str]] = {
@@ -165,7 +166,9 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     m.Accepted: lambda x: f"key={x.key.hex()[:8]} number={x.number} job={x.job}",
     m.Refused: lambda x: f"key={x.key.hex()[:8]} number={x.number} {x.code}: {x.what}",
     m.Resolved: lambda x: f"job={x.job} {' '.join(_span(r.first, r.count) for r in x.ranges)}",
-    m.Page: lambda x: f"job={x.job} {' '.join(_span(r.first, r.count) for r in x.ranges)} more={x.more} total={x.total}",
+    m.Page: lambda x: (
+        f"job={x.job} {' '.join(_span(r.first, r.count) for r in x.ranges)} more={x.more} total={x.total}"
+    ),
     m.Grant: lambda x: " ".join(
         f"[grant={grant_name(i.grant)} {task_name(i.job, i.first)}+{i.count} batch={i.batch} attempt={i.attempt}]"
         for i in x.items
@@ -184,7 +187,8 @@ _WORDS: dict[type, Callable[[Any], str]] = {
         + ",".join(TaskState(s).name for s in dict.fromkeys(r.states))
     ),
     AttemptFailed: lambda r: (
-        f"batch={r.batch} {r.offset} attempt={r.attempt} grant={grant_name(r.grant)} node={r.node} {Cause(r.cause).name}"
+        f"batch={r.batch} {r.offset} attempt={r.attempt} grant={grant_name(r.grant)} node={r.node} "
+        + Cause(r.cause).name
     ),
     BatchClosed: lambda r: f"batch={r.batch}",
 }

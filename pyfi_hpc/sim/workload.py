@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: what most tasks take, seconds; a few are long
 _SHORT = ("0.001", "0.001", "0.01", "0.02", "0.1")
-_LONG = ("0.3", "1", "2")
+_LONG = ("0.3", "0.5", "1", "2", "4")
 _BAD = ("?0.01", "@?0.01", "!0.005", "@!0.005", "?0.2", "^0.5")
 
 Edge = tuple[int, int, int, int]
@@ -23,7 +23,7 @@ Edge = tuple[int, int, int, int]
 
 def payload(chance: random.Random) -> str:
     draw = chance.random()
-    return chance.choice(_SHORT if draw < 0.8 else _LONG if draw < 0.94 else _BAD)
+    return chance.choice(_SHORT if draw < 0.72 else _LONG if draw < 0.94 else _BAD)
 
 
 def _links(edges: list[Edge]) -> bytes:

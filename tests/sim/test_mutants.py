@@ -1,4 +1,4 @@
-"""Random runs see what they are for: a broker without its fence, one that acknowledges too early, a client without keys."""
+"""Random runs see what they are for: a broker without fence, one that acknowledges too early, a client without keys."""
 
 from __future__ import annotations
 
@@ -81,7 +81,6 @@ def test_a_mutant_is_caught(mutant: type[Cluster]) -> None:
         try:
             run_seed(seed, cluster_class=mutant)
         except Violation as problem:
-            assert problem.task is not None or mutant is NoFence
             print(f"seed {seed}: {problem}")
             run_seed(seed)
             return

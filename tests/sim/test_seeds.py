@@ -65,8 +65,8 @@ def test_the_story_of_a_task_reads_like_the_protocol() -> None:
     run.go()
     task = next((job, index) for job, index, attempt, _ in run.cluster.executed if attempt == 1)
     lines = story_of(2, *task)[0]
-    steps = ["Submit", "BatchAdmitted", "Accepted", "Grant", "Bundle", "runs", "Done", "Finished", "OutcomeSettled", "Kept"]
+    steps = "Submit BatchAdmitted Accepted Grant Bundle runs Done Finished OutcomeSettled Kept"
     at = 0
-    for step in steps:
+    for step in steps.split():
         at = next((k for k in range(at, len(lines)) if f" {step} " in lines[k]), -1)
         assert at >= 0, f"{step} is missing or out of order in\n" + "\n".join(lines)

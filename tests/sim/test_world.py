@@ -272,7 +272,7 @@ def test_walltime_is_charged_to_nobody() -> None:
 
 
 def test_nodes_move_from_a_broker_that_was_replaced_while_it_was_idle() -> None:
-    """Its session with the ledger has gone unnoticed and another broker took over: it ends, its nodes find the other."""
+    """Its session with the ledger went unnoticed and another broker took over: it ends, its nodes find the other."""
     world = Cluster()
     world.run_for(3.0)
     first = world.broker
