@@ -99,7 +99,7 @@ def _many(context: Context, first: int, seeds: int) -> None:
             _tell(*failed[0])
             click.echo(f"{len(failed)} of {seeds} seeds FAILED", err=True)
     if failed:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 def _one(context: Context, seed: int, story: str | None, record: str | None) -> None:
@@ -137,7 +137,7 @@ def _one(context: Context, seed: int, story: str | None, record: str | None) -> 
     if problem:
         if not context.json:
             _tell(seed, problem)
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 def _tell(seed: int, problem: Violation) -> None:
@@ -174,7 +174,7 @@ def _replay(context: Context, source: str) -> None:
         for name, value in found.items():
             click.echo(f"{name:32} {value}")
     if found["differences"]:
-        raise SystemExit(1)
+        click.get_current_context().exit(1)
 
 
 def _from_ledger(context: Context, url: str) -> list[Any]:

@@ -36,6 +36,8 @@ def read_records(url: str) -> list[Record]:
             found: list[Record] = list(records_of(cursor, JobOpened))
             cursor.execute(QUERIES["job_batches"], wanted)
             batches = records_of(cursor, BatchAdmitted, offsets=b"", payload=b"")
+            for batch in batches:  # arguments of no bytes, one for each task
+                batch.offsets = bytes(4 * batch.count + 4)
             cursor.execute(QUERIES["job_outcomes"], wanted)
             outcomes = records_of(cursor, OutcomeSettled, started=b"", durations=b"", offsets=b"", payload=b"")
             cursor.execute(QUERIES["job_attempts"], wanted)
