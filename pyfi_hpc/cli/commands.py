@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "agent": ("agent", "agent", "Run the agent of this node alone."),
         "broker": ("broker", "broker", "Run the broker alone."),
         "db": ("db", "db", "The ledger's tables: upgrade, dump."),
+        "sim": ("sim", "sim", "Run the machines in an imagined cluster with faults."),
         "completion": ("completion", "completion", "Print the completion script of a shell."),
     },
 }

@@ -107,6 +107,7 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
         message.offsets, message.payload, message.edges,
     )  # fmt: skip
     s.emit(record, out)
+    s.close_before(job, out)
     s.counts.accepted += message.count
     batch = job.batches[-1]
     if s.payload_bytes + len(message.payload) <= s.limits.queued_payload_bytes_max:
@@ -143,6 +144,7 @@ def close(s: State, job: Job, out: Effects) -> None:
         batch_id, job.id, job.next_number, job.count, 0, True, before.socket, before.code, 0, 0, 0.0, b"", b"", b""
     )
     s.emit(record, out)
+    s.close_before(job, out)
     s.emit(BatchClosed(batch_id), out)
 
 

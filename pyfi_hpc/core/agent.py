@@ -12,6 +12,7 @@ from typing import Any
 from pyfi_hpc.core.bundles import Bundler
 from pyfi_hpc.core.held import Holdings
 from pyfi_hpc.core.muster import Muster
+from pyfi_hpc.core.ranks import RankTable
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, Sample
 from pyfi_hpc.model.events import CodeChecked, ProcessExited, Received, Sampled, Signalled, Unreachable
@@ -62,8 +63,8 @@ class Agent:
         self._name, self._incarnation, self._allocation = name, incarnation, allocation
         self._cores = cores
         self._holdings = Holdings()
-        self._muster = Muster(limits, self._holdings, rank_count, own_step, now)
-        self._ranks = self._muster.ranks
+        self._ranks = RankTable(2 * limits.bundle_s)
+        self._muster = Muster(limits, self._ranks, self._holdings, rank_count, own_step, now)
         self._bundler = Bundler(limits, self._holdings, self._muster)
         self._welcome = False
         self._hello_at = now
@@ -108,10 +109,11 @@ class Agent:
         self._tell_capacity(now, out)
 
     def wake_at(self) -> float:
-        wake = min(self._beat_at, self._muster.wake_at(), self._bundler.wake_at())
         if self._stop_at is not None:
-            wake = min(wake, self._stop_at)
-        return wake
+            return min(self._beat_at, self._stop_at)
+        wake = min(self._beat_at, self._muster.wake_at())
+        # while nothing is given to ranks, no line is evened out
+        return wake if self._draining or self._fenced else min(wake, self._bundler.wake_at())
 
     # --- the broker -----------------------------------------------------------------------------------
 
@@ -252,7 +254,7 @@ class Agent:
 
     def _tell_running(self, out: Effects) -> None:
         """Only what is known to run has made an attempt when this node is lost."""
-        idle = sum(not r.flights for r in self._ranks.values())
+        idle = len(self._ranks.idle)
         out.send(BROKER, m.Beat(self._counter, self._bundler.running(), self._load, self._memory, idle))
 
     def _fence(self, out: Effects) -> None:

@@ -318,8 +318,9 @@ class Broker:
 
     def _payloads_read(self, event: PayloadsRead, now: float, out: Effects) -> None:
         for batch_id, offsets, payload in event.rows:
+            self.state.queue.loading.discard(batch_id)
             batch = self.state.book.batches.get(batch_id)
-            if batch is not None and batch.payload is None:
+            if batch is not None and batch.open and batch.payload is None:
                 self.state.keep_payload(batch, offsets, payload)
 
     def _values_read(self, event: ValuesRead, now: float, out: Effects) -> None:
@@ -382,10 +383,11 @@ class Broker:
             for record in records:
                 s.book.apply(record)
         for record in recovered.batches:
-            if s.book.batches[record.batch].open == 0:
+            batch = s.book.batches[record.batch]
+            if batch.open and record.edges:
+                s.graph.admit(batch, edges_of(record.edges, record.job), self._unready)
+            elif not batch.open and (batch.job.closed or batch is not batch.job.batches[-1]):
                 s.book.apply(BatchClosed(record.batch))
-            elif record.edges:
-                s.graph.admit(s.book.batches[record.batch], edges_of(record.edges, record.job), self._unready)
         for job in s.book.jobs.values():
             if not job.closed:
                 self._orphan(job.id, now)

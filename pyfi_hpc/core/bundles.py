@@ -92,15 +92,16 @@ class Bundler:
             self._even_out(now, out)
             return
         self._even_at = now + _EVEN_OUT_S
-        ranks = sorted(self.usable(), key=lambda rank: len(rank.flights))
-        for passes in range(2):
-            for rank in ranks:
-                if holdings.waiting and len(rank.flights) == passes and rank.room(2 * self._limits.bundle_s):
-                    piece, other = self._next_bundle(rank, len(ranks), now)
-                    if piece is not None:
-                        self._send_bundle(rank, piece, out)
-                    elif not other:
-                        return
+        resting, usable = self._muster.resting, len(self.usable())
+        for ranks in (self._ranks.idle, self._ranks.roomy):
+            for rank in list(ranks.values()):
+                if rank.number in resting:
+                    continue
+                piece, other = self._next_bundle(rank, usable, now) if holdings.waiting else (None, False)
+                if piece is not None:
+                    self._send_bundle(rank, piece, out)
+                elif not other:
+                    return
 
     def _even_out(self, now: float, out: Effects) -> None:
         """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
@@ -108,11 +109,16 @@ class Bundler:
             return
         if self._uneven():
             self._even_at = now + _EVEN_OUT_S
-            self.reclaim(sum(not rank.flights for rank in self.usable()), out)
+            self.reclaim(len(self._idle()), out)
+
+    def _idle(self) -> list[Rank]:
+        return [rank for rank in self._ranks.idle.values() if rank.number not in self._muster.resting]
 
     def _uneven(self) -> bool:
-        ranks = self.usable()
-        return any(not rank.flights for rank in ranks) and any(rank.line() > 1 and rank.askable() for rank in ranks)
+        if not self._ranks.idle or not self._idle():
+            return False
+        lined = self._ranks.lined.values()
+        return any(rank.askable() and rank.number not in self._muster.resting for rank in lined)
 
     def _next_bundle(self, rank: Rank, ranks: int, now: float) -> tuple[Piece | None, bool]:
         """The first tasks whose code is ready, as many as a rank runs in a few milliseconds.
@@ -146,6 +152,7 @@ class Bundler:
         rank.flights.append(
             Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, 1.0 if mean is None else mean * count)
         )
+        self._ranks.touched(rank)
         offsets, payload, inputs = payload_of(piece)
         bundle = m.Bundle(
             self._bundles, item.grant, item.batch, item.job, item.first + piece.lo - item.lo, piece.lo, count,
@@ -182,6 +189,7 @@ class Bundler:
         flight.next = outcome.lo + outcome.count
         if flight.next >= flight.hi:
             rank.flights.remove(flight)
+        self._ranks.touched(rank)
         if outcome.count and outcome.causes.count(0) == outcome.count:
             self._durations.report(item.code, item.function, sum(array("f", outcome.durations)) / outcome.count)
             self._muster.well(rank.number)
@@ -195,6 +203,7 @@ class Bundler:
         flight.hi = min(flight.hi, outcome.lo)
         if flight.next >= flight.hi:
             rank.flights.remove(flight)
+        self._ranks.touched(rank)
         self._holdings.wait(flight.grant, outcome.lo, outcome.lo + outcome.count, first=True)
         self._hand_back()
 

@@ -37,7 +37,7 @@ class ClientTable:
     def push(self, job: Job, piece: Range, out: Effects) -> None:
         """Send results to all who watch the job, after the commit of their records."""
         size = len(piece.payload) + len(piece.states) + 64
-        for peer in list(job.watchers):
+        for peer in sorted(job.watchers):  # in the same order in every run
             client = self.by_peer.get(peer)
             if client is None:
                 job.watchers.discard(peer)

@@ -33,6 +33,7 @@ def fill(s: State, now: float, out: Effects) -> None:
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
         s.queue.to_load.clear()
+        s.queue.loading.update(batches)
         out.queries.append(ReadPayloads(batches))
     if not s.queue.ready:
         _rebalance(s, now, out)

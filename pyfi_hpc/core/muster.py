@@ -9,7 +9,7 @@ completed in between. A task that has killed two ranks speaks against itself, an
 from __future__ import annotations
 
 from pyfi_hpc.core.held import Holdings
-from pyfi_hpc.core.ranks import Rank, Resting
+from pyfi_hpc.core.ranks import Rank, RankTable, Resting
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, ReplaceRank, StartRanks, WatchProcess
 from pyfi_hpc.model.events import ProcessExited
@@ -20,6 +20,8 @@ from pyfi_hpc.model.states import Cause
 
 #: a rank that says nothing for so long is ended and replaced, seconds
 _RANK_SILENCE_S = 10.0
+#: between two looks for silent ranks, seconds
+_LOOK_S = 0.5
 #: from the loss of a rank to its replacement: others of its step may be dying too, seconds
 _REPLACE_AFTER_S = 0.3
 #: a rank step that was started must be there after so long, seconds
@@ -40,6 +42,8 @@ class Muster:
     Parameters
     ----------
     limits : Limits
+    ranks : RankTable
+        Filled here.
     holdings : Holdings
         Where the tasks of a rank that died go.
     rank_count : int
@@ -49,14 +53,18 @@ class Muster:
     now : float
     """
 
-    def __init__(self, limits: Limits, holdings: Holdings, rank_count: int, own_step: bool, now: float) -> None:
+    def __init__(
+        self, limits: Limits, ranks: RankTable, holdings: Holdings, rank_count: int, own_step: bool, now: float
+    ) -> None:
         self._limits = limits
-        self.ranks: dict[int, Rank] = {}
+        self.ranks = ranks
         self.by_peer: dict[Peer, Rank] = {}
         self._holdings = holdings
         self._rank_count, self._own_step = rank_count, own_step
         #: rank numbers that died -> (core, when)
         self._missing: dict[int, tuple[int, float]] = {}
+        #: of those, the ones whose replacement was asked for -> when it is asked for again
+        self._asked: dict[int, float] = {}
         #: rank numbers, or STEP, that rest
         self.resting: dict[int, Resting] = {}
         #: what speaks against a rank since a task last completed there: the task that ran at each fall, or None
@@ -64,15 +72,17 @@ class Muster:
         #: how long the last rest of a rank was, until a task completes there
         self._rested_s: dict[int, float] = {}
         self._step_until = now + _STEP_START_S if not own_step else 0.0
+        #: when to look for silent ranks; an agent beats, so it looks about then
+        self._look_at = now
 
     def wake_at(self) -> float:
-        wake = float("inf")
+        rested = min((rest.until for rest in self.resting.values()), default=float("inf"))
         if self._own_step and not self.ranks:
-            wake = self._step_until
+            return min(rested, max(self._step_until, self._settled_at()))
         if self._missing and self.ranks:
-            due = [at for number, (_, at) in self._missing.items() if number not in self.resting]
-            wake = min(wake, min(due, default=wake) + _REPLACE_AFTER_S)
-        return min(wake, min((rest.until for rest in self.resting.values()), default=wake))
+            due = [self._asked.get(number, 0.0) for number in self._missing if number not in self.resting]
+            rested = min(rested, max(min(due, default=rested), self._settled_at()))
+        return rested
 
     def ready(self, peer: Peer, message: m.RankReady, now: float, out: Effects) -> None:
         old = self.ranks.get(message.rank)
@@ -81,9 +91,10 @@ class Muster:
                 out.actions.append(KillProcess(old.pid, True))
             self.lost(old, now, "another rank took its place", Cause.PREEMPTED)
         rank = Rank(message.rank, peer, message.pid, message.core, now, message.world)
-        self.ranks[message.rank] = rank
+        self.ranks.add(rank)
         self.by_peer[peer] = rank
         self._missing.pop(message.rank, None)
+        self._asked.pop(message.rank, None)
         self._step_until = 0.0
         self.well(STEP)
         self.resting.pop(STEP, None)
@@ -95,8 +106,7 @@ class Muster:
         if rank is not None:
             self.lost(rank, now, f"rank {rank.number} died: {event.how}")
         elif self.ranks and event.replaces in self._missing:
-            core, _ = self._missing[event.replaces]
-            self._missing[event.replaces] = (core, now + _STEP_AGAIN_S)
+            self._asked[event.replaces] = now + _STEP_AGAIN_S
             if event.pid:  # else the node had no process to give, which says nothing of the rank
                 self._fell(event.replaces, None, now, f"its process does not start: {event.how}")
         elif self._own_step and not self.ranks:
@@ -107,10 +117,11 @@ class Muster:
 
     def lost(self, rank: Rank, now: float, why: str, cause: Cause = Cause.RANK_LOST) -> None:
         """The task that ran has made an attempt; those behind it never started and go to other ranks."""
-        self.ranks.pop(rank.number, None)
+        self.ranks.remove(rank)
         self.by_peer.pop(rank.peer, None)
-        first = not self._settling(now)  # those that follow at once were taken along with it
+        first = now >= self._settled_at()  # those that follow at once were taken along with it
         self._missing[rank.number] = (rank.core, now)
+        self._asked.pop(rank.number, None)
         task: tuple[int, int] | None = None
         for position, flight in reversed(list(enumerate(rank.flights))):
             start = flight.next
@@ -133,8 +144,8 @@ class Muster:
             return
         self.well(number)
         rest = self.resting.pop(number, None)
-        if rest is not None and number in self._missing:
-            self._missing[number] = (self._missing[number][0], now - _STEP_START_S)
+        if rest is not None:
+            self._asked.pop(number, None)
         if rest is not None and number == STEP:
             self._step_until = now
 
@@ -166,19 +177,23 @@ class Muster:
         """Replace ranks that died; start the step anew when all of it is gone."""
         for number in [n for n, rest in self.resting.items() if now >= rest.until]:
             del self.resting[number]
-            if number in self._missing:
-                self._missing[number] = (self._missing[number][0], now - _STEP_START_S)
-        for rank in [r for r in self.ranks.values() if now - r.heard_at > _RANK_SILENCE_S]:
-            out.actions.append(KillProcess(rank.pid, True))
-            self.lost(rank, now, f"rank {rank.number} said nothing for {_RANK_SILENCE_S:.0f} s")
-        if self._own_step and not self.ranks and self._step_until <= now and not self._settling(now):
+            self._asked.pop(number, None)
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            for rank in [r for r in self.ranks.values() if now - r.heard_at > _RANK_SILENCE_S]:
+                out.actions.append(KillProcess(rank.pid, True))
+                self.lost(rank, now, f"rank {rank.number} said nothing for {_RANK_SILENCE_S:.0f} s")
+        if now < self._settled_at():
+            return
+        if self._own_step and not self.ranks and self._step_until <= now:
             self._missing.clear()
+            self._asked.clear()
             self._step_until = now + _STEP_START_S
             out.actions.append(StartRanks(self._rank_count))
-        elif self._missing and self._replaces(now) and not self._settling(now):
-            for number, (core, _) in list(self._missing.items()):
-                if number not in self.resting:
-                    self._missing[number] = (core, now + _STEP_START_S)  # asked for; again if it does not come
+        elif self._missing and self._replaces(now):
+            for number, (core, _) in self._missing.items():
+                if number not in self.resting and now >= self._asked.get(number, 0.0):
+                    self._asked[number] = now + _STEP_START_S
                     out.actions.append(ReplaceRank(number, core))
 
     def _replaces(self, now: float) -> bool:
@@ -187,6 +202,6 @@ class Muster:
             return True
         return not self._own_step and now >= max(at for _, at in self._missing.values()) + _STEP_OF_SCRIPT_S
 
-    def _settling(self, now: float) -> bool:
-        """Whether a rank died so lately that others of its step may follow."""
-        return any(now < at + _REPLACE_AFTER_S for _, at in self._missing.values())
+    def _settled_at(self) -> float:
+        """A rank that died lately may be followed by others of its step: until then nothing is started."""
+        return max((at for _, at in self._missing.values()), default=-_REPLACE_AFTER_S) + _REPLACE_AFTER_S

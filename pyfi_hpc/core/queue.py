@@ -68,6 +68,8 @@ class ReadyQueue:
         self.concurrency: dict[SocketId, int] = {}
         #: batches whose payload must be read before they can be granted
         self.to_load: dict[BatchId, Batch] = {}
+        #: batches whose payload was asked for and has not come: not asked for again
+        self.loading: set[BatchId] = set()
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Tasks ``lo`` to ``hi`` of a batch, all PENDING, are ready."""
@@ -158,7 +160,7 @@ class ReadyQueue:
             if batch.states[offset] != TaskState.PENDING:
                 continue
             if batch.payload is None:
-                self.to_load[batch.id] = batch
+                self._load(batch)
             elif batch.trouble is None or _may_go(batch.trouble[offset], node, only_node, since):
                 return Pick(batch, offset, offset + 1, batch.attempt(offset))
             entry.retries.append((batch, offset))
@@ -169,7 +171,11 @@ class ReadyQueue:
             if index == _LOAD_MAX:
                 break
             if batch.payload is None:
-                self.to_load[batch.id] = batch
+                self._load(batch)
+
+    def _load(self, batch: Batch) -> None:
+        if batch.id not in self.loading:
+            self.to_load[batch.id] = batch
 
     def _room(self, socket: SocketId) -> int:
         limit = self.concurrency.get(socket, 0)

@@ -58,6 +58,50 @@ class Rank:
         return len(self.flights) < _IN_FLIGHT_MAX and self.flights[0].seconds <= second_s_max
 
 
+class RankTable(dict[int, Rank]):
+    """The ranks of a node by number.
+
+    It knows which are idle, which take a second bundle and which have tasks in line: an event of one rank costs no look
+    at all the others.
+
+    Parameters
+    ----------
+    second_s_max : float
+        A bundle may wait behind one that is expected to take no longer, seconds.
+    """
+
+    def __init__(self, second_s_max: float) -> None:
+        super().__init__()
+        self._second_s_max = second_s_max
+        self.idle: dict[int, Rank] = {}
+        self.roomy: dict[int, Rank] = {}  #: have one bundle, take another
+        self.lined: dict[int, Rank] = {}  #: have more than the task that runs
+
+    def add(self, rank: Rank) -> None:
+        self[rank.number] = rank
+        self.touched(rank)
+
+    def remove(self, rank: Rank) -> None:
+        if self.pop(rank.number, None) is not None:
+            for table in (self.idle, self.roomy, self.lined):
+                table.pop(rank.number, None)
+
+    def touched(self, rank: Rank) -> None:
+        """Its bundles have changed. Called after each change, or the tables are wrong."""
+        flights, number = rank.flights, rank.number
+        _keep(self.idle, number, rank, not flights)
+        _keep(self.roomy, number, rank, bool(flights) and rank.room(self._second_s_max))
+        lined = len(flights) > 1 or (bool(flights) and flights[0].hi - flights[0].next > 1)
+        _keep(self.lined, number, rank, lined)
+
+
+def _keep(table: dict[int, Rank], number: int, rank: Rank, belongs: bool) -> None:
+    if belongs:
+        table[number] = rank
+    else:
+        table.pop(number, None)
+
+
 class Durations:
     """Mean duration of each function, by an exponential average; unknown ones are None.
 

@@ -74,10 +74,19 @@ class State:
         self.payload_bytes += len(payload) + len(offsets)
 
     def close_if_done(self, batch: Batch, out: Effects) -> None:
+        """All tasks of the batch are final. The newest batch of a job that may go on stays open: by it a restart finds
+        the job, and can end it if nobody sends the rest."""
         if batch.open == 0 and batch.id in self.book.batches:
             if batch.payload is not None and batch.offsets is not None:
                 self.payload_bytes -= len(batch.payload) + len(batch.offsets)
-            self.emit(BatchClosed(batch.id), out)
+                batch.payload = batch.offsets = None
+            if batch.job.closed or batch is not batch.job.batches[-1]:
+                self.emit(BatchClosed(batch.id), out)
+
+    def close_before(self, job: Job, out: Effects) -> None:
+        """Another batch has followed the one that was kept open for it."""
+        if len(job.batches) > 1:
+            self.close_if_done(job.batches[-2], out)
 
     def push(
         self, job: Job, batch: Batch, lo: int, states: bytes, offsets: bytes, payload: bytes, out: Effects

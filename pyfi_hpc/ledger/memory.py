@@ -100,6 +100,12 @@ class MemoryLedger:
         store.log.extend(records)
         store.commits.add((self._epoch, seq))
 
+    def restore(self, records: Sequence[Record]) -> None:
+        """Records that were committed elsewhere: a recorded ledger is read again."""
+        for record in records:
+            _APPLY[type(record)](self.store, record)
+        self.store.log.extend(records)
+
     def lose_session(self) -> None:
         """The connection is gone: another broker may take over; if none does, this one goes on by itself."""
         if self.store.live is self:

@@ -69,13 +69,13 @@ def recover(cursor: Cursor, epoch: Epoch) -> Recovered:
     cursor.execute(QUERIES["open_jobs"], {"lo": [lo for lo, _ in holes], "hi": [hi for _, hi in holes]})
     wanted = {"jobs": [job for (job,) in cursor.fetchall()]}
     cursor.execute(QUERIES["jobs"], wanted)
-    found.jobs = _records(cursor, JobOpened)
+    found.jobs = records_of(cursor, JobOpened)
     cursor.execute(QUERIES["job_batches"], wanted)
-    found.batches = _records(cursor, BatchAdmitted, offsets=b"", payload=b"")
+    found.batches = records_of(cursor, BatchAdmitted, offsets=b"", payload=b"")
     cursor.execute(QUERIES["job_outcomes"], wanted)
-    found.outcomes = _records(cursor, OutcomeSettled, started=b"", durations=b"", offsets=b"", payload=b"")
+    found.outcomes = records_of(cursor, OutcomeSettled, started=b"", durations=b"", offsets=b"", payload=b"")
     cursor.execute(QUERIES["job_attempts"], wanted)
-    found.attempts = _records(cursor, AttemptFailed)
+    found.attempts = records_of(cursor, AttemptFailed)
     cursor.execute("COMMIT")
     return found
 
@@ -85,7 +85,7 @@ _R = TypeVar("_R", JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed)
 _KINDS: dict[str, Callable[[Any], Any]] = {"on_failure": OnFailure, "cause": Cause}
 
 
-def _records(cursor: Cursor, kind: type[_R], **rest: Any) -> list[_R]:
+def records_of(cursor: Cursor, kind: type[_R], **rest: Any) -> list[_R]:
     """Rows whose columns are named as the record's fields."""
     found: list[_R] = []
     names = [column.name for column in cursor.description or ()]

@@ -10,10 +10,10 @@ at 0.010  c1: Submit k1 last=no
   to n1   Grant g1 1.0 attempt 1
 at 0.020  n1: Finished g1 1.0 NONE
   record  OutcomeSettled 1.0 COMPLETED attempt 1 n1 rank 0
-  record  BatchClosed 1.0..
   to c1   Resolved 1.0 COMPLETED
   to n1   Kept g1 1.0
 at 61.000  time passes
 at 122.000  time passes
   record  BatchAdmitted 1 without tasks
+  record  BatchClosed 1.0..
   record  BatchClosed 1.1..

@@ -18,11 +18,11 @@ FLOORS = {
     "errors": 1, "_version": 1, "model": 1,
     "core": 2, "wire": 2,
     "ports": 3, "loop": 4, "settings": 4,
-    "ledger": 5, "adapters": 5, "sim": 5,
-    "hosts": 6, "client": 7, "cli": 8,
+    "ledger": 5, "adapters": 5,
+    "hosts": 6, "client": 7, "sim": 8, "cli": 9,
 }  # fmt: skip
 #: neighbours on one floor that may see each other; core and wire never meet
-NEIGHBOURS = {("ledger", "adapters"), ("sim", "ledger"), ("model", "errors"), ("settings", "loop")}
+NEIGHBOURS = {("ledger", "adapters"), ("model", "errors"), ("settings", "loop")}
 
 #: libraries that have a home: only these files or folders import them
 HOMES = {

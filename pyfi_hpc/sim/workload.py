@@ -1,0 +1,108 @@
+"""What imagined clients ask for: maps, chains, fans, structures of several batches, failing tasks, cancels."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pyfi_hpc.sim.client import ClientHost
+
+if TYPE_CHECKING:
+    from pyfi_hpc.sim.cluster import Cluster
+
+#: what most tasks take, seconds; a few are long
+_SHORT = ("0.001", "0.001", "0.01", "0.02", "0.1")
+_LONG = ("0.3", "0.5", "1", "2", "4")
+_BAD = ("?0.01", "@?0.01", "!0.005", "@!0.005", "?0.2", "^0.5")
+
+Edge = tuple[int, int, int, int]
+
+
+def payload(chance: random.Random) -> str:
+    draw = chance.random()
+    return chance.choice(_SHORT if draw < 0.72 else _LONG if draw < 0.94 else _BAD)
+
+
+def _links(edges: list[Edge]) -> bytes:
+    return msgspec.msgpack.encode(edges) if edges else b""
+
+
+def a_map(client: ClientHost, chance: random.Random) -> None:
+    """Equal calls in one to four batches."""
+    each = chance.choice(_SHORT) if chance.random() < 0.5 else ""
+    batches = [[each or payload(chance) for _ in range(chance.randrange(1, 60))] for _ in range(chance.randrange(1, 5))]
+    client.submit_batches(
+        batches, [b""] * len(batches), chance.choice([0.0, 0.0, 0.3]), retries=chance.randrange(3),
+        priority=chance.randrange(-1, 2), on_failure=int(chance.random() < 0.1),
+    )  # fmt: skip
+
+
+def a_chain(client: ClientHost, chance: random.Random) -> None:
+    count = chance.randrange(2, 12)
+    edges = [(k, 0, 0, k - 1) for k in range(1, count)]
+    client.submit([payload(chance) for _ in range(count)], _links(edges), retries=chance.randrange(2))
+
+
+def a_fan(client: ClientHost, chance: random.Random) -> None:
+    """One task, many that take its result, one that takes all of theirs."""
+    width = chance.randrange(2, 12)
+    edges = [(k, 0, 0, 0) for k in range(1, width + 1)] + [(width + 1, k, 0, k + 1) for k in range(width)]
+    client.submit([payload(chance) for _ in range(width + 2)], _links(edges), on_failure=chance.randrange(2))
+
+
+def a_structure(client: ClientHost, chance: random.Random) -> None:
+    """Several batches whose tasks take results of earlier ones of any batch; some fail."""
+    batches: list[list[str]] = []
+    edges: list[bytes] = []
+    first = 0
+    for _ in range(chance.randrange(1, 6)):
+        count = chance.randrange(1, 8)
+        batches.append([payload(chance) for _ in range(count)])
+        links = []
+        for k in range(count):
+            producers = chance.sample(range(first + k), min(first + k, chance.randrange(3)))
+            links += [(k, slot, 0, producer) for slot, producer in enumerate(producers)]
+        edges.append(_links(links))
+        first += count
+    client.submit_batches(batches, edges, chance.choice([0.0, 0.2]), on_failure=chance.randrange(2))
+
+
+def a_limit(client: ClientHost, chance: random.Random) -> None:
+    """Tasks with a time limit: some keep it, some do not, some ignore the signal."""
+    payloads = [chance.choice(["0.01", "0.1", "3", "^3"]) for _ in range(chance.randrange(1, 8))]
+    client.submit(payloads, time_limit_s=chance.choice([0.2, 0.5]), retries=chance.randrange(2))
+
+
+def a_follower(client: ClientHost, chance: random.Random) -> None:
+    """Takes results of a job that may have ended long ago, of this client or of another."""
+    jobs = sorted(client.world.store.jobs)
+    if jobs:
+        job = chance.choice(jobs)
+        total = sum(client.world.store.batches[b].count for b in client.world.store.of_job.get(job, ()))
+        if total:
+            client.submit([payload(chance)], _links([(0, 0, job, chance.randrange(total))]))
+
+
+def a_cancel(client: ClientHost, chance: random.Random) -> None:
+    jobs = sorted(client.world.store.jobs)
+    if jobs:
+        part = chance.random() < 0.5
+        client.cancel(chance.choice(jobs[-6:]), chance.randrange(5) if part else 0, chance.randrange(9) if part else -1)
+
+
+Order = Callable[[ClientHost, random.Random], None]
+#: orders and how often each is drawn
+ORDERS: dict[Order, int] = {
+    a_map: 8, a_chain: 2, a_fan: 2, a_structure: 3, a_limit: 2, a_follower: 1, a_cancel: 3,
+}  # fmt: skip
+
+
+def order(cluster: Cluster, chance: random.Random) -> None:
+    """One client asks for something."""
+    client = chance.choice([client for client in cluster.clients if not client.dead])
+    (what,) = chance.choices(list(ORDERS), weights=list(ORDERS.values()))
+    cluster.tell(client.name, f"program: {what.__name__.replace('_', ' ')}")
+    what(client, chance)
