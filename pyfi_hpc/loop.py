@@ -61,6 +61,8 @@ class Loop:
         self._journal = journal
         self._doer = doer
         self._poller = zmq.Poller()
+        #: once the machine has stopped only the journal is waited for: what comes now is for the next broker
+        self._drain = zmq.Poller()
         self._ports: dict[Any, Port] = {}
         for port in ports:
             self._ports[port.waitable] = port
@@ -68,6 +70,7 @@ class Loop:
         if journal is not None:
             for waitable in journal.waitables:
                 self._poller.register(waitable, zmq.POLLIN)
+                self._drain.register(waitable, zmq.POLLIN)
         #: gathers while the journal is busy
         self._records: list[Record] = []
         self._queries: list[Query] = []
@@ -83,7 +86,7 @@ class Loop:
             if self._machine.stopped and give_up == float("inf"):
                 give_up = self._clock.monotonic() + _DRAIN_S
             if self._clock.monotonic() >= give_up:
-                log.warning("= stopped without the last commit: %d records were not acknowledged", len(self._records))
+                log.warning("= stopped without the last answers: %d records were not acknowledged", len(self._records))
                 return
             events = self._wait()
             now = self._clock.monotonic()
@@ -94,15 +97,20 @@ class Loop:
             self._carry_out(out)
 
     def _drained(self) -> bool:
-        return not (self._records or self._behind or self._held or (self._journal and self._journal.busy))
+        journal = self._journal
+        if self._records or self._queries or self._behind or self._held:
+            return False
+        # what the desk works on is done, or half done: whoever asked must hear of it
+        return journal is None or not (journal.busy or journal.asked)
 
     def _wait(self) -> list[Any]:
         events: list[Any] = self._gone
         self._gone = []
         wait_s = 0.0 if events else self._machine.wake_at() - self._clock.monotonic()
-        if self._machine.stopped:
-            wait_s = min(wait_s, _DRAIN_S)
-        ready = self._poller.poll(ceil(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000))
+        poller = self._poller
+        if self._machine.stopped and self._journal is not None:
+            poller, wait_s = self._drain, _DRAIN_S
+        ready = poller.poll(ceil(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000))
         for waitable, _ in ready:
             port = self._ports.get(waitable)
             if port is not None:

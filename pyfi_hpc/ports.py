@@ -141,6 +141,10 @@ class Journal(Protocol):
     @property
     def busy(self) -> bool: ...
 
+    @property
+    def asked(self) -> bool:
+        """Whether the desk still works on an answer."""
+
     def receive(self) -> tuple[bool, list[Any]]:
         """(the group was committed, events: answers to queries, LedgerDown, LedgerUp)."""
 

@@ -59,6 +59,8 @@ class Settings:
     allow: tuple[str, ...] = ()
     #: repositories that may not, whatever ``allow`` says
     deny: tuple[str, ...] = ()
+    #: retry budgets that differ from the defaults: ``crash=5``, ``environment=1``, ``node_fail=free``
+    budgets: tuple[str, ...] = ()
     #: log level of the daemons
     log_level: str = "INFO"
     #: where each value came from, for ``pyfi info --settings``
@@ -156,7 +158,7 @@ def private_folder(path: Path) -> Path:
 
 _NAMES = tuple(f.name for f in fields(Settings) if f.name != "origin")
 _PATHS = {"home", "scratch"}
-_LISTS = {"allow", "deny"}
+_LISTS = {"allow", "deny", "budgets"}
 _FLOATS = {"timeout_s"}
 
 

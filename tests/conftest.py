@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 import slurm_cluster
 from ledger_fixture import ledger_server, ledger_url, new_ledger  # noqa: F401  fixtures
+from slurm_fixture import _lab, person, site  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from pyfi_hpc import settings as settings_module
 from pyfi_hpc.client import deploy
 from pyfi_hpc.client.executor import Executor
 from pyfi_hpc.client.session import Session
-from pyfi_hpc.hosts import instance
+from pyfi_hpc.hosts import brokers, instance
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.ledger.place import place_of
 from pyfi_hpc.model.deployment import DeploymentSpec
@@ -71,7 +71,7 @@ class Instance:
     """One private instance; its parts are started and stopped one by one or together."""
 
     def __init__(self, home: Path, name: str, **given: Any) -> None:
-        self.settings = settings_module.load(home=str(home), instance=name, scratch=str(home / "s"), **given)
+        self.settings = settings_module.load(home=str(home), instance=name, **{"scratch": str(home / "s"), **given})
         self._mark = f"{home}/{name}"
         self._sessions: list[Session] = []
 
@@ -89,9 +89,25 @@ class Instance:
         with self._marked():
             instance.start_ledger(self.settings)
 
+    def crash_ledger(self) -> None:
+        """Postgres stops at once, as in a power cut that keeps the machine."""
+        found = embedded.status(self.settings)
+        assert found is not None
+        os.kill(found.pid, signal.SIGQUIT)
+        until(lambda: gone(found.pid), 5.0, "Postgres is gone")
+
     def start_broker(self) -> None:
         with self._marked():
             instance.start_broker(self.settings)
+
+    def start_standby(self) -> None:
+        with self._marked():
+            brokers.start_standby(self.settings)
+
+    def restart_broker(self) -> float:
+        """Seconds between the word to the old one and the new one's readiness."""
+        with self._marked():
+            return brokers.restart_broker(self.settings).seconds
 
     def start_agent(self, ranks: int = RANKS, joined: bool = True) -> None:
         with self._marked():

@@ -208,8 +208,35 @@ class Cluster:
         for pid in self._slurmds(node):
             os.kill(pid, signal.SIGKILL)
 
+    def kill(self, program: str) -> None:
+        """SIGKILL slurmctld or munged; `start` brings it back."""
+        for pid in self._on_head(program):
+            os.kill(pid, signal.SIGKILL)
+        self._wait(lambda: str(len(self._on_head(program))), ("0",), 5, program)
+
+    def start(self, program: str) -> None:
+        """Start slurmctld (with the state that it saved) or munged, unless it runs; wait until it answers."""
+        if not self._on_head(program):
+            options = self._munged() if program == "munged" else ["-f", str(self.state / "slurm.conf")]
+            self._daemon(self.head, program, *options)
+        self._wait(lambda: str(self.run(["scontrol", "ping"], check=False).returncode), ("0",), 20, program)
+
+    def _on_head(self, program: str) -> list[int]:
+        return [pid for pid in self._machines[self.head].guests() if machines.program(pid) == program]
+
+    def cut_off(self, node: str) -> None:
+        """Take the node's cable out: nobody is told; `reset` puts it back."""
+        self._machines[node].ip("link set eth0 down")
+
+    def plug_in(self, node: str) -> None:
+        self._machines[node].ip("link set eth0 up")
+
     def reset(self) -> None:
         """Cancel every job and bring every node back, so that the next test finds the cluster as new."""
+        for node in self.nodes:
+            self.plug_in(node)
+        self.start("munged")
+        self.start("slurmctld")
         self.run(["scancel", "--quiet", "--user=root"], check=False)
         self._kill_strays()
         self._wait(lambda: self.run(["squeue", "-h", "-o", "%i %T"]).stdout.strip(), ("",), 30, "the queue")
@@ -290,11 +317,7 @@ class Cluster:
         key = self.state / "munge" / "key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        here = self.state / "munge"
-        self._daemon(
-            self.head, "munged", f"--key-file={key}", f"--socket={here}/socket", f"--pid-file={here}/pid",
-            f"--log-file={here}/log", f"--seed-file={here}/seed",
-        )  # fmt: skip
+        self._daemon(self.head, "munged", *self._munged())
         conf = str(self.state / "slurm.conf")
         self._daemon(self.head, "slurmctld", "-i", "-f", conf)
         for node in self.nodes:
@@ -313,6 +336,11 @@ class Cluster:
             )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{program} did not start on {machine}: {log.read_text()}")
+
+    def _munged(self) -> list[str]:
+        here = self.state / "munge"
+        files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        return [f"--{option}={here / name}" for option, name in files.items()]
 
     def _kill_strays(self) -> None:
         """End what runs on the nodes beside Slurm.

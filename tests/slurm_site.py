@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import machines
 import msgspec
 from slurm_cluster import Cluster
 
@@ -77,8 +78,8 @@ class Site:
             self._session = Session(self.settings)
         return self._session
 
-    def ask(self, verb: str, body: dict[str, Any] | None = None) -> Any:
-        return self.session.ask(verb, body or {}, timeout=20)
+    def ask(self, verb: str, body: dict[str, Any] | None = None, **more: Any) -> Any:
+        return self.session.ask(verb, (body or {}) | more, timeout=20, repeat=True)
 
     def deploy(self, folder: Path) -> None:
         spec = deploy.prepare(self.settings, folder, allow_dirty=True)
@@ -91,6 +92,27 @@ class Site:
             (folder / "naps.py").write_text(_NAPS)
             subprocess.run(["git", "init", "-q", str(folder)], check=True, timeout=20)
         self.deploy(folder)
+
+    def deploy_trouble(self) -> None:
+        """The functions that the loads of tests/chaos call."""
+        folder = self.cluster.shared / "trouble"
+        if not folder.exists():
+            folder.mkdir()
+            shutil.copy(ROOT / "tests" / "trouble" / "trouble.py", folder)
+            subprocess.run(["git", "init", "-q", str(folder)], check=True, timeout=20)
+        self.deploy(folder)
+
+    def pid(self, name: str) -> int:
+        """Of the live daemon on this machine whose name begins so."""
+        found = instance.find(self.settings, name)
+        assert found is not None, f"no {name} runs"
+        return found.pid
+
+    def processes(self) -> dict[int, str]:
+        """What runs of the instance here and on the nodes, as this machine numbers it: its words."""
+        found = {pid: line for lines in our_processes(self.cluster).values() for pid, line in lines.items()}
+        daemon = instance.find(self.settings, "broker")
+        return found if daemon is None else {daemon.pid: "broker", **found}
 
     def down(self) -> list[str]:
         """What ``pyfi down`` does."""
@@ -206,11 +228,15 @@ def _comm(pid: int) -> str:
 
 def ours(cluster: Cluster) -> dict[str, list[str]]:
     """Command lines of our processes that live on the nodes."""
-    found: dict[str, list[str]] = {}
+    return {node: list(lines.values()) for node, lines in our_processes(cluster).items()}
+
+
+def our_processes(cluster: Cluster) -> dict[str, dict[int, str]]:
+    """Our processes on each node that has some: pid, as this machine numbers it, and command line."""
+    found: dict[str, dict[int, str]] = {}
     for node in cluster.nodes:
         for pid in cluster.node_pids(node):
-            with_blanks = Path(f"/proc/{pid}/cmdline")
-            line = with_blanks.read_text(errors="replace").replace("\0", " ") if with_blanks.exists() else ""
+            line = machines.command_line(pid)
             if "pyfi_hpc" in line or "runner/child.py" in line or "postgres" in line:
-                found.setdefault(node, []).append(line)
+                found.setdefault(node, {})[pid] = line
     return found

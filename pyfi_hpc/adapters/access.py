@@ -32,8 +32,6 @@ class Access(msgspec.Struct, frozen=True):
     client_secret: str
     agent_public: str
     agent_secret: str
-    #: random for each start of the instance: agents of an older one end themselves
-    started: str = ""
 
     @property
     def endpoint(self) -> str:

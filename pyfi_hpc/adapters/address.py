@@ -52,6 +52,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def is_here(host: str) -> bool:
+    """Whether it is an address of this machine, or a name for one."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(place)
+    except OSError:
+        return False
+    return True
+
+
 def _source_towards(name: str) -> str:
     """Our address in a connection to that host; empty where its name does not resolve, or no way leads there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -10,6 +10,7 @@ at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -42,6 +43,10 @@ _READ_BYTES = 64 << 10
 _FLOOD_BYTES = 4 << 20
 #: how often the output of a running task is looked at, seconds
 _LOOK_MIN_S, _LOOK_MAX_S = 0.05, 0.2
+#: the system has no process, memory or descriptor left: that passes
+_PASSES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+#: a runner that cannot be started for such a reason is tried again so often and given up after so long, seconds
+_START_AGAIN_S, _START_LIMIT_S = 0.5, 30.0
 _U32 = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -74,15 +79,21 @@ class Runners:
         #: descriptor -> what it belongs to
         self._owners: dict[int, _Process] = {}
         self._failed: list[Any] = []
+        #: runners that could not be started yet: number -> (what to start, until when to try, when again)
+        self._late: dict[int, tuple[StartRunner, float, float]] = {}
         self._memory = MemoryKills()
         self._timer_at = 0.0
 
     def do(self, action: Action) -> None:
         """Carry out StartRunner, WriteRunner or KillRunner; what comes of it returns from ``receive``."""
         if isinstance(action, StartRunner):
-            self._start(action)
+            self._start(action, monotonic() + _START_LIMIT_S)
             return
         assert isinstance(action, WriteRunner | KillRunner)
+        if action.runner in self._late:
+            start, _, _ = self._late.pop(action.runner)
+            self._could_not(start, "it was ended before it could be started")
+            return
         process = self._runners.get(action.runner)
         if process is None:  # it has just ended; RunnerExited tells
             return
@@ -123,19 +134,26 @@ class Runners:
         self._timer.close()
         self._epoll.close()
 
-    def _start(self, action: StartRunner) -> None:
+    def _start(self, action: StartRunner, give_up: float) -> None:
         try:
             process = _Process(action, self._limits, self._scratch)
         except OSError as error:
-            how = f"it could not be started: {error}"
-            self._failed.append(RunnerExited(runner=action.runner, status=127, how=how))
-            self._wake(0.0)
+            again = monotonic() + _START_AGAIN_S
+            if error.errno in _PASSES and again < give_up:
+                self._late[action.runner] = (action, give_up, again)
+                self._wake(again)
+            else:
+                self._could_not(action, f"it could not be started: {error}")
             return
         self._runners[action.runner] = process
         for fd in (process.read_fd, process.write_fd, process.pidfd):
             self._owners[fd] = process
         self._epoll.register(process.read_fd, select.EPOLLIN)
         self._epoll.register(process.pidfd, select.EPOLLIN)
+
+    def _could_not(self, action: StartRunner, how: str) -> None:
+        self._failed.append(RunnerExited(runner=action.runner, status=127, how=how))
+        self._wake(0.0)
 
     def _read(self, process: _Process, now: float, events: list[Any]) -> None:
         frames = process.read()
@@ -151,6 +169,10 @@ class Runners:
 
     def _turn(self, now: float, events: list[Any]) -> None:
         """Read where the pause is over; look at the output of what runs for long."""
+        for action, give_up, again in list(self._late.values()) if self._late else ():
+            if again <= now + 1e-5:
+                del self._late[action.runner]
+                self._start(action, give_up)
         for process in self._runners.values():
             if process.gathering and process.read_at <= now + 1e-5:
                 self._read(process, now, events)
@@ -160,7 +182,7 @@ class Runners:
             self._orphans.reap(now, {process.pid for process in self._runners.values()})
 
     def _set_timer(self) -> None:
-        soonest = 0.0
+        soonest = min((again for _, _, again in self._late.values()), default=0.0) if self._late else 0.0
         for process in self._runners.values():
             for is_on, at in ((process.gathering, process.read_at), (process.in_flight > 0, process.look_at)):
                 if is_on and (not soonest or at < soonest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,8 @@ class DealerPort:
         self.waitable = self._socket
         #: messages that were dropped because they were malformed
         self.dropped = 0
+        #: when something was sent first after the peer was heard last, monotonic seconds; None: it has answered
+        self.waits_since: float | None = None
 
     def move(self, endpoint: str) -> None:
         """The peer has a new address."""
@@ -64,6 +67,7 @@ class DealerPort:
             self._socket.disconnect(self.endpoint)
             self._socket.connect(endpoint)
             self.endpoint = endpoint
+            self.waits_since = None
 
     def receive(self) -> list[Any]:
         events: list[Any] = []
@@ -71,6 +75,7 @@ class DealerPort:
             if not readable(self._socket):
                 break
             frame = self._socket.recv(NOBLOCK, copy=False)
+            self.waits_since = None
             try:
                 batch = codec.decode(frame.buffer, self._decoder)
             except RemoteProtocolError as error:
@@ -89,6 +94,8 @@ class DealerPort:
             self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
         except zmq.Again:
             return False
+        if self.waits_since is None:
+            self.waits_since = time.monotonic()
         return True
 
     def close(self, linger_ms: int = 500) -> None:

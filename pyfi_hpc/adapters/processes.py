@@ -53,6 +53,8 @@ class NodeProcesses:
         #: pidfd -> pid
         self._watched: dict[int, int] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        #: pid -> number of the rank that it replaces
+        self._replacing: dict[int, int] = {}
         self._leftovers = Leftovers()
 
     def do(self, action: Action) -> None:
@@ -77,7 +79,7 @@ class NodeProcesses:
             code = child.wait()
             how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         log.info("= process %d ended: %s", pid, how)
-        self._events.append(ProcessExited(pid, how))
+        self._events.append(ProcessExited(pid, how, self._replacing.pop(pid, -1)))
 
     def _start_ranks(self, action: StartRanks) -> None:
         try:
@@ -90,7 +92,14 @@ class NodeProcesses:
     def _replace_rank(self, action: ReplaceRank) -> None:
         command = [*self._rank_command, "--replace", str(action.rank), "--core", str(action.core)]
         log.warning("= rank %d is replaced", action.rank)
-        self._adopt(launcher.start(command, self._rank_log))
+        try:
+            child = launcher.start(command, self._rank_log)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("cannot replace rank %d: %s", action.rank, error)
+            self._tell(ProcessExited(0, str(error), action.rank))
+            return
+        self._replacing[child.pid] = action.rank
+        self._adopt(child)
 
     def _adopt(self, child: subprocess.Popen[bytes]) -> None:
         self._children[child.pid] = child

@@ -186,7 +186,7 @@ def harden(socket: zmq.Socket[Any], message_bytes_max: int) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 250)
 
 
 def readable(socket: zmq.Socket[Any]) -> bool:

@@ -212,7 +212,7 @@ def cancel(slurm_job_id: int) -> None:
     _run(["scancel", "--quiet", str(slurm_job_id)])
 
 
-def queue(slurm_job_ids: Iterable[int]) -> dict[int, QueueEntry]:
+def queue(slurm_job_ids: Iterable[int], limit_s: float = COMMAND_S_MAX) -> dict[int, QueueEntry]:
     """The state of allocations in one command; those that Slurm has forgotten are left out.
 
     Cost: one request to the controller however many there are; ask every 15 s at most.
@@ -221,7 +221,7 @@ def queue(slurm_job_ids: Iterable[int]) -> dict[int, QueueEntry]:
     if not wanted:
         return {}
     # by user, not by id: with one unknown id squeue fails
-    text = _run(["squeue", "--noheader", "--me", "--states=all", f"--format={_SQUEUE_FORMAT}"])
+    text = _run(["squeue", "--noheader", "--me", "--states=all", f"--format={_SQUEUE_FORMAT}"], limit_s=limit_s)
     return {entry.slurm_job_id: entry for entry in parse_squeue(text) if entry.slurm_job_id in wanted}
 
 
@@ -242,7 +242,7 @@ _BUSY = re.compile(r"unable to contact|socket timed out|temporarily|connection r
 _SECRETS = ("PYFI_LEDGER", "PGPASSWORD")
 
 
-def _run(command: Sequence[str], script: str = "") -> str:
+def _run(command: Sequence[str], script: str = "", limit_s: float = COMMAND_S_MAX) -> str:
     """Run one Slurm command; returns what it printed on both outputs."""
     # inside another job the SLURM_ variables would describe that one
     drop = ("SLURM_", *_SECRETS)
@@ -250,14 +250,14 @@ def _run(command: Sequence[str], script: str = "") -> str:
     line = shlex.join(command)
     try:
         done = subprocess.run(
-            command, input=script, text=True, errors="replace", capture_output=True, timeout=COMMAND_S_MAX,
+            command, input=script, text=True, errors="replace", capture_output=True, timeout=limit_s,
             env=env, check=False,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise SlurmMissing(where=f"looked for {command[0]} on PATH") from error
     except subprocess.TimeoutExpired as error:
         raise SlurmBusy(
-            f"no answer from Slurm in {COMMAND_S_MAX:.0f} s", where=line,
+            f"no answer from Slurm in {limit_s:.0f} s", where=line,
             fix="a submission may have arrived all the same: look at squeue --me, then try again",
         ) from error  # fmt: skip
     if done.returncode == 0:

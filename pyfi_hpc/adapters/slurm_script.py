@@ -162,8 +162,8 @@ _HEAD = """\
 _OPTIONS = """\
 # The loss of a node ends neither the allocation nor what runs on the others.
 #SBATCH --no-kill
-# An allocation that is preempted, or loses its first node, comes back by itself: the ledger kept its tasks.
-# One that drained at its walltime has ended well and does not.
+# An allocation that is preempted, or loses its only node, comes back by itself: the ledger kept its tasks.
+# One that drained at its walltime has ended well and does not; nor does one of several that loses the first.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 # This shell hears USR1 @DRAIN s before the walltime and tells the agents to drain.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -83,6 +84,7 @@ def show_call(context: Context, call_id: str) -> None:
     if context.json:
         print_json({"call": {**answer, "attempts": attempts}})
         return
+    answer["budgets"] = budgets(answer["budgets"], answer["retries"])
     error = answer.pop("error", None)
     record(context, "call", {key: answer[key] for key in _SHOWN if key in answer})
     if attempts:
@@ -91,6 +93,22 @@ def show_call(context: Context, call_id: str) -> None:
         rows(context, "attempts", _ATTEMPTS, attempts)
     if error and error.get("traceback"):
         click.echo(f"\n{error['traceback'].rstrip()}")
+
+
+def budgets(found: Sequence[Mapping[str, Any]], retries: int) -> str:
+    """Causes with attempts used and the limit: ``error 2/3 (retries=2)  crash 1/3  walltime 4 (free)``.
+
+    Causes that the user's retries pay for share one number.
+    """
+    user = [row for row in found if row["charged"]]
+    texts = []
+    if user:
+        names = "+".join(row["cause"] for row in user if row["used"]) or user[0]["cause"]
+        texts.append(f"{names} {user[0]['shared']}/{user[0]['limit']} (retries={retries})")
+    for row in found:
+        if not row["charged"]:
+            texts.append(f"{row['cause']} {row['used']}" + (f"/{row['limit']}" if row["limit"] >= 0 else " (free)"))
+    return "  ".join(texts)
 
 
 def show_result(context: Context, call_id: str) -> None:
@@ -155,6 +173,7 @@ _SHOWN = (
     "environment",
     "priority",
     "retries",
+    "budgets",
     "time_limit_s",
     "arguments",
     "result",

@@ -209,6 +209,13 @@ def access(settings: Settings) -> Iterator[Finding]:
         yield Finding(FAIL, f"{error.what} ({settings.access_file})", error.fix)
 
 
+def standbys(settings: Settings) -> Iterator[Finding]:
+    from pyfi_hpc.hosts import brokers
+
+    for one in brokers.standbys(settings):
+        yield Finding(OK, f"standby: pid {one.pid} on {one.host}, waiting")
+
+
 def _say(command: list[str]) -> str:
     """What a program says; nothing if it cannot be run or hangs."""
     try:
@@ -228,5 +235,5 @@ def _say(command: list[str]) -> str:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    python, libzmq, ledger, mpi, programs_on_path, slurm, munge, folders, access,
+    python, libzmq, ledger, mpi, programs_on_path, slurm, munge, folders, access, standbys,
 )  # fmt: skip

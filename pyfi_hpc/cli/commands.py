@@ -31,6 +31,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "scheduler": ("scheduler", "scheduler", "Say which nodes a scheduler fills."),
     },
     "Operation": {
+        "node": ("node", "node", "Take a node out of service, or put it back."),
         "agent": ("agent", "agent", "Run the agent of this node alone."),
         "broker": ("broker", "broker", "Run the broker alone."),
         "db": ("db", "db", "The ledger's tables: upgrade, dump."),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import click
 
 from pyfi_hpc.cli.context import Context, lists, pass_context
-from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows
+from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows, shown
+from pyfi_hpc.errors import SiteError, TransientError
 
 _NODES = (
     Column("NODE", "name"),
@@ -18,6 +20,7 @@ _NODES = (
     Column("RUNNING", right=True),
     Column("LOAD", lambda row: f"{row['load']:.2f}", right=True),
     Column("STATE", "state"),
+    Column("REASON", lambda row: "; ".join(troubles(row)), cut=True),
 )
 _SETTINGS = (Column("SETTING", "name"), Column("VALUE"), Column("ORIGIN"))
 
@@ -32,8 +35,12 @@ def info(context: Context, only_settings: bool) -> None:
         rows(context, "settings", _SETTINGS, list(_settings(context)))
         return
     answer = context.ask("info")
+    standbys = _standbys(context)
+    waiting = _allocations(context)
     if context.json:
+        answer["allocations"] = waiting
         answer["pyfi_hpc"] = answer.pop("version")
+        answer["standbys"] = standbys
         print_json({"instance": context.settings.instance, "address": context.session.address, **answer})
         return
     broker, ledger = answer["broker"], answer["ledger"]
@@ -43,18 +50,57 @@ def info(context: Context, only_settings: bool) -> None:
         {
             "instance": f"{context.settings.instance}   (state {context.settings.instance_dir})",
             "broker": f"{context.session.address}, CURVE on, pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
+            "standby": ", ".join(f"pid {one['pid']} on {one['host']}, waiting" for one in standbys) or "none",
             "ledger": f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" + _trouble(broker),
             "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()),
             "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
             f"{broker['counts']['settled']} settled since the broker's start",
             "clients": broker["clients"],
+            **{f"allocation {one['slurm_job_id']}": f"{one['state']} {one['reason']}".rstrip() for one in waiting},
         },
     )
     if fancy():
         click.echo()
     for node in broker["nodes"]:
-        node["state"] = "draining" if node["draining"] else "up"
+        node["state"] = state_of(node)
     rows(context, "nodes", _NODES, broker["nodes"])
+
+
+def _standbys(context: Context) -> list[dict[str, Any]]:
+    from pyfi_hpc.hosts import brokers
+
+    return [{"pid": one.pid, "host": one.host} for one in brokers.standbys(context.settings)]
+
+
+def _allocations(context: Context) -> list[dict[str, Any]]:
+    """What Slurm says of the allocations that were asked for: one that never starts has no node to be seen by."""
+    from pyfi_hpc.hosts import allocation
+
+    try:
+        entries = allocation.entries(context.settings)
+    except (SiteError, TransientError) as error:
+        noted = allocation.noted(context.settings)
+        return [{"slurm_job_id": job, "state": "UNKNOWN", "reason": error.what, "nodes": []} for job in noted]
+    return [
+        {"slurm_job_id": one.slurm_job_id, "state": one.state, "reason": one.reason, "nodes": list(one.nodes)}
+        for one in entries
+    ]
+
+
+def state_of(node: dict[str, Any]) -> str:
+    """One word for a live node."""
+    return "quarantined" if node["quarantined"] else "draining" if node["draining"] else "up"
+
+
+def troubles(node: Mapping[str, Any]) -> list[str]:
+    """Why a node, or ranks of it, get no tasks, and until when."""
+    found = []
+    if node["quarantined"]:
+        found.append(f"quarantined until {shown(node['quarantined_until'], 'at')}: {node['quarantined']}")
+    for rest in node["resting"]:
+        who = "no ranks" if rest["rank"] < 0 else f"rank {rest['rank']} rests"
+        found.append(f"{who} until {shown(rest['until'], 'at')}: {rest['reason']}")
+    return found
 
 
 def _settings(context: Context) -> Any:

@@ -10,6 +10,7 @@ import click
 
 from pyfi_hpc.cli.context import Context, lists, reads
 from pyfi_hpc.cli.group import LazyGroup
+from pyfi_hpc.cli.info import troubles
 from pyfi_hpc.cli.kinds import KINDS, SAME, Flag, Kind, plural
 from pyfi_hpc.cli.output import Column, print_json, record, rows
 
@@ -186,6 +187,8 @@ def show_object(context: Context, kind: str, name: str) -> None:
             "live",
             {"live": f"{node['ranks']} ranks, {node['running']} running, load {node['load']:.2f}"},
         )
+        for trouble in troubles(node):
+            record(context, "trouble", {"trouble": trouble})
     for event in events[:5]:
         record(context, "event", {"event": f"{event['name']} by {event['owner']} {event['note']}".strip()})
 

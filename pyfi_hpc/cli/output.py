@@ -35,6 +35,8 @@ TIMES = frozenset(
         "next_at",
         "expires_at",
         "opened_at",
+        "until",
+        "quarantined_until",
     }
 )
 _STYLES = {"CD": "green", "F": "red", "TO": "red", "CA": "yellow", "SK": "yellow", "R": "cyan"}

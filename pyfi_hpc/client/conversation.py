@@ -25,6 +25,9 @@ logger = logging.getLogger("pyfi_hpc.client")
 
 #: heartbeats of silence after which a new connection is tried
 SILENT_BEATS_MAX = 3
+#: of a beat within which its answer is due; then the access file is looked at so often, seconds
+_ANSWER_BEATS = 1.25
+_LOOK_S = 0.25
 
 
 class Conversation:
@@ -43,13 +46,14 @@ class Conversation:
         self.timeout_s = timeout_s
         #: this client may not talk to this broker at all; the session ends with it
         self.fatal: PyfiError | None = None
-        #: first words after a pause: the broker may have moved meanwhile
+        #: first words after a pause, or no answer to a beat: the broker may have moved meanwhile
         self.awakened = False
         self._hello = m.Hello(PROTOCOL_VERSION, "client", name, incarnation)
         self._freed = freed
         self._open = False
         self._quiet = True
         self._heard_at = self._said_at = self._connected_at = self._gave_up_at = self._scanned_at = 0.0
+        self._looked_at = 0.0
         self._admitted_at = 0.0
         self._beats = 0
         self._unacked: dict[tuple[bytes, int], Pending] = {}
@@ -120,6 +124,8 @@ class Conversation:
                 self._beats += 1
                 self._said_at = now
                 self.out.append(m.Beat(self._beats))
+        if self._overdue(now) and now - self._looked_at >= _LOOK_S:
+            self.awakened, self._looked_at = True, now
         if now - self._scanned_at >= min(self.heartbeat_s, self.timeout_s / 4):
             self._scanned_at = now
             self._look_around(now)
@@ -128,7 +134,13 @@ class Conversation:
         if not self.outstanding:
             return now + 3600.0
         at = now + min(self.heartbeat_s, self.timeout_s / 4)
+        if self._overdue(at):
+            at = min(at, max(now + _LOOK_S, self._heard_at + _ANSWER_BEATS * self.heartbeat_s))
         return min(at, *self._paused.values()) if self._paused else at
+
+    def _overdue(self, now: float) -> bool:
+        """A beat would have been answered: the broker is gone, frozen or far behind."""
+        return now - self._heard_at > _ANSWER_BEATS * self.heartbeat_s
 
     def end(self, error: BaseException) -> None:
         """The session ends: nobody may wait any longer."""

@@ -39,7 +39,7 @@ class Link:
         # No high-water mark: what may be in flight is bounded by what may be unacknowledged.
         dealer.sndhwm = dealer.rcvhwm = 0
         dealer.linger = 0
-        dealer.reconnect_ivl, dealer.reconnect_ivl_max = 50, 1000
+        dealer.reconnect_ivl, dealer.reconnect_ivl_max = 50, 250
         dealer.maxmsgsize = Limits().message_bytes_max
         dealer.ipv6 = ":" in access.host
         try:

@@ -22,8 +22,12 @@ from pyfi_hpc.model.states import Cause
 
 BROKER = Peer(b"broker")
 
+#: no capacity that was told
+_NOTHING: tuple[Any, ...] = (-1, -1, False, ())
 #: between two hellos while no broker answers, seconds
 _HELLO_S = 0.25
+#: of a beat without whose answer the next one goes as soon as a hello would
+_OVERDUE_BEATS = 1.25
 #: outcomes that were not kept for so long are offered again, seconds
 _OFFER_AGAIN_S = 5.0
 #: ranks have so long to end when the agent stops, seconds
@@ -60,14 +64,14 @@ class Agent:
         self._cores = cores
         self._holdings = Holdings()
         self._ranks = RankTable(2 * limits.bundle_s)
-        self._muster = Muster(self._ranks, self._holdings, rank_count, own_step, now)
-        self._bundler = Bundler(limits, self._holdings, self._ranks)
+        self._muster = Muster(limits, self._ranks, self._holdings, rank_count, own_step, now)
+        self._bundler = Bundler(limits, self._holdings, self._muster)
         self._welcome = False
         self._hello_at = now
         self._heard_at = now
         self._beat_at = now
         self._counter = 0
-        self._capacity_told = (-1, -1, False)
+        self._capacity_told: tuple[Any, ...] = _NOTHING
         self._load, self._memory = 0.0, 0
         self._draining = False
         self._fenced = False
@@ -94,13 +98,15 @@ class Agent:
             self._release_waiting()  # what ranks handed back, or died on
         elif not self._fenced:
             self._bundler.fill(now, out)
+            if self._muster.resting and not self._bundler.usable():
+                self._release_waiting()  # nobody here will run it soon
         if self._holdings.fresh and self._welcome:
             self._finished(self._holdings.offer(now), out)
         if self._stop_at is not None:
             self._stopping(now, out)
         elif self._draining and self._welcome and self._holdings.empty:
             self._leave("walltime", now, out)
-        self._tell_capacity(out)
+        self._tell_capacity(now, out)
 
     def wake_at(self) -> float:
         if self._stop_at is not None:
@@ -124,7 +130,7 @@ class Agent:
     def _welcomed(self, message: m.Welcome, now: float, out: Effects) -> None:
         self._welcome = True
         self._fenced = False
-        self._capacity_told = (-1, -1, False)
+        self._capacity_told = _NOTHING
         again = self._holdings.offer_again(float("inf"), now)
         self._finished(again, out)
 
@@ -179,6 +185,11 @@ class Agent:
             self._holdings.make(grant, start, end, Cause.CANCELLED)
         self._bundler.kill(grant, lo, hi, Cause.CANCELLED, out)
 
+    def _rest(self, message: m.Rest, now: float, out: Effects) -> None:
+        self._muster.rest(message.rank, message.seconds, message.reason, now)
+        if message.seconds > 0:
+            self._bundler.reclaim_from(message.rank, out)
+
     def _kept(self, message: m.Kept, now: float, out: Effects) -> None:
         self._holdings.kept(message.ranges)
 
@@ -203,12 +214,12 @@ class Agent:
         if rank is None:
             return
         rank.heard_at = now
-        if type(message) is m.Done and not self._bundler.done(rank, message):
+        if type(message) is m.Done and not self._bundler.done(rank, message, now):
             out.actions.append(KillProcess(rank.pid, True))
             self._muster.lost(rank, now, f"rank {rank.number} reported what cannot be")
 
     def _process_exited(self, event: ProcessExited, now: float, out: Effects) -> None:
-        self._muster.exited(event.pid, event.how, now)
+        self._muster.exited(event, now)
 
     def _code_checked(self, event: CodeChecked, now: float, out: Effects) -> None:
         self._bundler.code_checked(event)
@@ -225,7 +236,9 @@ class Agent:
     # --- time -----------------------------------------------------------------------------------------
 
     def _beat(self, now: float, out: Effects) -> None:
-        self._beat_at = now + (self._limits.heartbeat_s if self._welcome else _HELLO_S)
+        overdue = now - self._heard_at > _OVERDUE_BEATS * self._limits.heartbeat_s
+        # a broker that has moved is found by talking: see hosts.agent.Switch
+        self._beat_at = now + (self._limits.heartbeat_s if self._welcome and not overdue else _HELLO_S)
         for rank in self._ranks.values():
             out.send(rank.peer, m.Beat(self._counter))
         if not self._welcome:
@@ -254,16 +267,18 @@ class Agent:
         self._release_waiting()
         self._bundler.kill_all(Cause.PREEMPTED, out)
 
-    def _tell_capacity(self, out: Effects) -> None:
+    def _tell_capacity(self, now: float, out: Effects) -> None:
         """Tell what this node wants to hold, when that has changed by more than a quarter."""
         if not self._welcome:
             return
-        now = (self._bundler.capacity(), len(self._ranks), self._draining)
+        resting = tuple(self._muster.resting.items())
+        new = (self._bundler.capacity(), len(self._bundler.usable()), self._draining, resting)
         told = self._capacity_told
-        if now == told or (now[1:] == told[1:] and told[0] > 0 and abs(now[0] - told[0]) <= told[0] // 4):
+        if new == told or (new[1:] == told[1:] and told[0] > 0 and abs(new[0] - told[0]) <= told[0] // 4):
             return
-        self._capacity_told = now
-        out.send(BROKER, m.Capacity(*now))
+        self._capacity_told = new
+        rests = [(number, max(0.0, rest.until - now), rest.why) for number, rest in resting]
+        out.send(BROKER, m.Capacity(*new[:3], rests))
 
     def _sampled(self, event: Sampled, now: float, out: Effects) -> None:
         self._load, self._memory = event.load, event.memory_bytes
@@ -319,6 +334,7 @@ _FROM_BROKER: dict[type, _Handler] = {
     m.Recall: Agent._recall,
     m.Cancel: Agent._cancel,
     m.Kept: Agent._kept,
+    m.Rest: Agent._rest,
     m.Beat: Agent._broker_beat,
     m.Stop: Agent._stop,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, dispatch, settle
+from pyfi_hpc.core import admit, dispatch, health, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.graph import Graph, edges_of
 from pyfi_hpc.core.jobs import JobBook
@@ -75,6 +75,7 @@ class Broker:
         self._stopping: tuple[Peer, int] | None = None
         self._stop_at = 0.0
         self._sweep_at = now
+        self._rested_at = float("inf")
         self._unready: Effects = Effects()
         self.state.mounts.update({CodeId(mount.code): mount for mount in mounts})
         self._set_sockets(sockets)
@@ -103,6 +104,7 @@ class Broker:
             settle.wake(s, out)
         s.graph.shed()
         dispatch.fill(s, now, out)
+        self._rested_at = s.health.next_until(now)
         settle.wake(s, out)
         if self._stopping and (not s.nodes.by_name or now >= self._stop_at):
             self._stop(out)
@@ -112,6 +114,8 @@ class Broker:
         wake = self._stop_at if self._stopping else float("inf")
         if s.recover_until:
             wake = min(wake, s.recover_until)
+        if s.queue.ready:
+            wake = min(wake, self._rested_at)
         if s.nodes.by_name:
             lease_end = min(node.lease_until for node in s.nodes.by_name.values())
             wake = min(wake, max(lease_end, self._sweep_at))
@@ -185,6 +189,10 @@ class Broker:
             for node in self.state.nodes.by_name.values():
                 # at once, like the answer: nothing stands behind it, and the ledger may be away
                 out.reply(node.peer, m.Stop(False, "the instance is stopped"))
+            return
+        if message.verb in (health.RELEASE, health.QUARANTINE):
+            ok, body = health.asked(self.state, message.verb, message.body, now, out)
+            out.reply(client.peer, m.Answer(message.request, ok, body))
             return
         query = AskDesk(client.peer, "client", client.user, message.request, message.verb, message.body)
         query.view = view(self.state, now)
@@ -285,6 +293,8 @@ class Broker:
     def _capacity(self, node: Node, message: m.Capacity, now: float, out: Effects) -> None:
         node.capacity, node.rank_count = message.tasks, message.rank_count
         node.draining = message.draining
+        node.resting = [(rank, now + seconds, why) for rank, seconds, why in message.resting]
+        health.ranks_rest(self.state, node, now, out)
 
     def _goodbye(self, node: Node, message: m.Goodbye, now: float, out: Effects) -> None:
         cause = Cause.WALLTIME if message.reason == "walltime" else Cause.PREEMPTED

@@ -9,7 +9,8 @@ from __future__ import annotations
 from array import array
 
 from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
-from pyfi_hpc.core.ranks import Durations, Flight, Rank, RankTable
+from pyfi_hpc.core.muster import Muster
+from pyfi_hpc.core.ranks import Durations, Flight, Rank
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import CheckCode, Effects
 from pyfi_hpc.model.events import CodeChecked
@@ -28,14 +29,15 @@ class Bundler:
     ----------
     limits : Limits
     holdings : Holdings
-    ranks : RankTable
-        Those that are here; the muster keeps it.
+    muster : Muster
+        Which ranks are here, and which of them rest.
     """
 
-    def __init__(self, limits: Limits, holdings: Holdings, ranks: RankTable) -> None:
+    def __init__(self, limits: Limits, holdings: Holdings, muster: Muster) -> None:
+        self._muster = muster
         self._limits = limits
         self._holdings = holdings
-        self._ranks = ranks
+        self._ranks = muster.ranks
         self._durations = Durations()
         #: code id -> mount; "" once it was seen to be there, else the problem; absent: being checked
         self._mounts: dict[int, m.Mount] = {}
@@ -78,6 +80,11 @@ class Bundler:
 
     # --- giving ---------------------------------------------------------------------------------------
 
+    def usable(self) -> list[Rank]:
+        """Ranks that may get tasks."""
+        resting = self._muster.resting
+        return [r for n, r in self._ranks.items() if n not in resting] if resting else list(self._ranks.values())
+
     def fill(self, now: float, out: Effects) -> None:
         """Send bundles to ranks that have room: idle ones first."""
         holdings = self._holdings
@@ -85,12 +92,16 @@ class Bundler:
             self._even_out(now, out)
             return
         self._even_at = now + _EVEN_OUT_S
+        resting, usable = self._muster.resting, len(self.usable())
         for ranks in (self._ranks.idle, self._ranks.roomy):
             for rank in list(ranks.values()):
-                piece = self._next_bundle() if holdings.waiting else None
-                if piece is None:
+                if rank.number in resting:
+                    continue
+                piece, other = self._next_bundle(rank, usable, now) if holdings.waiting else (None, False)
+                if piece is not None:
+                    self._send_bundle(rank, piece, out)
+                elif not other:
                     return
-                self._send_bundle(rank, piece, out)
 
     def _even_out(self, now: float, out: Effects) -> None:
         """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
@@ -98,23 +109,39 @@ class Bundler:
             return
         if self._uneven():
             self._even_at = now + _EVEN_OUT_S
-            self.reclaim(len(self._ranks.idle), out)
+            self.reclaim(len(self._idle()), out)
+
+    def _idle(self) -> list[Rank]:
+        return [rank for rank in self._ranks.idle.values() if rank.number not in self._muster.resting]
 
     def _uneven(self) -> bool:
-        return bool(self._ranks.idle) and any(rank.askable() for rank in self._ranks.lined.values())
+        if not self._ranks.idle or not self._idle():
+            return False
+        lined = self._ranks.lined.values()
+        return any(rank.askable() and rank.number not in self._muster.resting for rank in lined)
 
-    def _next_bundle(self) -> Piece | None:
-        """The first tasks whose code is ready, as many as a rank runs in a few milliseconds."""
-        holdings = self._holdings
+    def _next_bundle(self, rank: Rank, ranks: int, now: float) -> tuple[Piece | None, bool]:
+        """The first tasks whose code is ready, as many as a rank runs in a few milliseconds.
+
+        Where there are none: whether another rank may take some. A task that died on this rank waits for another.
+        """
+        holdings, other = self._holdings, False
         for _ in range(len(holdings.waiting)):
             item = holdings.waiting[0].grant.item
-            if self._checked.get(item.code) == "":
+            if self._checked.get(item.code) == "" and item.attempt > 1 and ranks > 1 and self._died_on(rank, item, now):
+                other = True
+            elif self._checked.get(item.code) == "":
                 mean = self._durations.of(item.code, item.function)
-                share = -(-holdings.waiting_count // max(1, len(self._ranks)))
+                share = -(-holdings.waiting_count // ranks)
                 count = 1 if mean is None else int(self._limits.bundle_s / max(mean, 1e-6))
-                return holdings.next_piece(max(1, min(count, share, self._limits.bundle_tasks_max)))
+                return holdings.next_piece(max(1, min(count, share, self._limits.bundle_tasks_max))), False
             holdings.waiting.rotate(-1)
-        return None
+        return None, other
+
+    def _died_on(self, rank: Rank, item: m.Item, now: float) -> bool:
+        """Whether the task, which is alone when it is tried again, died on this rank lately."""
+        number, at = self._holdings.died.get((item.batch, item.lo), (-1, 0.0))
+        return number == rank.number and now < at + self._limits.elsewhere_s
 
     def _send_bundle(self, rank: Rank, piece: Piece, out: Effects) -> None:
         item = piece.grant.item
@@ -140,11 +167,11 @@ class Bundler:
         each = 2 if mean is None else 1 + int(self._limits.buffer_s / max(mean, 1e-6))
         if mean is not None and mean > self._limits.buffer_s:
             each = 1 + (mean < 1.0)
-        return len(self._ranks) * min(each, self._limits.capacity_per_rank_max)
+        return len(self.usable()) * min(each, self._limits.capacity_per_rank_max)
 
     # --- taking back ----------------------------------------------------------------------------------
 
-    def done(self, rank: Rank, message: m.Done) -> bool:
+    def done(self, rank: Rank, message: m.Done, now: float) -> bool:
         """Outcomes of a bundle come in order, so what is done is a prefix; only its end can be handed back.
 
         Returns False for an outcome that cannot be: the rank is not to be trusted.
@@ -165,6 +192,9 @@ class Bundler:
         self._ranks.touched(rank)
         if outcome.count and outcome.causes.count(0) == outcome.count:
             self._durations.report(item.code, item.function, sum(array("f", outcome.durations)) / outcome.count)
+            self._muster.well(rank.number)
+        else:
+            self._holdings.note_deaths(rank.number, outcome, now)
         self._holdings.ended(outcome)
         return True
 
@@ -203,6 +233,15 @@ class Bundler:
                 if asked >= count:
                     return asked
         return asked
+
+    def reclaim_from(self, number: int, out: Effects) -> None:
+        """Ask a rank that rests for all that it has not started."""
+        rank = self._ranks.get(number)
+        for position, flight in enumerate(rank.flights if rank else ()):
+            lo = flight.next + (position == 0)
+            if lo < flight.hi:
+                flight.reclaimed = True
+                out.send(rank.peer, m.Kill(flight.bundle, lo, flight.hi - lo, Cause.RELEASED))  # type: ignore[union-attr]
 
     def reclaim_all(self, out: Effects) -> None:
         """Ask back everything that has not started."""

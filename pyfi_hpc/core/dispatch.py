@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyfi_hpc.core import health
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.queue import Pick
 from pyfi_hpc.core.settle import settle_unrun
@@ -22,20 +23,23 @@ from pyfi_hpc.model.states import TaskState
 def fill(s: State, now: float, out: Effects) -> None:
     """Grant ready tasks to nodes that can take them."""
     if s.queue.ready and not s.ledger_down:
-        nodes = [node for node in s.nodes.by_name.values() if node.spare > 0]
+        usable = [node for node in s.nodes.by_name.values() if health.usable(s, node, now)]
+        nodes = [node for node in usable if node.spare > 0]
         if nodes:
-            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.outstanding), out)
-            _share(s, nodes, lambda node: node.spare, out)
+            several = sum(node.rank_count > 0 for node in usable) > 1
+            since = now + s.utc_offset - s.limits.elsewhere_s if several else float("inf")
+            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.outstanding), since, out)
+            _share(s, nodes, lambda node: node.spare, since, out)
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
         s.queue.to_load.clear()
         s.queue.loading.update(batches)
         out.queries.append(ReadPayloads(batches))
     if not s.queue.ready:
-        _rebalance(s, out)
+        _rebalance(s, now, out)
 
 
-def _share(s: State, nodes: list[Node], room_of: Callable[[Node], int], out: Effects) -> None:
+def _share(s: State, nodes: list[Node], room_of: Callable[[Node], int], since: float, out: Effects) -> None:
     """Hand out what is ready in proportion to each node's room."""
     rooms = [(room_of(node), node) for node in nodes]
     rooms = [(room, node) for room, node in rooms if room > 0]
@@ -46,15 +50,15 @@ def _share(s: State, nodes: list[Node], room_of: Callable[[Node], int], out: Eff
     ready = s.queue.ready
     for room, node in rooms:
         want = room if ready >= total else -(-ready * room // total)
-        _grant(s, node, min(room, want), len(rooms) == 1, out)
+        _grant(s, node, min(room, want), len(rooms) == 1, since, out)
 
 
-def _grant(s: State, node: Node, want: int, only_node: bool, out: Effects) -> None:
+def _grant(s: State, node: Node, want: int, only_node: bool, since: float, out: Effects) -> None:
     items: list[Item] = []
     size = 0
     while want > 0 and size < s.limits.grant_bytes_max and _has_room(s, node):
         room = min(s.limits.grant_bytes_max - size, s.limits.node_bytes_max - node.outstanding_bytes)
-        pick = s.queue.take(node.name, min(want, s.limits.grant_tasks_max), room, only_node)
+        pick = s.queue.take(node.name, min(want, s.limits.grant_tasks_max), room, only_node, since)
         if pick is None:
             break
         item = _item(s, node, pick, out)
@@ -117,12 +121,12 @@ def _inputs(s: State, pick: Pick, out: Effects) -> tuple[int, list[list[bytes]]]
     return pick.hi, inputs
 
 
-def _rebalance(s: State, out: Effects) -> None:
+def _rebalance(s: State, now: float, out: Effects) -> None:
     """A node has idle ranks and nothing waits: ask the fullest node for what it has not started."""
     if len(s.nodes.by_name) < 2:
         return
     nodes = s.nodes.by_name.values()
-    idle = sum(max(0, node.rank_count - node.outstanding) for node in nodes if not node.draining)
+    idle = sum(max(0, node.rank_count - node.outstanding) for node in nodes if health.usable(s, node, now))
     if not idle:
         return
     fullest = max(nodes, key=lambda node: node.outstanding - node.rank_count)

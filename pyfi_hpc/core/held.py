@@ -6,9 +6,13 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pyfi_hpc.model.budgets import ELSEWHERE
 from pyfi_hpc.model.messages import Held, Item, Outcome
 from pyfi_hpc.model.packed import cut, offsets_of
 from pyfi_hpc.model.states import Cause
+
+#: tasks that died of which it is remembered on which rank; then all are forgotten, and may meet it again
+_DIED_MAX = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +43,8 @@ class Holdings:
         self.waiting_count = 0
         #: (grant, lo) -> outcome and when it was offered last
         self.offered: dict[tuple[int, int], tuple[Outcome, float]] = {}
+        #: (batch, offset) -> the rank on which it died, and when: the next attempt goes to another if it comes back
+        self.died: dict[tuple[int, int], tuple[int, float]] = {}
         #: outcomes that go with the next message
         self.fresh: list[Outcome] = []
 
@@ -101,6 +107,14 @@ class Holdings:
         start = outcome.lo - grant.item.lo
         grant.owed[start : start + outcome.count] = bytes(outcome.count)
         self.fresh.append(outcome)
+
+    def note_deaths(self, rank: int, outcome: Outcome, now: float) -> None:
+        """Remember where tasks died."""
+        if len(self.died) > _DIED_MAX:
+            self.died.clear()
+        for at, cause in enumerate(outcome.causes):
+            if cause in ELSEWHERE:
+                self.died[outcome.batch, outcome.lo + at] = (rank, now)
 
     def make(self, grant: HeldGrant, lo: int, hi: int, cause: Cause, error: bytes = b"") -> None:
         """An outcome for tasks that no rank ran."""

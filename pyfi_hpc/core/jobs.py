@@ -22,7 +22,20 @@ from pyfi_hpc.model.records import (
     OutcomeSettled,
     Record,
 )
-from pyfi_hpc.model.states import FIRST_FINAL, UNEXPLAINED_DEATHS, Cause, OnFailure, TaskState
+from pyfi_hpc.model.states import FIRST_FINAL, Cause, OnFailure, TaskState
+
+#: failed attempts of a task that are remembered one by one
+_ENDS_MAX = 16
+
+
+@dataclass(slots=True)
+class End:
+    """How an attempt failed, and where."""
+
+    node: NodeName
+    rank: int
+    cause: Cause
+    at: float  #: UTC
 
 
 @dataclass(slots=True)
@@ -30,10 +43,10 @@ class Trouble:
     """What happened to a task that did not complete at once."""
 
     attempts: int = 0  #: attempts that were made and failed
-    errors: int = 0  #: of those: charged to the user's retries
-    deaths: int = 0  #: of those: the process died and nobody knows why
-    environment: int = 0
-    node: NodeName = NodeName("")  #: where the last one failed; the next goes elsewhere if it can
+    #: those by cause; what each is counted against stands in model/budgets.py
+    counts: dict[Cause, int] = field(default_factory=dict)
+    #: the last ones, oldest first; the next attempt goes elsewhere if it can
+    ends: list[End] = field(default_factory=list)
 
 
 class Batch:
@@ -184,10 +197,9 @@ class JobBook:
             batch.trouble = {}
         trouble = batch.trouble.setdefault(record.offset, Trouble())
         trouble.attempts = max(trouble.attempts + 1, record.attempt)
-        trouble.errors += record.cause in (Cause.ERROR, Cause.TIME_LIMIT)
-        trouble.deaths += record.cause in UNEXPLAINED_DEATHS
-        trouble.environment += record.cause == Cause.ENVIRONMENT
-        trouble.node = record.node
+        trouble.counts[record.cause] = trouble.counts.get(record.cause, 0) + 1
+        trouble.ends.append(End(record.node, record.rank, record.cause, record.failed_at))
+        del trouble.ends[:-_ENDS_MAX]
 
     def _batch_closed(self, record: BatchClosed) -> None:
         batch = self.batches.pop(record.batch, None)

@@ -1,15 +1,20 @@
-"""The muster: which ranks are here, which died, and how they are replaced.
+"""The muster: which ranks are here, which died, how they are replaced, and which rest.
 
     starting --RankReady--> here --ProcessExited, silence--> missing --ReplaceRank--> here
+
+A rank rests when the broker says so (core/health.py), or when its process died or did not come three times with no task
+completed in between. A task that has killed two ranks speaks against itself, and no longer against them.
 """
 
 from __future__ import annotations
 
 from pyfi_hpc.core.held import Holdings
-from pyfi_hpc.core.ranks import Rank, RankTable
+from pyfi_hpc.core.ranks import Rank, RankTable, Resting
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, ReplaceRank, StartRanks, WatchProcess
+from pyfi_hpc.model.events import ProcessExited
 from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.packed import failure
 from pyfi_hpc.model.states import Cause
 
@@ -21,8 +26,12 @@ _LOOK_S = 0.5
 _REPLACE_AFTER_S = 0.3
 #: a rank step that was started must be there after so long, seconds
 _STEP_START_S = 60.0
-#: from a rank step that ended at once to the next try, seconds
+#: from a rank, or a rank step, that ended at once to the next try, seconds
 _STEP_AGAIN_S = 2.0
+#: falls of a rank, or starts of the step that came to nothing, after which it rests
+_FALLS_MAX = 3
+#: in place of a rank's number: the start of all ranks
+STEP = -1
 #: the batch script starts a broken step anew within so long, seconds
 _STEP_OF_SCRIPT_S = 10.0
 
@@ -32,6 +41,7 @@ class Muster:
 
     Parameters
     ----------
+    limits : Limits
     ranks : RankTable
         Filled here.
     holdings : Holdings
@@ -43,7 +53,10 @@ class Muster:
     now : float
     """
 
-    def __init__(self, ranks: RankTable, holdings: Holdings, rank_count: int, own_step: bool, now: float) -> None:
+    def __init__(
+        self, limits: Limits, ranks: RankTable, holdings: Holdings, rank_count: int, own_step: bool, now: float
+    ) -> None:
+        self._limits = limits
         self.ranks = ranks
         self.by_peer: dict[Peer, Rank] = {}
         self._holdings = holdings
@@ -52,16 +65,24 @@ class Muster:
         self._missing: dict[int, tuple[int, float]] = {}
         #: of those, the ones whose replacement was asked for -> when it is asked for again
         self._asked: dict[int, float] = {}
+        #: rank numbers, or STEP, that rest
+        self.resting: dict[int, Resting] = {}
+        #: what speaks against a rank since a task last completed there: the task that ran at each fall, or None
+        self._falls: dict[int, list[tuple[int, int] | None]] = {}
+        #: how long the last rest of a rank was, until a task completes there
+        self._rested_s: dict[int, float] = {}
         self._step_until = now + _STEP_START_S if not own_step else 0.0
         #: when to look for silent ranks; an agent beats, so it looks about then
         self._look_at = now
 
     def wake_at(self) -> float:
+        rested = min((rest.until for rest in self.resting.values()), default=float("inf"))
         if self._own_step and not self.ranks:
-            return max(self._step_until, self._settled_at())
+            return min(rested, max(self._step_until, self._settled_at()))
         if self._missing and self.ranks:
-            return max(min(self._asked.get(number, 0.0) for number in self._missing), self._settled_at())
-        return float("inf")
+            due = [self._asked.get(number, 0.0) for number in self._missing if number not in self.resting]
+            rested = min(rested, max(min(due, default=rested), self._settled_at()))
+        return rested
 
     def ready(self, peer: Peer, message: m.RankReady, now: float, out: Effects) -> None:
         old = self.ranks.get(message.rank)
@@ -75,32 +96,88 @@ class Muster:
         self._missing.pop(message.rank, None)
         self._asked.pop(message.rank, None)
         self._step_until = 0.0
+        self.well(STEP)
+        self.resting.pop(STEP, None)
         out.actions.append(WatchProcess(message.pid))
 
-    def exited(self, pid: int, how: str, now: float) -> None:
+    def exited(self, event: ProcessExited, now: float) -> None:
         """A watched process has ended: a rank, or the launcher of the step."""
-        rank = next((r for r in self.ranks.values() if r.pid == pid), None)
+        rank = next((r for r in self.ranks.values() if r.pid == event.pid), None)
         if rank is not None:
-            self.lost(rank, now, f"rank {rank.number} died: {how}")
+            self.lost(rank, now, f"rank {rank.number} died: {event.how}")
+        elif self.ranks and event.replaces in self._missing:
+            self._asked[event.replaces] = now + _STEP_AGAIN_S
+            if event.pid:  # else the node had no process to give, which says nothing of the rank
+                self._fell(event.replaces, None, now, f"its process does not start: {event.how}")
         elif self._own_step and not self.ranks:
-            self._step_until = now + _STEP_AGAIN_S  # the launcher: nobody came of it
+            # the launcher: nobody came of it
+            self._fell(STEP, None, now, f"its ranks do not start: {event.how}")
+            rest = self.resting.get(STEP)
+            self._step_until = rest.until if rest else now + _STEP_AGAIN_S
 
     def lost(self, rank: Rank, now: float, why: str, cause: Cause = Cause.RANK_LOST) -> None:
         """The task that ran has made an attempt; those behind it never started and go to other ranks."""
         self.ranks.remove(rank)
         self.by_peer.pop(rank.peer, None)
+        first = now >= self._settled_at()  # those that follow at once were taken along with it
         self._missing[rank.number] = (rank.core, now)
         self._asked.pop(rank.number, None)
+        task: tuple[int, int] | None = None
         for position, flight in reversed(list(enumerate(rank.flights))):
             start = flight.next
             if position == 0 and start < flight.hi:
                 self._holdings.make(flight.grant, start, start + 1, cause, failure("TaskLost", why))
+                task = (flight.grant.item.batch, start)
+                self._holdings.died[task] = (rank.number, now)
                 start += 1
             self._holdings.wait(flight.grant, start, flight.hi, first=True)
         rank.flights.clear()
+        if cause is Cause.RANK_LOST and first:
+            self._fell(rank.number, task, now, f"its process ended again and again; the last time: {why}")
+
+    # --- rest -----------------------------------------------------------------------------------------
+
+    def rest(self, number: int, seconds: float, why: str, now: float) -> None:
+        """This rank gets no tasks for so long; 0: it may work again, and nothing is held against it."""
+        if seconds > 0:
+            self.resting[number] = Resting(now + seconds, why)
+            return
+        self.well(number)
+        rest = self.resting.pop(number, None)
+        if rest is not None:
+            self._asked.pop(number, None)
+        if rest is not None and number == STEP:
+            self._step_until = now
+
+    def well(self, number: int) -> None:
+        """A task completed there, or ranks came: what was held against it is forgotten."""
+        if self._falls or self._rested_s:
+            self._falls.pop(number, None)
+            self._rested_s.pop(number, None)
+
+    def _fell(self, number: int, task: tuple[int, int] | None, now: float, why: str) -> None:
+        """A rank, or the step, ended by itself while this task ran."""
+        if task is not None:
+            others = [n for n, tasks in self._falls.items() if n != number and task in tasks]
+            for other in others:  # the task kills every rank that it meets
+                self._falls[other].remove(task)
+                if other in self._rested_s and len(self._falls[other]) < _FALLS_MAX:
+                    self.rest(other, 0.0, "", now)
+            if others:
+                return
+        falls = self._falls.setdefault(number, [])
+        if task is None or task not in falls:
+            falls.append(task)
+        if len(falls) >= (1 if number in self._rested_s else _FALLS_MAX):
+            last = self._rested_s.get(number, 0.0)
+            self._rested_s[number] = min(2 * last or self._limits.quarantine_s, self._limits.quarantine_s_max)
+            self.resting[number] = Resting(now + self._rested_s[number], why)
 
     def watch(self, now: float, out: Effects) -> None:
         """Replace ranks that died; start the step anew when all of it is gone."""
+        for number in [n for n, rest in self.resting.items() if now >= rest.until]:
+            del self.resting[number]
+            self._asked.pop(number, None)
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
             for rank in [r for r in self.ranks.values() if now - r.heard_at > _RANK_SILENCE_S]:
@@ -115,7 +192,7 @@ class Muster:
             out.actions.append(StartRanks(self._rank_count))
         elif self._missing and self._replaces(now):
             for number, (core, _) in self._missing.items():
-                if now >= self._asked.get(number, 0.0):
+                if number not in self.resting and now >= self._asked.get(number, 0.0):
                     self._asked[number] = now + _STEP_START_S
                     out.actions.append(ReplaceRank(number, core))
 

@@ -54,6 +54,10 @@ class Node:
     load: float = 0.0
     memory_bytes: int = 0
     idle: int = 0
+    #: ranks that the agent lets rest: number, until (monotonic seconds), why
+    resting: list[tuple[int, float, str]] = field(default_factory=list)
+    #: rank -> when a task last completed there, UTC; -1: on any of them
+    well_at: dict[int, float] = field(default_factory=dict)
     recalled: bool = False  #: asked to hand back; not asked again before it has answered
 
     @property

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from pyfi_hpc.core.jobs import Batch
+from pyfi_hpc.core.jobs import Batch, Trouble
+from pyfi_hpc.model.budgets import ELSEWHERE
 from pyfi_hpc.model.ids import BatchId, CodeId, NodeName, SocketId
 from pyfi_hpc.model.states import TaskState
 
@@ -104,8 +105,14 @@ class ReadyQueue:
     def ended(self, socket: SocketId, count: int) -> None:
         self.running[socket] -= count
 
-    def take(self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool) -> Pick | None:
-        """The next range for this node, or None. Cost: constant per call, and per range passed over."""
+    def take(
+        self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf")
+    ) -> Pick | None:
+        """The next range for this node, or None. Cost: constant per call, and per range passed over.
+
+        A task is not tried again where it failed while another node has room; nor, if the place may be to blame and
+        it failed after ``since`` (UTC), while there is another node at all.
+        """
         for priority in sorted(self._turns, reverse=True):
             turns = self._turns[priority]
             for _ in range(len(turns)):
@@ -115,16 +122,18 @@ class ReadyQueue:
                     self._retire(entry)
                     continue
                 room = self._room(entry.key.socket)
-                pick = self._take_of(entry, node, min(tasks_max, room), bytes_max, only_node) if room > 0 else None
+                if room <= 0:
+                    continue
+                pick = self._take_of(entry, node, min(tasks_max, room), bytes_max, only_node, since)
                 if pick is not None:
                     self._count(entry, pick.lo - pick.hi)
                     return pick
         return None
 
     def _take_of(
-        self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool
+        self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float
     ) -> Pick | None:
-        pick = self._take_retry(entry, node, only_node)
+        pick = self._take_retry(entry, node, only_node, since)
         if pick is not None:
             return pick
         fresh = entry.fresh
@@ -145,14 +154,14 @@ class ReadyQueue:
             return Pick(batch, lo, end, 1 if batch.trouble is None else batch.attempt(lo))
         return None
 
-    def _take_retry(self, entry: RequestClass, node: NodeName, only_node: bool) -> Pick | None:
+    def _take_retry(self, entry: RequestClass, node: NodeName, only_node: bool, since: float) -> Pick | None:
         for _ in range(min(len(entry.retries), _RETRY_SCAN_MAX)):
             batch, offset = entry.retries.popleft()
             if batch.states[offset] != TaskState.PENDING:
                 continue
             if batch.payload is None:
                 self._load(batch)
-            elif only_node or batch.trouble is None or batch.trouble[offset].node != node:
+            elif batch.trouble is None or _may_go(batch.trouble[offset], node, only_node, since):
                 return Pick(batch, offset, offset + 1, batch.attempt(offset))
             entry.retries.append((batch, offset))
         return None
@@ -192,6 +201,12 @@ class ReadyQueue:
         entry.ready += change
         self.ready += change
         assert entry.ready >= 0
+
+
+def _may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float) -> bool:
+    """Whether a task may be tried again on this node."""
+    last = trouble.ends[-1]
+    return last.node != node or (only_node and (last.at <= since or last.cause not in ELSEWHERE))
 
 
 def _key_of(batch: Batch) -> ClassKey:

@@ -25,6 +25,14 @@ class Flight:
     reclaimed: bool = False  #: tasks of it were asked back; not asked again
 
 
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """Why a rank gets no tasks, and until when."""
+
+    until: float
+    why: str
+
+
 @dataclass(slots=True, eq=False)
 class Rank:
     number: int

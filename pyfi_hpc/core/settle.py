@@ -1,29 +1,28 @@
 """Settlement: an outcome becomes final once, or the task is tried again.
 
-An outcome counts only for the grant that it was made under. What follows from an end is one table:
+An outcome counts only for the grant that it was made under. What follows from an end:
 
     NONE                          COMPLETED
-    ERROR, TIME_LIMIT             again while the user's retries last; then FAILED, TIMEOUT
-    CRASH, OUT_OF_MEMORY, RANK_LOST, NODE_FAIL
-                                  again, elsewhere; the third such death: FAILED, a poison task
-    ENVIRONMENT                   again, elsewhere; the third: FAILED
-    WALLTIME, PREEMPTED           again, never charged
+    CANCELLED                     CANCELLED
     RELEASED                      again; no attempt was made
+    any other cause               again, elsewhere, while its budget lasts: model/budgets.py
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from pyfi_hpc.core import health
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.state import State
+from pyfi_hpc.model.budgets import exhausted, last_words
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.ids import BatchId, GrantId, JobId, NodeName, epoch_of
 from pyfi_hpc.model.messages import Cancel, Kept, Outcome
 from pyfi_hpc.model.packed import cut, failure, offsets_of, pick, well_formed
 from pyfi_hpc.model.records import AttemptFailed, OutcomeSettled
-from pyfi_hpc.model.states import FIRST_FINAL, UNEXPLAINED_DEATHS, Cause, OnFailure, TaskState
+from pyfi_hpc.model.states import FIRST_FINAL, Cause, OnFailure, TaskState
 
 _COMPLETED = bytes([TaskState.COMPLETED])
 _RUNNING = int(TaskState.RUNNING)
@@ -74,7 +73,7 @@ def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, ou
     at = 0
     while at < o.count:
         offset = o.lo + at
-        cause = Cause(o.causes[at]) if o.causes[at] <= max(Cause) else Cause.CRASH
+        cause = _cause(o.causes[at])
         if batch.states[offset] != _RUNNING:  # cancelled meanwhile
             at += 1
             continue
@@ -92,6 +91,11 @@ def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, ou
         at = end
 
 
+def _cause(number: int) -> Cause:
+    """What a node tells; a number that no attempt can end with is a death."""
+    return Cause(number) if number < Cause.STALE else Cause.CRASH
+
+
 def _settle_run(
     s: State, batch: Batch, grant: Grant, o: Outcome, at: int, end: int, state: TaskState, now: float, out: Effects
 ) -> None:
@@ -104,6 +108,8 @@ def _settle_run(
     )  # fmt: skip
     o.outputs = b"" if o.outputs else o.outputs  # outputs name their offsets: stored once, with the first run
     _settle(s, batch, record, out)
+    if state is TaskState.COMPLETED:
+        health.completed(s, batch, grant.node, o.rank, record.lo, record.count, now, out)
 
 
 def _settle(s: State, batch: Batch, record: OutcomeSettled, out: Effects) -> None:
@@ -168,10 +174,11 @@ def _ended_badly(
 ) -> None:
     offset = o.lo + at
     trouble = (batch.trouble or {}).get(offset) or Trouble()
-    state = _verdict(s, batch, trouble, cause)
+    counts = trouble.counts | {cause: trouble.counts.get(cause, 0) + 1}
+    state = _verdict(s, batch, counts, cause)
     if state is not None:
-        if cause in UNEXPLAINED_DEATHS or cause == Cause.ENVIRONMENT:
-            _replace_error(o, at, _last_words(s, cause, trouble, pick(o.offsets, o.payload, at)))
+        if cause in _SPEECHLESS:
+            _replace_error(o, at, _last_words(s, cause, counts[cause], pick(o.offsets, o.payload, at)))
         _settle_run(s, batch, grant, o, at, at + 1, state, now, out)
         if batch.job.on_failure == OnFailure.CANCEL:
             cancel(s, batch.job, 0, -1, now, out)
@@ -188,32 +195,26 @@ def _ended_badly(
     s.queue.push_retry(batch, offset)
 
 
-def _verdict(s: State, batch: Batch, trouble: Trouble, cause: Cause) -> TaskState | None:
+def _verdict(s: State, batch: Batch, counts: dict[Cause, int], cause: Cause) -> TaskState | None:
     """The final state after this end, or None: the task is tried again."""
-    if cause in (Cause.ERROR, Cause.TIME_LIMIT):
-        if trouble.errors < batch.retries:
-            return None
-        return TaskState.FAILED if cause == Cause.ERROR else TaskState.TIMEOUT
-    if cause in UNEXPLAINED_DEATHS:
-        return TaskState.FAILED if trouble.deaths + 1 >= s.limits.deaths_max else None
-    if cause == Cause.ENVIRONMENT:
-        return TaskState.FAILED if trouble.environment + 1 >= s.limits.environment_failures_max else None
     if cause == Cause.CANCELLED:
         return TaskState.CANCELLED
-    return None
+    budgets = s.limits.budgets
+    return budgets[cause].final if exhausted(budgets, cause, counts, batch.retries) else None
 
 
-def _last_words(s: State, cause: Cause, trouble: Trouble, error: bytes) -> bytes:
-    if cause == Cause.ENVIRONMENT:
-        return error
+#: ends at which the function could not say what went wrong
+_SPEECHLESS = frozenset({
+    Cause.CRASH, Cause.OUT_OF_MEMORY, Cause.RANK_LOST, Cause.NODE_FAIL, Cause.WALLTIME, Cause.PREEMPTED
+})  # fmt: skip
+
+
+def _last_words(s: State, cause: Cause, count: int, error: bytes) -> bytes:
     try:
         how = str(msgspec.msgpack.decode(error)[2])
     except (msgspec.MsgspecError, IndexError, TypeError):
         how = ""
-    return failure(
-        "TaskLost",
-        f"its process died {trouble.deaths + 1} times and it is not tried again; the last time: {how or cause.name}",
-    )
+    return failure("TaskLost", last_words(s.limits.budgets, cause, count, how or cause.name))
 
 
 def _replace_error(o: Outcome, at: int, error: bytes) -> None:

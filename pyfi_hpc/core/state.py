@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pyfi_hpc.core.clients import ClientTable
 from pyfi_hpc.core.graph import Graph
+from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
 from pyfi_hpc.core.nodes import NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
@@ -61,6 +62,7 @@ class State:
     #: settled ranges of jobs in which others wait; see settle.wake
     to_wake: list[tuple[Batch, OutcomeSettled]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    health: Health = field(default_factory=Health)
 
     def emit(self, record: Record, out: Effects) -> None:
         """Write a record: to the ledger through the loop, and to the live state now."""

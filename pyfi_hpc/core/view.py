@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyfi_hpc.core import health
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
+from pyfi_hpc.model.budgets import told
 from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.states import TaskState
 
@@ -14,7 +16,8 @@ def view(s: State, now: float) -> dict[str, Any]:
     """Cost: a count over one byte per open task, and some microseconds per job and node."""
     return {
         "epoch": s.epoch,
-        "jobs": {job.id: _job(s, job) for job in s.book.jobs.values()},
+        "budgets": told(s.limits.budgets),
+        "jobs": {job.id: _job(s, job, now) for job in s.book.jobs.values()},
         "nodes": [
             {
                 "name": node.name,
@@ -28,6 +31,7 @@ def view(s: State, now: float) -> dict[str, Any]:
                 "load": node.load,
                 "memory_bytes": node.memory_bytes,
                 "lease_s": round(node.lease_until - now, 3),
+                **health.told(s, node, now),
             }
             for node in s.nodes.by_name.values()
         ],
@@ -48,7 +52,7 @@ def view(s: State, now: float) -> dict[str, Any]:
     }
 
 
-def _job(s: State, job: Job) -> dict[str, Any]:
+def _job(s: State, job: Job, now: float) -> dict[str, Any]:
     states = {state.name: sum(batch.states.count(state) for batch in job.batches) for state in _OPEN}
     return {
         "open": job.open,
@@ -57,19 +61,29 @@ def _job(s: State, job: Job) -> dict[str, Any]:
         "blocked": states["BLOCKED"],
         "pending": states["PENDING"],
         "running": states["RUNNING"],
-        "reason": _reason(s, states),
+        "reason": _reason(s, states, now),
     }
 
 
-def _reason(s: State, states: dict[str, int]) -> str:
+def _reason(s: State, states: dict[str, int], now: float) -> str:
     """Why the job's tasks wait, as in squeue."""
     if s.ledger_down:
         return "LedgerDown"
     if s.recover_until:
         return "Recovering"
     if states["PENDING"]:
-        return "Resources" if s.nodes.by_name else "NoNodes"
+        return _no_rank(s, now)
     return "Dependency" if states["BLOCKED"] else "None"
+
+
+def _no_rank(s: State, now: float) -> str:
+    """Why no rank takes what is ready."""
+    nodes = s.nodes.by_name.values()
+    if not nodes:
+        return "NoNodes"
+    if any(health.usable(s, node, now) and not (node.resting and not node.rank_count) for node in nodes):
+        return "Resources"
+    return "NodesQuarantined" if any(not node.draining for node in nodes) else "NodesDraining"
 
 
 _OPEN = (TaskState.BLOCKED, TaskState.PENDING, TaskState.RUNNING)

@@ -23,7 +23,7 @@ from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.adapters.router import RouterPort, harden
 from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.agent import Agent
-from pyfi_hpc.errors import BrokerUnreachable, PyfiError
+from pyfi_hpc.errors import BrokerUnreachable, PyfiError, Refused
 from pyfi_hpc.hosts import daemon
 from pyfi_hpc.loop import Loop
 from pyfi_hpc.model.ids import Peer
@@ -36,33 +36,48 @@ log = logging.getLogger("pyfi_hpc.agent")
 
 #: the first start of a ledger and a broker inside the allocation takes at most so long, seconds
 _BROKER_START_S = 120.0
+#: a broker that lives has answered a beat within so long; then the access file is looked at so often, seconds
+_ANSWER_S = 0.5
+_LOOK_S = 0.2
 
 
 class Switch:
-    """Sends to the broker or to a rank; moves to a broker that came back at another address."""
+    """Sends to the broker or to a rank; moves to a broker that came back at another address.
 
-    def __init__(self, settings: Settings, broker: DealerPort, ranks: RouterPort) -> None:
+    It looks into the access file while there is no connection, or no answer for longer than a beat's takes: a frozen
+    broker's connections stay. A look costs about 50 us. A broker with other keys is another instance, which knows
+    nothing of what this agent holds.
+    """
+
+    def __init__(self, settings: Settings, public: str, broker: DealerPort, ranks: RouterPort) -> None:
         self._settings = settings
+        self._public = public
         self._broker = broker
         self._ranks = ranks
-        self._misses = 0
+        self._looked_at = 0.0
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
         if peer != BROKER:
             return self._ranks.send(peer, messages)
-        if self._broker.send(peer, messages):
-            self._misses = 0
-            return True
-        self._misses += 1
-        if self._misses % 4 == 0:
+        sent = self._broker.send(peer, messages)
+        now, since = time.monotonic(), self._broker.waits_since
+        if (not sent or (since is not None and now - since > _ANSWER_S)) and now - self._looked_at >= _LOOK_S:
+            self._looked_at = now
             self._look_again()
-        return False
+        return sent
 
     def _look_again(self) -> None:
         try:
-            self._broker.move(access_file.read(self._settings).endpoint)
+            found = access_file.read(self._settings)
         except (PyfiError, OSError) as error:
             log.warning("cannot read the access file: %s", error)
+            return
+        if found.broker_public != self._public:
+            raise Refused(
+                "the instance was started anew with other keys", where=str(self._settings.access_file),
+                fix="none is needed: this agent ends, and agents that start now have the new keys",
+            )  # fmt: skip
+        self._broker.move(found.endpoint)
 
 
 def main() -> None:
@@ -123,9 +138,10 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         clock.monotonic(),
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
-    mark = pidfile.claim(settings, f"agent-{node.tag()}")
+    pidfile.claim(settings, f"agent-{node.tag()}")
+    switch = Switch(settings, found.broker_public, broker, ranks)
     try:
-        Loop(machine, clock, [broker, ranks, around, signals], Switch(settings, broker, ranks), doer=around).run()
+        Loop(machine, clock, [broker, ranks, around, signals], switch, doer=around).run()
     finally:
         ranks.close()
         broker.close()
@@ -133,7 +149,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
         around.close()
         point.unlink(missing_ok=True)
         node.leave(settings)
-        mark.unlink(missing_ok=True)
+        pidfile.release(settings)
         log.info("agent ended")
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from pyfi_hpc.adapters import access, address, pidfile, slurm
 from pyfi_hpc.adapters.access import write_json
-from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted
+from pyfi_hpc.adapters.slurm import AllocationRequest, QueueEntry, Submitted
 from pyfi_hpc.errors import BrokerHeld, SettingsError, SiteError, TransientError
 from pyfi_hpc.settings import Settings, private_folder
 
 #: between two questions to Slurm's controller, seconds
 _LOOK_S = 0.3
+#: a person who asks how things are waits so long for Slurm, seconds
+_TELL_S = 5.0
 
 
 def reachable(settings: Settings) -> Settings:
@@ -82,6 +84,18 @@ def request(settings: Settings, wanted: AllocationRequest) -> Submitted:
 def noted(settings: Settings) -> list[int]:
     """Slurm's ids of the allocations that were asked for and not ended by `end`."""
     return sorted(int(file.stem) for file in _folder(settings).glob("[0-9]*.json"))
+
+
+def entries(settings: Settings) -> list[QueueEntry]:
+    """What Slurm says of this instance's allocations that wait or run.
+
+    Raises
+    ------
+    SlurmRefused, SlurmBusy, SlurmMissing
+        With Slurm's own words.
+    """
+    found = slurm.queue(noted(settings), _TELL_S)
+    return [entry for _, entry in sorted(found.items()) if entry.state in slurm.ALIVE]
 
 
 def end(settings: Settings, patience_s: float) -> list[int]:

@@ -1,18 +1,19 @@
 """The broker's host: picks adapters, builds the machine, runs the loop.
 
-    python -m pyfi_hpc.hosts.broker --instance I [--bind ADDRESS] [--ledger URL] [--in-job]
+    python -m pyfi_hpc.hosts.broker --instance I [--bind ADDRESS] [--ledger URL] [--in-job | --standby | --successor]
 
 With ``--in-job`` it runs on the first node of an allocation, and the embedded ledger with it: see ``hosts.in_job``.
+With ``--standby`` it waits until the ledger needs a broker: see ``hosts.standby``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
 import resource
 import socket
+from contextlib import suppress
 
 import msgspec
 import zmq
@@ -25,15 +26,17 @@ from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.router import Gatekeeper, RouterPort, Sentry, bind_tcp
 from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.broker import Broker
-from pyfi_hpc.errors import PyfiError, SettingsError, SiteError, StaleEpoch
-from pyfi_hpc.hosts import daemon, in_job
+from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable, PyfiError, SettingsError, SiteError, StaleEpoch
+from pyfi_hpc.hosts import daemon, in_job, standby
 from pyfi_hpc.ledger import deployments, embedded, schema
 from pyfi_hpc.ledger.connection import make_engine
 from pyfi_hpc.ledger.desk import Desk
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.writer import Writer
 from pyfi_hpc.loop import Loop
+from pyfi_hpc.model import budgets
 from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.records import Recovered
 from pyfi_hpc.settings import Settings
 from pyfi_hpc.wire import codec
 
@@ -45,36 +48,94 @@ def main() -> None:
     parser.add_argument("--bind", help="address to listen on; default 127.0.0.1")
     parser.add_argument("--ledger", help="URL of the ledger's Postgres; default: the embedded one")
     parser.add_argument("--in-job", action="store_true", help="in an allocation; the ledger starts and ends with it")
-    parser.add_argument("--ready-fd", type=int, help="descriptor to write 'ready' to, or the error as JSON")
+    parser.add_argument("--standby", action="store_true", help="wait until the broker that serves has gone")
+    parser.add_argument("--successor", action="store_true", help="a standby that others let go first")
+    parser.add_argument("--ready-fd", type=int, help="descriptor for lines: waiting, ready, or an error")
     options = parser.parse_args()
     settings = daemon.load(options)
     daemon.start_log(settings, "broker")
+    teller = Teller(options.ready_fd)
     try:
-        if options.in_job:
+        if not zmq.has("curve"):
+            raise SiteError("this libzmq has no CURVE: connections could not be encrypted", fix="install pyzmq's wheel")
+        signals = SignalPort()
+        pidfile.clear_down(settings)
+        if options.standby or options.successor:
+            _stand_by(settings, signals, teller, options.successor)
+        elif options.in_job:
             with in_job.ledger(settings) as settings:
-                run(settings, options)
+                serve(settings, signals, teller, *take(settings))
         else:
-            run(settings, options)
+            serve(settings, signals, teller, *take(settings))
     except PyfiError as error:
-        _tell(options.ready_fd, json.dumps([error.code, error.what, error.where, error.fix]))
+        teller(json.dumps([error.code, error.what, error.where, error.fix]))
         daemon.fail(error, error.exit_code)
     except Exception:
         log.exception("this is a bug; the ledger makes it safe to end here")
         raise
 
 
-def run(settings: Settings, options: argparse.Namespace) -> None:
-    """Serve until told to stop, or until another broker has taken over."""
-    if not zmq.has("curve"):
-        raise SiteError("this libzmq has no CURVE: connections could not be encrypted", fix="install pyzmq's wheel")
-    _raise_file_limit()
-    limits = Limits()
-    clock = SystemClock()
-    signals = SignalPort()
+def _stand_by(settings: Settings, signals: SignalPort, teller: Teller, successor: bool) -> None:
+    """Wait for the ledger, serve once it is ours; of several standbys one wins, the others wait on."""
+    try:
+        while standby.wait(settings, signals, lambda: teller("waiting"), successor):
+            try:
+                taken = take(settings)
+            except (BrokerHeld, LedgerUnavailable) as error:
+                log.info("= not taken over: %s", error)
+                continue
+            serve(standby.reachable(settings), signals, teller, *taken)
+            return
+        log.info("standby ended")
+    finally:
+        pidfile.release(settings)
+
+
+class Teller:
+    """Tells whoever started this broker what has become of it, a line each; nobody may listen any more."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, text: str) -> None:
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.write(self._descriptor, text.encode() + b"\n")
+
+    def end(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def take(settings: Settings) -> tuple[str, PostgresLedger, Recovered]:
+    """Become the one who may write; the ledger's URL, the ledger, and what it holds of unfinished work.
+
+    Raises
+    ------
+    BrokerHeld
+        Another one lives; nothing was touched.
+    LedgerUnavailable
+    """
     url = embedded.connect_url(settings)
     schema.upgrade(url)
     ledger = PostgresLedger(url)
-    recovered = ledger.take_over(f"{socket.gethostname()} pid {os.getpid()}")
+    return url, ledger, ledger.take_over(f"{socket.gethostname()} pid {os.getpid()}")
+
+
+def serve(
+    settings: Settings, signals: SignalPort, teller: Teller, url: str, ledger: PostgresLedger, recovered: Recovered
+) -> None:
+    """Serve until told to stop, or until another broker has taken over.
+
+    Raises
+    ------
+    StaleEpoch
+        Another one has taken over.
+    """
+    _raise_file_limit()
+    limits = Limits(budgets=budgets.read(settings.budgets))
+    clock = SystemClock()
     engine = make_engine(url)
     desk = Desk(engine)
     context = zmq.Context()
@@ -86,11 +147,12 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     with Session(engine) as session:
         mounts = deployments.mounts(session, {batch.code for batch in recovered.batches})
     machine = Broker(limits, recovered, desk.sockets().sockets, mounts, clock.monotonic(), clock.utc())
-    journal = Writer(ledger, desk)
-    mark = pidfile.claim(settings, "broker")
+    journal = Writer(ledger, desk, lambda: standby.revive(settings))
+    pidfile.claim(settings, "broker")
     log.info("broker of instance %s at %s, epoch %d", settings.instance, access.endpoint, recovered.epoch)
     log.info("= recovered jobs=%d batches=%d", len(recovered.jobs), len(recovered.batches))
-    _tell(options.ready_fd, "ready")
+    teller("ready")
+    teller.end()
     try:
         Loop(machine, clock, [port, gatekeeper, sentry, signals], port, journal).run()
     except StaleEpoch as error:
@@ -102,8 +164,9 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         gatekeeper.close()
         context.destroy(linger=500)
         journal.close()
+        # before the ledger is let go: the next broker writes files of the same name
+        pidfile.release(settings)
         ledger.close()
-        mark.unlink(missing_ok=True)
         log.info("broker ended")
 
 
@@ -139,12 +202,6 @@ def _bind(
         access_file.write(settings, access)
         return router, access
     raise AssertionError("port 0 is any free port")
-
-
-def _tell(descriptor: int | None, text: str) -> None:
-    if descriptor is not None:
-        os.write(descriptor, text.encode())
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -6,44 +6,35 @@ broker first, then ends what is left by its pid, and only processes that are our
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
-from pyfi_hpc.errors import BrokerHeld, PyfiError, SiteError, from_code
+from pyfi_hpc.errors import PyfiError, SiteError
 from pyfi_hpc.hosts import allocation
+from pyfi_hpc.hosts.brokers import find as find
+from pyfi_hpc.hosts.brokers import standbys
+from pyfi_hpc.hosts.brokers import start_broker as start_broker
+from pyfi_hpc.hosts.spawn import Part, spawn, tell_to_end
+from pyfi_hpc.hosts.spawn import children as _children
 from pyfi_hpc.ledger import embedded
-from pyfi_hpc.settings import Settings, private_folder
+from pyfi_hpc.settings import Settings
 
-_READY_S = 60.0
 _END_S = 8.0
+#: standbys of other hosts have so long to see that the instance goes down, seconds
+_SEEN_S = 2.0
 #: allocations whose agents were told to end have so long before scancel, seconds
 _ALLOCATION_END_S = 10.0
-
-#: daemons that this process started: to be collected when they end, if it lives so long
-_children: list[subprocess.Popen[bytes]] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What was started, for people: name, what about it, seconds that it took."""
-
-    name: str
-    text: str
-    seconds: float
-
 
 def start_ledger(settings: Settings) -> Part:
     """Start the embedded Postgres, or only name the one that was given by URL."""
@@ -54,40 +45,10 @@ def start_ledger(settings: Settings) -> Part:
     return Part("ledger", f"PostgreSQL {server.version}, private socket", time.monotonic() - begun)
 
 
-def start_broker(settings: Settings) -> Part:
-    """Start the broker as a daemon and wait until it serves.
-
-    Raises
-    ------
-    BrokerHeld
-        One of this instance runs already.
-    PyfiError
-        It could not start; its own words.
-    """
-    begun = time.monotonic()
-    running = find(settings, "broker")
-    if running is not None:
-        raise BrokerHeld(
-            f"instance {settings.instance!r} is running already", where=f"broker pid {running.pid} on {running.host}",
-            fix="use it, or stop it with `pyfi down`",
-        )  # fmt: skip
-    ours, theirs = os.pipe()
-    extra = ["--ready-fd", str(theirs)]
-    child = _spawn(settings, "broker", extra, (theirs,))
-    os.close(theirs)
-    said = _first_words(ours, _READY_S)
-    if said != "ready":
-        child.wait()
-        raise _why(said, settings)
-    from pyfi_hpc.adapters import access
-
-    return Part("broker", f"{access.read(settings).endpoint}, CURVE on", time.monotonic() - begun)
-
-
 def start_agent(settings: Settings, ranks: int | None) -> Part:
     """Start the agent of this node as a daemon; its ranks follow."""
     begun = time.monotonic()
-    _spawn(settings, "agent", ["--ranks", str(ranks)] if ranks else [], ())
+    spawn(settings, "agent", ["--ranks", str(ranks)] if ranks else [], ())
     return Part("agent", socket.gethostname(), time.monotonic() - begun)
 
 
@@ -172,51 +133,6 @@ def _last_lines(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def _spawn(settings: Settings, host: str, extra: list[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
-    private_folder(settings.home)
-    private_folder(settings.instance_dir)
-    private_folder(settings.log_dir)
-    command = [
-        sys.executable, "-m", f"pyfi_hpc.hosts.{host}", "--instance", settings.instance, "--home", str(settings.home),
-        *extra,
-    ]  # fmt: skip
-    environment = {**os.environ, **_as_environment(settings)}
-    with open(settings.log_dir / f"{host}.out", "ab") as log:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=keep, start_new_session=True,
-            env=environment, cwd="/",
-        )  # fmt: skip
-    _children[:] = [old for old in _children if old.poll() is None] + [child]
-    return child
-
-
-def _as_environment(settings: Settings) -> dict[str, str]:
-    """What the daemon cannot know from its flags; the ledger's URL may hold a password: never in arguments."""
-    names = {name: str(getattr(settings, name)) for name in ("scratch", "bind", "ledger", "pg_bin")}
-    return {"PYFI_" + name.upper(): value for name, value in names.items() if value}
-
-
-def _why(said: str, settings: Settings) -> PyfiError:
-    """The error of a broker that did not start, as it told it."""
-    try:
-        code, what, where, fix = json.loads(said)
-    except ValueError:
-        return SiteError(said or "the broker did not start", where=str(settings.log_dir / "broker.log"))
-    return from_code(code, what, where or str(settings.log_dir / "broker.log"), fix)
-
-
-def _first_words(descriptor: int, limit_s: float) -> str:
-    with os.fdopen(descriptor, "rb", buffering=0) as pipe:
-        if not select.select([pipe], [], [], limit_s)[0]:
-            return f"the broker did not answer within {limit_s:.0f} s"
-        return (pipe.read(65536) or b"the broker ended at once").decode()
-
-
-def find(settings: Settings, name: str) -> Daemon | None:
-    """A live daemon of this instance on this host whose name begins so."""
-    return next((d for d in pidfile.daemons(settings) if d.name.startswith(name) and d.alive), None)
-
-
 def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
     """Stop everything of this instance: on this machine and in its allocations; names of what was stopped.
 
@@ -227,6 +143,18 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
     """
     stopped = []
     here = socket.gethostname()
+    # first of all, so that no standby takes the end of the broker for its turn
+    pidfile.ask_down(settings)
+    frozen = [daemon for daemon in pidfile.daemons(settings) if daemon.name.startswith(pidfile.REPLACED)]
+    for daemon in standbys(settings) + frozen:
+        if daemon.alive:
+            stopped.append(daemon.name)
+            tell_to_end(daemon)
+            _end(daemon, time.monotonic() + _END_S)
+            pidfile.forget(settings, daemon)
+    seen = time.monotonic() + _SEEN_S
+    while standbys(settings) and time.monotonic() < seen:
+        time.sleep(0.05)
     if any(d.name == "broker" and (d.alive or d.host != here) for d in pidfile.daemons(settings)):
         try:
             shutdown()
@@ -260,9 +188,10 @@ def _end(daemon: Daemon, deadline: float) -> None:
     asked = False
     while daemon.alive:
         if time.monotonic() > deadline:
-            os.kill(daemon.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(daemon.pid, signal.SIGKILL)
             deadline = float("inf")
         elif not asked and time.monotonic() > deadline - _END_S / 2:
-            os.kill(daemon.pid, signal.SIGTERM)
+            tell_to_end(daemon)
             asked = True
         time.sleep(0.01)

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from pyfi_hpc.errors import NotFound, UsageError
 from pyfi_hpc.ledger.queries import load
 from pyfi_hpc.ledger.reading import gaps, value_at
+from pyfi_hpc.model.budgets import BUDGETS, cause_of, report, told
 from pyfi_hpc.model.ids import task_name
 from pyfi_hpc.model.states import Cause, TaskState
 
@@ -104,6 +105,7 @@ def one_call(connection: sa.Connection, view: Mapping[str, Any], job: int, index
             mine = {key: found[key] for key in ("node", "rank", "attempt", "started", "ended", "duration_s")}
             more = {"outcome": found["state"], "epoch": outcome["epoch"], "error": found["error"]}
             found["attempts"].append(mine | more)
+    found["budgets"] = _budgets(found, view)
     found["parents"] = [task_name(j, i) for j, i in _parents(connection, job, batch["batch"], offset)]
     found["children"] = [task_name(j, i) for j, i in _children(connection, job, index)]
     return found
@@ -366,6 +368,16 @@ def _attempt(row: Row) -> Row:
         "rank": row["rank"], "epoch": row["epoch"], "started": None, "ended": row["failed_at"],
         "duration_s": None, "error": _decoded_error(row["error"]),
     }  # fmt: skip
+
+
+def _budgets(found: Row, view: Mapping[str, Any]) -> list[Row]:
+    """What the failed attempts were counted against, each cause with its limit."""
+    names = [attempt["outcome"] for attempt in found["attempts"]]
+    counts: dict[Cause, int] = {cause: names.count(cause.name) for cause in Cause}
+    last = cause_of(TaskState[found["state"]], found.get("error")) if found["attempt"] else None
+    if last is not None:
+        counts[last] += 1
+    return report(view.get("budgets") or told(BUDGETS), counts, found["retries"])
 
 
 def _decoded_error(data: bytes) -> Row | None:

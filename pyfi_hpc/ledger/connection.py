@@ -91,7 +91,8 @@ def transient(error: psycopg2.Error, connection: Connection) -> bool:
     if connection.closed or isinstance(error, psycopg2.InterfaceError):
         return True
     if error.pgcode is None:
-        return isinstance(error, psycopg2.OperationalError)
+        # not from the server: the bare class is psycopg2's word for a server that was gone before the statement
+        return isinstance(error, psycopg2.OperationalError) or type(error) is psycopg2.DatabaseError
     return error.pgcode.startswith(_TRANSIENT)
 
 

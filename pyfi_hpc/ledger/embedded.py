@@ -14,7 +14,6 @@ mapped to the ledger's role. There is no TCP port and no password. The server ou
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -29,10 +28,9 @@ import psutil
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError
 from pyfi_hpc.ledger import programs
 from pyfi_hpc.ledger.connection import connect, engine_url
+from pyfi_hpc.ledger.data_folder import configure, initialise
 from pyfi_hpc.ledger.place import (
     DATABASE,
-    PORT,
-    ROLE,
     ROOT_STORE,
     Place,
     alone,
@@ -47,32 +45,6 @@ from pyfi_hpc.settings import Settings
 
 _START_S = 60
 _STOP_S = 30.0
-
-# Small, because it shares a login node; durable in any case. wal_level stays replica: for appends it writes
-# no more than minimal, and a copy of the running ledger (pg_basebackup, WAL copies) stays possible.
-# max_wal_size bounds the time that a restart after a crash takes (about 3 s a GB).
-_CONFIGURATION = """\
-# Written by pyfi at every start; changes belong into postgresql.conf above the include, or are lost.
-listen_addresses = ''
-unix_socket_directories = '{run}'
-unix_socket_permissions = 0700
-port = {port}
-fsync = on
-synchronous_commit = on
-full_page_writes = on
-wal_level = replica
-max_wal_size = 1GB
-checkpoint_timeout = 10min
-shared_buffers = 128MB
-max_connections = 40
-max_locks_per_transaction = 256
-max_parallel_workers_per_gather = 0
-jit = off
-logging_collector = off
-log_line_prefix = '%m [%p] '
-log_timezone = UTC
-timezone = UTC
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +77,34 @@ def start(settings: Settings) -> EmbeddedServer:
     place = place_of(settings)
     make_folders(place, settings)
     with alone(place):
-        found = _running(place)
-        if found is not None:
-            return found
-        tools = programs.find(settings.pg_bin, _data_version(place))
-        if place.user is not None:
-            tools = programs.reachable(tools, place.user, ROOT_STORE)
-        refuse_other_host(place)
-        if not place.data.exists():
-            _initialise(place, tools)
-        _configure(place)
-        _clear_stale(place)
-        _launch(place, tools)
-        found = _running(place, started=True)
-        if found is None:
-            raise _failed(place, "Postgres ended right after its start")
-        write_lease(place, found.pid)
-    return found
+        return _running(place) or _start(settings, place)
+
+
+def revive(settings: Settings) -> bool:
+    """Start the instance's Postgres again if it was killed; False: it runs, was stopped, or is not ours to start.
+
+    Killed means: the last one was started on this host since its boot, its process has gone, and ``postmaster.pid``
+    is still there, which Postgres removes whenever it is stopped or gives up by itself. At most one such start
+    at a time, whoever calls.
+
+    Raises
+    ------
+    PyfiError
+        As ``start``. Right after its death its children hold its memory for a moment: try again.
+    """
+    place = place_of(settings)
+    if settings.ledger or not _was_killed(place):
+        return False
+    make_folders(place, settings)
+    with alone(place):
+        if not _was_killed(place):
+            return False  # it was started or stopped meanwhile
+        lease = place.lease.read_bytes()
+        try:
+            return _start(settings, place).started
+        except BaseException:
+            place.lease.write_bytes(lease)
+            raise
 
 
 def stop(settings: Settings, fast: bool = True) -> bool:
@@ -162,6 +145,11 @@ def remove(settings: Settings) -> None:
     shutil.rmtree(place.base, ignore_errors=True)
 
 
+def url(settings: Settings) -> str:
+    """URL of the instance's ledger, whether it runs or not."""
+    return engine_url(settings.ledger) if settings.ledger else place_of(settings).url
+
+
 def connect_url(settings: Settings) -> str:
     """URL of the instance's ledger: the setting, or that of the running embedded server.
 
@@ -184,44 +172,32 @@ def connect_url(settings: Settings) -> str:
 # --- the server -------------------------------------------------------------------------------------
 
 
-def _initialise(place: Place, tools: programs.Programs) -> None:
-    """Make the data folder; it gets its name when it is complete."""
-    made = place.base / "data.new"
-    shutil.rmtree(made, ignore_errors=True)
-    us = pwd.getpwuid(os.getuid()).pw_name
-    done = programs.run(
-        [
-            tools["initdb"], "-D", str(made), "-U", ROLE, "-E", "UTF8", "--locale=C", "--data-checksums",
-            "--auth-local=peer", "--auth-host=reject",
-        ],
-        place.user,
-    )  # fmt: skip
-    if done.returncode:
-        shutil.rmtree(made, ignore_errors=True)
-        said = done.stdout.splitlines()
-        said = [line for line in said if any(w in line for w in ("error", "could not", "FATAL"))] or said
-        raise LedgerUnavailable(
-            "the ledger's data folder cannot be made: " + " ".join(said[-3:]),
-            where=str(place.data), fix="free some space there or set PYFI_HOME to another place",
-        )  # fmt: skip
-    _write(made / "pg_hba.conf", "# who may come in: the owner of the instance, as the kernel names him\n"
-           "local all all peer map=own\n", place)  # fmt: skip
-    _write(made / "pg_ident.conf", f'own "{us}" {ROLE}\n', place)
-    with open(made / "postgresql.conf", "a") as file:
-        file.write("\ninclude 'pyfi.conf'\n")
-    os.rename(made, place.data)
+def _was_killed(place: Place) -> bool:
+    lease = read_lease(place)
+    if lease is None or (lease["host"], lease["boot"]) != (socket.gethostname(), boot_id()):
+        return False
+    try:
+        pid = int((place.data / "postmaster.pid").read_text().split("\n")[0])
+    except (OSError, ValueError):
+        return False
+    return bool(pid == lease["pid"]) and _postmaster(place) is None
 
 
-def _configure(place: Place) -> None:
-    text = _CONFIGURATION.format(run=str(place.run).replace("'", "''"), port=PORT)
-    _write(place.data / "pyfi.conf", text, place)
-
-
-def _write(path: Path, text: str, place: Place) -> None:
-    path.write_text(text)
-    path.chmod(0o600)
+def _start(settings: Settings, place: Place) -> EmbeddedServer:
+    tools = programs.find(settings.pg_bin, _data_version(place))
     if place.user is not None:
-        os.chown(path, place.user.uid, place.user.gid)
+        tools = programs.reachable(tools, place.user, ROOT_STORE)
+    refuse_other_host(place)
+    if not place.data.exists():
+        initialise(place, tools)
+    configure(place)
+    _clear_stale(place)
+    _launch(place, tools)
+    found = _running(place, started=True)
+    if found is None:
+        raise _failed(place, "Postgres ended right after its start")
+    write_lease(place, found.pid)
+    return found
 
 
 def _launch(place: Place, tools: programs.Programs) -> None:

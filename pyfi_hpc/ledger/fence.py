@@ -6,7 +6,8 @@ Two advisory locks of the database, never the clock:
 - ``FENCE`` is taken shared by every group commit and exclusively by a takeover, which raises the epoch under
   it: after that no commit of an older epoch can come late.
 
-A lost connection is a takeover of oneself: the same steps, the same code.
+A lost connection is a takeover of oneself: the same steps, the same code. A holder that has frozen keeps its session
+and so its lock; how others see that, and what ends it, is in ``ledger/pulse.py``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Claim:
     sessions: set[int] = field(default_factory=set)
 
     @property
-    def _live(self) -> int:
+    def live(self) -> int:
         return 2 * self.shard
 
     @property
@@ -107,10 +108,10 @@ class Claim:
         """Take the live lock; end our own lost session if that still has it."""
         give_up = time.monotonic() + HOLD_WAIT_S
         while True:
-            cursor.execute(QUERIES["hold"], {"class": CLASS, "lock": self._live})
+            cursor.execute(QUERIES["hold"], {"class": CLASS, "lock": self.live})
             if one(cursor)[0]:
                 return
-            holders = self._holders(cursor, self._live)
+            holders = self._holders(cursor, self.live)
             self._terminate(cursor, [pid for pid in holders if pid in self.sessions])
             if time.monotonic() > give_up and not set(holders) & self.sessions:
                 name = self.name_holder(cursor)
@@ -136,11 +137,14 @@ class Claim:
         cursor.execute(QUERIES["holder"], {"shard": self.shard})
         row = cursor.fetchone()
         if row is None or row[2] != self.nonce:
-            name = self.name_holder(cursor)
-            raise StaleEpoch(
-                f"another broker has taken over this ledger: {name}", where=shown(self.url),
-                fix="this one ends; start it again only if the other one is stopped",
-            )  # fmt: skip
+            raise self.replaced(cursor)
+
+    def replaced(self, cursor: Cursor) -> StaleEpoch:
+        """The error of a broker whose row in ledger_epoch is another's now."""
+        return StaleEpoch(
+            f"another broker has taken over this ledger: {self.name_holder(cursor)}", where=shown(self.url),
+            fix="this one ends; start it again only if the other one is stopped",
+        )  # fmt: skip
 
     def _holders(self, cursor: Cursor, lock: int) -> list[int]:
         cursor.execute(QUERIES["lock_holders"], {"class": CLASS, "lock": lock})

@@ -26,7 +26,7 @@ def see(session: Session, nodes: Iterable[Mapping[str, Any]], owner: str) -> Non
             node = Node(name=host, owner=owner, hostname=host)
             session.add(node)
         node.cores, node.seen_at = seen["cores"], now
-        node.status = "draining" if seen["draining"] else "up"
+        node.status = "quarantined" if seen.get("quarantined") else "draining" if seen["draining"] else "up"
         allocation = _allocation(session, str(seen["allocation"]), owner)
         session.flush()
         agent = session.scalar(sa.select(Agent).where(Agent.name == seen["name"]))

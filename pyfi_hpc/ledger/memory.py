@@ -79,6 +79,9 @@ class MemoryLedger:
     def poll(self) -> bool:
         return False
 
+    def beat(self) -> bool:
+        return True
+
     def commit(self, records: Sequence[Record], seq: int) -> None:
         self._reach()
         store = self.store

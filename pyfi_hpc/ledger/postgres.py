@@ -28,6 +28,7 @@ from pyfi_hpc.ledger.connection import (
 from pyfi_hpc.ledger.copy import STATEMENTS, Group, pack
 from pyfi_hpc.ledger.express import Express
 from pyfi_hpc.ledger.fence import CLASS, HOLD_WAIT_S, Claim
+from pyfi_hpc.ledger.pulse import Pulse
 from pyfi_hpc.ledger.reading import OutcomePage
 from pyfi_hpc.ledger.tables import PARTITION_JOBS
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
@@ -60,8 +61,8 @@ class PostgresLedger:
 
     Notes
     -----
-    One thread commits; another one may read at the same time. Cost of a commit: five round trips and an
-    fsync, then about 2 us a row and what its payload takes to write. A small one that is ``start``-ed: one round
+    One thread commits; another one may read at the same time, a third one beats. Cost of a commit: five round trips
+    and an fsync, then about 2 us a row and what its payload takes to write. A small one that is ``start``-ed: one round
     trip and an fsync.
     """
 
@@ -74,6 +75,7 @@ class PostgresLedger:
         self._claim: Claim | None = None
         self._writer: Connection | None = None
         self._reader: Connection | None = None
+        self._pulse = Pulse(commit_s)
         self._express = Express()
         self.waitable = self._express.waitable
         self._lane_busy = False
@@ -166,6 +168,19 @@ class PostgresLedger:
         self._unknown, self._lane_busy = None, False
         return True
 
+    def beat(self) -> bool:
+        """Show others that this broker lives; False: its hold on the ledger was lost, and a commit takes it again.
+
+        Raises
+        ------
+        StaleEpoch
+            Another broker has taken over.
+        LedgerUnavailable
+        """
+        if self._claim is None:
+            raise AssertionError("take_over comes before beat")
+        return self._pulse.beat(self._claim)
+
     def find_job(self, owner: str, key: bytes) -> FoundJob | None:
         return self._read(lambda cursor: reading.find_job(cursor, owner, key))
 
@@ -179,7 +194,8 @@ class PostgresLedger:
         return self._read(lambda reader: reading.page(reader, job, cursor, bytes_max))
 
     def close(self) -> None:
-        for connection in (self._writer, self._reader, self._express):
+        # the pulse first: a free lock and no beats mean that nobody comes back
+        for connection in (self._pulse, self._writer, self._reader, self._express):
             if connection is not None:
                 connection.close()
         self._writer = self._reader = None
@@ -319,6 +335,8 @@ class PostgresLedger:
                         return what(cursor)
                 except psycopg2.Error as error:
                     problem = self._explain(error, self._reader)
+                    if error.pgcode is None:
+                        self._reader.close()  # lost, though psycopg2 may not have noticed
                     if not (self._reader.closed and again):
                         raise problem from error
         raise AssertionError("unreachable")

@@ -23,6 +23,38 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %(class)s
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND pid <> pg_backend_pid()
 
+-- name: beat
+-- Sent on a session of its own so that others see that this broker lives; tells it who may write and whether
+-- anybody holds the live lock.
+SELECT nonce, EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %(class)s AND objid = %(lock)s
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+FROM ledger_epoch WHERE shard = %(shard)s
+
+-- name: look
+-- Who holds the live lock; the last beat of who may write, and its age by this server's clock; whether the
+-- successor of a restart waits.
+SELECT (SELECT min(pid) FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %(class)s AND objid = %(lock)s
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+       beat.at::text, extract(epoch FROM clock_timestamp() - beat.at)::float8,
+       EXISTS (SELECT FROM pg_stat_activity
+               WHERE application_name = %(successor)s AND datname = current_database() AND pid <> pg_backend_pid())
+FROM (SELECT max(a.state_change) AS at
+      FROM ledger_epoch e JOIN pg_stat_activity a ON a.application_name = %(beat)s || e.nonce
+      WHERE e.shard = %(shard)s AND a.datname = current_database()) AS beat
+
+-- name: end_frozen
+-- End the session of a holder whose last beat is too old, unless it has beaten meanwhile.
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %(class)s AND objid = %(lock)s
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (SELECT max(a.state_change)
+       FROM ledger_epoch e JOIN pg_stat_activity a ON a.application_name = %(beat)s || e.nonce
+       WHERE e.shard = %(shard)s AND a.datname = current_database())
+      < clock_timestamp() - make_interval(secs => %(frozen_s)s)
+
 -- name: terminate
 SELECT pg_terminate_backend(pid) FROM unnest(%(pids)s::int[]) AS pid
 

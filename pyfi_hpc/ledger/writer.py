@@ -11,6 +11,9 @@ committer's.
 
 Reads of a group start after its commit and never hold up the next one. While the ledger does not answer, the
 committer tries the same group again for ever: nothing in it was acknowledged, and nothing may be lost.
+
+A fourth thread beats, so that a standby sees that this broker lives. It stops when the loop does not turn any more.
+When it finds that the hold on the ledger was lost, a group of nothing is committed, which takes it again.
 """
 
 from __future__ import annotations
@@ -20,14 +23,16 @@ import os
 import queue
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from pyfi_hpc.errors import LedgerUnavailable
+from pyfi_hpc.errors import LedgerUnavailable, PyfiError
+from pyfi_hpc.ledger.pulse import BEAT_S
 from pyfi_hpc.model.effects import AskDesk, FindJob, Query, ReadPage, ReadPayloads, ReadValues
-from pyfi_hpc.model.events import JobFound, LedgerDown, LedgerUp, PageRead, PayloadsRead, ValuesRead
+from pyfi_hpc.model.events import AskAnswered, JobFound, LedgerDown, LedgerUp, PageRead, PayloadsRead, ValuesRead
 from pyfi_hpc.model.ids import Epoch
 from pyfi_hpc.model.records import Record
 from pyfi_hpc.ports import Ledger
@@ -37,11 +42,17 @@ log = logging.getLogger("pyfi_hpc.ledger")
 #: waiting times between tries, seconds; each is drawn from the upper half of its range
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
+#: a loop that has not turned for so long hangs, and the broker beats no more, seconds
+_HUNG_S = 10.0
+#: every so many beats the loop is asked to turn
+_TURN_BEATS = 4
 
 
 class FencedLedger(Ledger, Protocol):
     @property
     def epoch(self) -> Epoch: ...
+
+    def beat(self) -> bool: ...
 
 
 Desk = Callable[[AskDesk], list[Any]]
@@ -56,23 +67,31 @@ class Writer:
         ``take_over`` was called; commits and reads may come from two threads at once.
     desk : callable
         Answers ``AskDesk`` with events; it runs in a thread of its own.
+    revive : callable, optional
+        Called when the ledger does not answer: starts its server again if that is ours and has died.
     """
 
-    def __init__(self, ledger: FencedLedger, desk: Desk) -> None:
+    def __init__(self, ledger: FencedLedger, desk: Desk, revive: Callable[[], object] | None = None) -> None:
         self._ledger = ledger
         self._desk = desk
+        self._revive = revive
         self._told_end, self._wake_end = os.pipe()
         self.waitables: Sequence[int] = [self._told_end] + ([ledger.waitable] if ledger.waitable >= 0 else [])
         os.set_blocking(self._told_end, False)
         os.set_blocking(self._wake_end, False)
         self._seq = 0
         self._busy = False
+        #: questions to the desk whose answers were not received
+        self._asked = 0
         self._done = False
         #: the group on the express lane
         self._started: tuple[list[Record], list[Query]] | None = None
         self._problem: BaseException | None = None
         #: something was written to the pipe; set after it, so that the pipe is read for certain
         self._told = False
+        #: the hold on the ledger was lost while nothing was committed
+        self._lost = False
+        self._turned_at = time.monotonic()
         self._events: deque[Any] = deque()
         self._stopping = threading.Event()
         self._groups: queue.SimpleQueue[tuple[list[Record], list[Query]] | None] = queue.SimpleQueue()
@@ -80,7 +99,9 @@ class Writer:
         self._asks: queue.SimpleQueue[AskDesk | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._guard, args=(work,), name=f"ledger {name}", daemon=True)
-            for name, work in (("committer", self._commits), ("reader", self._read), ("desk", self._ask))
+            for name, work in (
+                ("committer", self._commits), ("reader", self._read), ("desk", self._ask), ("pulse", self._beat),
+            )  # fmt: skip
         ]
         for thread in self._threads:
             thread.start()
@@ -88,6 +109,7 @@ class Writer:
     def submit(self, records: list[Record], queries: list[Query]) -> None:
         assert not self._busy, "one group at a time"
         self._busy = True
+        self._asked += sum(type(query) is AskDesk for query in queries)
         if not records:
             self._begin_reads(queries)
             self._committed()
@@ -106,6 +128,10 @@ class Writer:
     def busy(self) -> bool:
         return self._busy
 
+    @property
+    def asked(self) -> bool:
+        return self._asked > 0
+
     def receive(self) -> tuple[bool, list[Any]]:
         if self._told:
             self._told = False
@@ -113,11 +139,19 @@ class Writer:
                 os.read(self._told_end, 4096)
         if self._problem is not None:
             raise self._problem
+        self._turned_at = time.monotonic()
         self._look_at_lane()
+        if self._lost:
+            self._lost = False
+            if not self._busy:
+                self._busy = True
+                self._seq += 1
+                self._groups.put(([], []))
         done = self._done
         if done:
             self._done = self._busy = False
         events = [self._events.popleft() for _ in range(len(self._events))]
+        self._asked -= sum(type(event) is AskAnswered for event in events)
         return done, events
 
     def epoch(self) -> Epoch:
@@ -209,6 +243,28 @@ class Writer:
     def _ask(self) -> None:
         while (query := self._asks.get()) is not None:
             self._tell(*self._desk(query))
+
+    def _beat(self) -> None:
+        beats = 0
+        while not self._stopping.wait(BEAT_S):
+            beats += 1
+            if beats % _TURN_BEATS == 0:
+                self._wake()
+            if time.monotonic() - self._turned_at > _HUNG_S:
+                continue
+            try:
+                self._lost = not self._ledger.beat()
+                if self._lost:
+                    self._wake()
+            except LedgerUnavailable:
+                self._try_to_revive()
+
+    def _try_to_revive(self) -> None:
+        if self._revive is not None:
+            try:
+                self._revive()
+            except PyfiError as error:
+                log.warning("! the ledger's server could not be started: %s", error)
 
     def _tell(self, *events: Any) -> None:
         self._events.extend(events)

@@ -142,10 +142,14 @@ class RunnerExited:
 
 @dataclass(slots=True)
 class ProcessExited:
-    """A process that the agent watches is gone: a rank, or the launcher of the rank step."""
+    """A process that the agent watches is gone: a rank, or the launcher of the rank step.
+
+    ``replaces`` is the number of the rank that it was started for alone; the pid is 0 if it could not be started.
+    """
 
     pid: int
     how: str
+    replaces: int = -1
 
 
 @dataclass(slots=True)

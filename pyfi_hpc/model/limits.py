@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pyfi_hpc.model.budgets import BUDGETS, Budgets
 
 #: raised when a message changes its meaning; peers of another version are refused by name
 PROTOCOL_VERSION = 1
@@ -37,10 +39,15 @@ class Limits:
     heartbeat_s: float = 1.0
     #: after a restart, agents have this long to say what they still run, seconds
     recover_s: float = 2.0
-    #: unexplained deaths after which a task is not tried again
-    deaths_max: int = 3
-    #: failures to prepare the environment after which a task is not tried again
-    environment_failures_max: int = 3
+    #: failed attempts after which a task is not tried again, by cause
+    budgets: Budgets = field(default_factory=lambda: BUDGETS)
+    #: tasks that failed at a place and completed elsewhere, after which the place is quarantined
+    quarantine_tasks: int = 3
+    #: the first quarantine of a place; each that follows at once is twice as long, up to the second limit, seconds
+    quarantine_s: float = 60.0
+    quarantine_s_max: float = 3600.0
+    #: a task that failed at a place waits for another place for so long, seconds
+    elsewhere_s: float = 30.0
     #: results pushed to a client that has not confirmed them; beyond it the client reads them from the ledger
     client_window_bytes_max: int = 32 << 20
     #: a client that says nothing for so long is forgotten (its jobs are not), seconds

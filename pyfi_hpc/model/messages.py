@@ -6,7 +6,7 @@ are packed as in ``records``. Everything that came from outside is checked by ``
     client -> broker   Hello Submit Watch Cancel Ask Beat Consumed
     broker -> client   Welcome Unknown Denied Accepted Refused Resolved Page Cancelled Answer Beat
     agent  -> broker   Hello Finished Beat Capacity Goodbye
-    broker -> agent    Welcome Unknown Denied Mount Grant Recall Cancel Kept Beat Stop
+    broker -> agent    Welcome Unknown Denied Mount Grant Recall Cancel Kept Rest Beat Stop
     rank   -> agent    RankReady Done RankBeat
     agent  -> rank     Bundle Kill Stop Beat
 """
@@ -302,6 +302,16 @@ class Capacity(Message):
     tasks: Count
     rank_count: Count
     draining: bool = False
+    #: ranks that get no tasks for now: number, seconds left, why; -1: the start of all ranks
+    resting: Annotated[list[tuple[CountOrNone, Seconds, Name]], Meta(max_length=1 << 16)] = []
+
+
+class Rest(Message):
+    """This rank gets no tasks for so long: they fail there and complete elsewhere. 0 seconds: it may work again."""
+
+    rank: int
+    seconds: float
+    reason: str
 
 
 # --- agent and rank -----------------------------------------------------------------------------------
@@ -360,6 +370,6 @@ FromAgent: TypeAlias = Hello | Finished | Beat | Capacity | Goodbye
 ToClient: TypeAlias = (
     Welcome | Unknown | Denied | Accepted | Refused | Resolved | Page | Cancelled | Answer | Beat
 )
-ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Recall | Cancel | Kept | Beat | Stop
+ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Recall | Cancel | Kept | Rest | Beat | Stop
 FromRank: TypeAlias = RankReady | RankBeat | Done
 ToRank: TypeAlias = Bundle | Kill | Stop | Beat

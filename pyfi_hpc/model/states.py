@@ -60,10 +60,6 @@ class Cause(IntEnum):
     STALE = 12  #: an outcome whose grant had been taken back; never counts
 
 
-#: the process of the task died and nobody knows why: three of these make a poison task
-UNEXPLAINED_DEATHS = frozenset({Cause.CRASH, Cause.OUT_OF_MEMORY, Cause.RANK_LOST, Cause.NODE_FAIL})
-
-
 class RankState(IntEnum):
     STARTING = 0
     IDLE = 1

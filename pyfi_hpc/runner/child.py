@@ -54,6 +54,8 @@ def main() -> None:
     """``child.py READ_FD WRITE_FD PARENT WORKDIR MODULE OUTPUT_MAX RESULT_MAX``, sizes in bytes."""
     read_fd, write_fd, parent, workdir, module, output_max, result_max = sys.argv[1:]
     _die_with(int(parent))
+    # a handler, not SIG_IGN: what functions start would inherit that
+    signal.signal(signal.SIGUSR1, _for_the_agent)
     inbox, outbox = _Inbox(_out_of_reach(int(read_fd))), _Outbox(_out_of_reach(int(write_fd)))
     payload = _load_payload()
     _settle_streams()
@@ -313,6 +315,10 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could say so
         os._exit(0)
+
+
+def _for_the_agent(number: int, frame: object) -> None:
+    """USR1: the allocation ends soon. `scancel --signal` tells every process of it; a function runs on all the same."""
 
 
 def _task_module() -> Any:

@@ -322,8 +322,12 @@ def test_one_call_shows_everything(ask: Asker, fill: Callable[..., None]) -> Non
         (2, "COMPLETED", "n1"),
     ]
     assert good["attempts"][0]["error"]["type"] == "ValueError"
+    assert used(good) == {"node_fail": (1, 3)}
     bad = ask("call", id=1)
     assert (bad["id"], bad["state"], bad["result"]) == ("1.0", "FAILED", None)
+    assert used(bad) == {"error": (1, batch.retries + 1)}, "the last attempt counts, too"
+    changed = {"budgets": {"error": "retries", "node_fail": 7}}
+    assert used(ask("call", view=changed, id="1.1")) == {"node_fail": (1, 7)}
     assert bad["error"] == {
         "module": "builtins",
         "type": "ValueError",
@@ -334,6 +338,11 @@ def test_one_call_shows_everything(ask: Asker, fill: Callable[..., None]) -> Non
         assert ask.refused("call", id=odd)["code"] == "not_found"
     for odd in ("x", "1.x", "", "-1", "1.2.3", "9" * 30):
         assert ask.refused("call", id=odd)["code"] == "usage_error"
+
+
+def used(call: Any) -> dict[str, tuple[int, int]]:
+    """The budgets that a call has used something of: attempts and limit."""
+    return {row["cause"]: (row["used"], row["limit"]) for row in call["budgets"] if row["used"]}
 
 
 def test_the_graph_around_a_call(ask: Asker, fill: Callable[..., None]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_fixture import administer
-from proxy import Proxy
+from ledger_proxy import Proxy
 from records import admitted, closed, failed, opened, settled
 
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError, StaleEpoch
@@ -188,6 +188,16 @@ def test_a_read_survives_a_lost_connection(proxy: Proxy, ledger: PostgresLedger)
     proxy.arm(b"FROM job j LEFT JOIN", "reply")
     assert ledger.find_job("ada", opened(1).key) is not None
     assert proxy.fired
+
+
+def test_a_read_survives_a_server_that_warned_before_it_went(proxy: Proxy, ledger: PostgresLedger) -> None:
+    """Another backend was killed: Postgres warns idle sessions and ends them, which psycopg2 tells as no lost line."""
+    ledger.take_over("here")
+    ledger.commit([opened(1), admitted(1, 1)], 1)
+    assert ledger.find_job("ada", opened(1).key) is not None
+    fields = b"SWARNING\0C57P02\0Mterminating connection because of crash of another server process\0\0"
+    proxy.cut(last_words=b"N" + (4 + len(fields)).to_bytes(4, "big") + fields)
+    assert ledger.find_job("ada", opened(1).key) is not None
 
 
 def test_a_long_read_does_not_hold_up_commits(ledger_url: str) -> None:

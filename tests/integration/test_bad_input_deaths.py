@@ -14,12 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from disks import fill, small_disk
 from instance_fixture import Instance, gone, until
 
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.client.executor import Executor
 from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable
-from pyfi_hpc.ledger import embedded
 from pyfi_hpc.ledger.place import place_of
 
 WAIT_S = 40.0
@@ -186,12 +186,6 @@ def test_no_ledger_at_the_start(instances: Make) -> None:
     assert "secret" not in str(caught.value) + far.log("broker")
 
 
-def postmaster(box: Instance) -> int:
-    found = embedded.status(box.settings)
-    assert found is not None
-    return found.pid
-
-
 def test_the_ledger_dies_under_load(rough: Instance, tmp_path: Path) -> None:
     """Postgres dies for three seconds in the middle of a map: work goes on, submissions wait, each runs once."""
     box = rough
@@ -199,9 +193,7 @@ def test_the_ledger_dies_under_load(rough: Instance, tmp_path: Path) -> None:
     slow = box.executor().submit("trouble.pid_and_wait", str(tmp_path), 5.0)
     long = int(until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 5.0, "the long call runs"))
     work = Map(box, tmp_path, count=60)
-    postgres = postmaster(box)
-    os.kill(postgres, signal.SIGQUIT)
-    until(lambda: gone(postgres), 5.0, "Postgres is gone")
+    box.crash_ledger()
     waiting = box.executor().submit("trouble.same", 7)
     time.sleep(3.0)
     assert not waiting.done()
@@ -221,9 +213,7 @@ def test_the_ledger_stays_away(rough: Instance) -> None:
     session = box.connect(timeout_s=2.0)
     assert session.ask("info")
     before = box.log("broker").count("the ledger is away")
-    postgres = postmaster(box)
-    os.kill(postgres, signal.SIGQUIT)
-    until(lambda: gone(postgres), 5.0, "Postgres is gone")
+    box.crash_ledger()
     first = box.executor().submit("trouble.same", 1)  # by which the broker learns of it
     until(lambda: box.log("broker").count("the ledger is away") > before, 8.0, "the broker has noticed")
     error = Executor(session=session).submit("trouble.same", 2).exception(15.0)
@@ -236,35 +226,22 @@ def test_the_ledger_stays_away(rough: Instance) -> None:
     assert box.pid("broker") == broker
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="mounts a small file system: needs root")
 def test_a_full_disk_under_the_ledger(instances: Make) -> None:
     """A ledger on 160 MB that are filled up: refused with the reason; when space is freed all goes on."""
     box = instances()
     base = place_of(box.settings).base
     base.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=160m", "pyfi-test", str(base)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        base.rmdir()
-        pytest.skip(f"tmpfs cannot be mounted here: {done.stderr.strip()}")
-    try:
-        box.up()
-        _fill_and_free(box, base / "ballast")
-    finally:
-        box.stop()
-        subprocess.run(["umount", str(base)], check=True)
+    with small_disk(base, 160):
+        try:
+            box.up()
+            _fill_and_free(box, base)
+        finally:
+            box.stop()
 
 
-def _fill(ballast: Path) -> None:
-    with open(ballast, "wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1 << 16))
-
-
-def _fill_and_free(box: Instance, ballast: Path) -> None:
+def _fill_and_free(box: Instance, disk: Path) -> None:
     broker = box.pid("broker")
-    with pytest.raises(OSError, match="No space"):
-        _fill(ballast)
+    ballast = fill(disk)
     patient, hasty = box.executor(), Executor(session=box.connect(timeout_s=2.0))
     held = patient.submit("trouble.same", bytes(4 << 20))
     for _ in range(2):  # the first may be on its way before the broker knows

@@ -3,9 +3,12 @@ nothing else."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -199,6 +202,21 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("runner-")] == []
 
 
+def test_a_runner_that_cannot_be_started_yet(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no process left for a moment: the start is tried again, and no task fails for it."""
+    real, refused = subprocess.Popen, []
+
+    def none_left(*words: Any, **options: Any) -> Any:
+        refused.append(1)
+        if len(refused) < 3:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real(*words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", none_left)
+    assert rig.one("add", 1, 2).value == 3
+    assert len(refused) == 3
+
+
 def test_calls_return(rig: Rig) -> None:
     """A bundle of a thousand calls: every result, in order, with times; the rank said that it is ready."""
     before = time.time()
@@ -334,6 +352,17 @@ def test_time_limit(rig: Rig, function: str) -> None:
     assert task.failure.type_name == "TaskTimeout"
     assert 0.25 < task.duration < 1.5
     assert [t.value for t in rig.results(after)] == [1, 2, 3]
+
+
+def test_usr1_is_not_for_functions(rig: Rig) -> None:
+    """USR1 to a runner's whole process group, as `scancel --signal` sends it: the function runs on."""
+    pid = rig.one("who").value
+    n = rig.run("nap", (0.5,))
+    time.sleep(0.1)
+    os.killpg(pid, signal.SIGUSR1)
+    (task,) = rig.results(n)
+    assert (task.cause, task.value) == (Cause.NONE, 0.5)
+    assert rig.one("who").value == pid
 
 
 def test_time_limit_is_per_task_and_importing_is_free(rig: Rig) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,40 @@ def test_a_stale_pid_file_is_no_obstacle(settings: Settings) -> None:
         with suppress(LedgerUnavailable):
             assert embedded.start(settings).started
         assert time.monotonic() < deadline
+
+
+def test_only_a_server_that_was_killed_is_revived(settings: Settings) -> None:
+    """Several ask for it at once: one server. One that runs, was stopped, or belongs to another host is left alone."""
+    assert not embedded.revive(settings)
+    server = embedded.start(settings)
+    assert not embedded.revive(settings)
+    psutil.Process(server.pid).kill()
+    psutil.wait_procs([p for p in psutil.process_iter() if p.pid == server.pid], timeout=10)
+
+    def try_often(_: int) -> int:
+        started = 0
+        deadline = time.monotonic() + 20
+        while embedded.status(settings) is None:
+            with suppress(LedgerUnavailable):
+                started += embedded.revive(settings)
+            assert time.monotonic() < deadline
+        return started
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(try_often, range(3))) == 1
+    revived = embedded.status(settings)
+    assert revived is not None
+    assert revived.pid != server.pid
+    os.kill(revived.pid, signal.SIGQUIT)  # what `pg_ctl stop -m immediate` sends
+    psutil.wait_procs([p for p in psutil.process_iter() if p.pid == revived.pid], timeout=10)
+    assert not embedded.revive(settings)
+    killed = embedded.start(settings)
+    psutil.Process(killed.pid).kill()
+    psutil.wait_procs([p for p in psutil.process_iter() if p.pid == killed.pid], timeout=10)
+    lease = server.data.parent / "lease.json"
+    lease.write_text(json.dumps({**json.loads(lease.read_text()), "host": "login7"}))
+    assert not embedded.revive(settings)
+    lease.unlink()
 
 
 def test_a_folder_in_use_on_another_host_is_refused(settings: Settings) -> None:

@@ -30,6 +30,11 @@ def note(folder, x, seconds=0.0):
     return x * x
 
 
+def fill_here(count=1 << 24):
+    with open("file", "wb") as file:
+        file.write(bytes(count))
+
+
 def pid_and_wait(folder, seconds):
     with open(os.path.join(folder, "pid"), "w") as file:
         file.write(str(os.getpid()))
@@ -186,6 +191,12 @@ def eat_memory(limit):
         return len([bytes(1 << 24) for _ in range(1 << 20)])
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def fill_memory():
+    kept = []
+    while True:
+        kept.append(b"x" * (1 << 24))
 
 
 def leave_grandchild(seconds, apart):

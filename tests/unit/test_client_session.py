@@ -86,6 +86,22 @@ def test_an_idle_session_follows_the_broker(broker, executor, session):
     assert time.monotonic() - started < 1.0
 
 
+def test_a_broker_that_moved_is_found_after_a_beat_without_answer(tmp_path):
+    """With beats a second apart, the real ones: a call that waits is answered from the new address within two more."""
+    broker = Broker(tmp_path, heartbeat_s=1.0).start()
+    session = Session(Settings(home=tmp_path))
+    broker.hold = True
+    future = Executor(session=session).submit("t.square", 3)
+    assert future.id == "1.0"
+    broker.restart()
+    broker.hold = False
+    started = time.monotonic()
+    assert future.result(10) == 9
+    assert time.monotonic() - started < 2.5
+    session.close()
+    broker.stop()
+
+
 def test_lost_results_are_read_from_the_ledger(broker, executor, monkeypatch):
     """Pushes are hints: those that got lost are asked for after a while."""
     monkeypatch.setattr("pyfi_hpc.client.watching.PROBE_S_MIN", 0.1)

@@ -12,6 +12,8 @@ import pytest
 from pyfi_hpc.adapters import slurm
 from pyfi_hpc.adapters.slurm import AllocationRequest, render_sbatch
 from pyfi_hpc.errors import SlurmBusy, SlurmMissing, SlurmRefused, UsageError
+from pyfi_hpc.hosts import allocation
+from pyfi_hpc.settings import load
 
 #: puts a command of this name and bash text first on PATH; returns its folder
 Fake = Callable[[str, str], Path]
@@ -219,6 +221,18 @@ def test_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SlurmMissing, match="sbatch"):
         slurm.submit(AllocationRequest())
+
+
+def test_allocations_of_an_instance(fake: Fake, tmp_path: Path) -> None:
+    """Those that were asked for and wait or run, with Slurm's reason; ended ones and another's are left out."""
+    settings = load(home=tmp_path / "home", instance="i")
+    (settings.instance_dir / "allocations").mkdir(parents=True)
+    for job in (7, 8):
+        (settings.instance_dir / "allocations" / f"{job}.json").write_text("{}")
+    lines = ("7|PENDING|5:00|N/A||Resources", "8|TIMEOUT|0:00|N/A||", "9|RUNNING|5:00|N/A|n1|None")
+    fake("squeue", "\n".join(f"echo '{line}'" for line in lines))
+    (entry,) = allocation.entries(settings)
+    assert (entry.slurm_job_id, entry.state, entry.reason) == (7, "PENDING", "Resources")
 
 
 def test_queue_of_nothing_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,3 +205,119 @@ def test_a_desk_that_fails_ends_the_broker(ledger: Gate) -> None:
     with pytest.raises(LedgerUnavailable):
         gather(writer, lambda _, events: len(events) == 1)
     writer.close()
+
+
+class Beating(MemoryLedger):
+    """Loses its session, or is away, when told to; counts beats."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.beats = 0
+        self.away = self.lost = self.replaced = False
+
+    def beat(self) -> bool:
+        self.beats += 1
+        if self.away:
+            raise LedgerUnavailable("away")
+        if self.replaced:
+            raise StaleEpoch("replaced")
+        return not self.lost
+
+    def commit(self, records: Any, seq: int) -> None:
+        super().commit(records, seq)
+        self.lost = False
+
+
+@pytest.fixture
+def beating(monkeypatch: pytest.MonkeyPatch) -> Beating:
+    monkeypatch.setattr(writer_module, "BEAT_S", 0.01)
+    made = Beating()
+    made.take_over("here")
+    return made
+
+
+def wait_for(what: Callable[[], Any], writer: Writer | None = None) -> None:
+    deadline = time.monotonic() + 5.0
+    while not what():
+        if writer is not None:
+            writer.receive()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_lost_hold_is_taken_again_by_a_commit_of_nothing(beating: Beating) -> None:
+    """Nobody submits: the beat finds the hold lost, and a group without records replaces it."""
+    writer = Writer(beating, lambda query: [])
+    beating.lost = True
+    done, events = gather(writer, lambda done, _: done == 1)
+    assert (done, events) == (1, [])
+    assert not writer.busy
+    assert not beating.lost
+    writer.submit(GROUP, [])
+    assert gather(writer, lambda done, _: done == 1) == (1, [])
+    writer.close()
+
+
+def test_a_ledger_that_does_not_answer_a_beat_is_revived(beating: Beating) -> None:
+    """Again and again until it answers; a server that does not start ends nothing."""
+    calls: list[int] = []
+
+    def revive() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise LedgerUnavailable("its memory is still held")
+        beating.away = False
+
+    writer = Writer(beating, lambda query: [], revive)
+    beating.away = True
+    wait_for(lambda: len(calls) == 3)
+    beats = beating.beats
+    wait_for(lambda: beating.beats > beats + 2)
+    assert len(calls) == 3
+    assert writer.receive() == (False, [])
+    writer.close()
+
+
+def test_a_broker_that_was_replaced_hears_it_from_its_beat(beating: Beating) -> None:
+    """Also one that has nothing to commit ends."""
+    writer = Writer(beating, lambda query: [])
+    beating.replaced = True
+    assert select.select(writer.waitables, [], [], 5.0)[0]
+    with pytest.raises(StaleEpoch):
+        writer.receive()
+    writer.close()
+
+
+def test_a_loop_that_hangs_stops_the_beats(beating: Beating, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked to turn now and then; while it does not, the broker does not say that it lives."""
+    monkeypatch.setattr(writer_module, "_HUNG_S", 0.2)
+    writer = Writer(beating, lambda query: [])
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.5:
+        assert select.select(writer.waitables, [], [], 5.0)[0]
+        writer.receive()
+    time.sleep(0.3)
+    beats = beating.beats
+    time.sleep(0.1)
+    assert beating.beats == beats
+    writer.receive()
+    wait_for(lambda: beating.beats > beats)
+    writer.close()
+
+
+def test_an_answer_of_the_desk_is_owed_until_it_is_received(ledger: Gate) -> None:
+    """A broker that ends waits for it."""
+    answer = threading.Event()
+
+    def desk(query: AskDesk) -> list[Any]:
+        assert answer.wait(5)
+        return [AskAnswered(query.peer, query.request, True, b"")]
+
+    writer = Writer(ledger, desk)
+    writer.submit([], [AskDesk(b"p", "client", "ada", 1, "deploy", b"")])  # type: ignore[arg-type]
+    assert gather(writer, lambda done, _: done == 1) == (1, [])
+    assert writer.asked
+    answer.set()
+    gather(writer, lambda _, events: bool(events))
+    assert not writer.asked
+    writer.close()

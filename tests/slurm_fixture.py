@@ -1,4 +1,4 @@
-"""An instance on the cluster's login node, started once for the tests of this folder that need one running."""
+"""Fixtures: instances on the cluster's login node; `site` is started once for all tests that need one running."""
 
 from __future__ import annotations
 

@@ -1,0 +1,26 @@
+# An outcome counts for the grant that it was made under; twice is once, and what lies outside of it is nothing.
+broker with n1 (2 ranks), c1
+
+at 0.010  c1: Submit k1 tasks=2
+  record  JobOpened 1 k1 of ada
+  record  BatchAdmitted 1.0..1
+  to c1   Accepted k1 batch 0 job 1
+  to n1   Mount 1
+  to n1   Grant g1 1.0..1 attempt 1
+at 0.020  n1: Finished g1 1.0 NONE
+  record  OutcomeSettled 1.0 COMPLETED attempt 1 n1 rank 0
+  to c1   Resolved 1.0 COMPLETED
+  to n1   Kept g1 1.0
+at 4.000  n1: Beat runs=g1:1.1
+  at once n1: Beat
+# The agent has not heard Kept and offers it again.
+at 5.020  n1: Finished g1 1.0 NONE
+  to n1   Kept g1 1.0
+# An outcome for a task that is not in the grant.
+at 5.030  n1: Finished g1 1.7 NONE
+  to n1   Kept g1 1.7
+at 5.040  n1: Finished g1 1.1 NONE
+  record  OutcomeSettled 1.1 COMPLETED attempt 1 n1 rank 0
+  record  BatchClosed 1.0..
+  to c1   Resolved 1.1 COMPLETED
+  to n1   Kept g1 1.1
