@@ -365,7 +365,6 @@ class Session:
 
     def _follow(self, link: Link, now: float, moved_only: bool) -> None:
         """The broker may have been started again elsewhere: its access file tells."""
-        self._talk.reconnect = False
         try:
             access = read(self.settings)
         except PyfiError as error:

@@ -195,7 +195,6 @@ class ClientHost:
 
     def _follow(self, moved_only: bool) -> None:
         """As ``client.session`` does: a fresh socket, to where the access file says."""
-        self._talk.reconnect = False
         if moved_only and self.line.address == self.world.net.access:
             return
         self.line.renew()
