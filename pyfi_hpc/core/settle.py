@@ -61,7 +61,7 @@ def _owed(grant: Grant, o: Outcome) -> list[Outcome]:
     start = o.lo - grant.lo
     if grant.left.count(1, start, start + o.count) == o.count:
         return [o]
-    parts = []
+    parts: list[Outcome] = []
     for at, end in runs([at for at in range(o.count) if grant.left[start + at]]):
         offsets, payload = cut(o.offsets, o.payload, at, end)
         parts.append(Outcome(
