@@ -32,7 +32,7 @@ def test_a_job_that_paused_between_batches_ends_after_a_restart() -> None:
 
 
 def test_the_rest_of_a_range_counts_though_a_part_of_it_ended_elsewhere() -> None:
-    """After a restart a node is left with its grant; one task of it was settled meanwhile, and it hands all of it back."""
+    """After a restart a node keeps its grant; one task of it was settled meanwhile, and it hands all of it back."""
     ledger = MemoryLedger()
     opened = JobOpened(JobId(1), bytes(16), "owner", "j", b"", OnFailure.FINISH, 0.0)
     batch = BatchAdmitted(
