@@ -36,24 +36,39 @@ def finished(s: State, node: Node, outcomes: list[Outcome], now: float, out: Eff
         if grant is None or grant.node is not node:
             _stale(s, node, outcome, now, out)
         elif _fits(grant, outcome):
-            _take(s, grant, outcome, now, out)
+            for part in _owed(grant, outcome):
+                _take(s, grant, part, now, out)
         kept.append((outcome.grant, outcome.lo, outcome.count))
     out.send(node.peer, Kept(kept))
 
 
 def _fits(grant: Grant, o: Outcome) -> bool:
-    """Whether an outcome lies in its grant and is owed."""
+    """Whether an outcome lies in its grant and its parts fit together."""
     lo, n = o.lo - grant.lo, o.count
     return (
         n > 0
         and lo >= 0
         and lo + n <= grant.count
-        and grant.left.count(1, lo, lo + n) == n
         and len(o.causes) == n
         and len(o.started) == 8 * n
         and len(o.durations) == 4 * n
         and well_formed(o.offsets, o.payload, n)
     )
+
+
+def _owed(grant: Grant, o: Outcome) -> list[Outcome]:
+    """What of it the node owes: of a grant that was adopted after a restart, a part may have ended elsewhere."""
+    start = o.lo - grant.lo
+    if grant.left.count(1, start, start + o.count) == o.count:
+        return [o]
+    parts: list[Outcome] = []
+    for at, end in runs([at for at in range(o.count) if grant.left[start + at]]):
+        offsets, payload = cut(o.offsets, o.payload, at, end)
+        parts.append(Outcome(
+            o.grant, o.batch, o.lo + at, end - at, o.attempt, o.rank, o.causes[at:end], o.started[8 * at : 8 * end],
+            o.durations[4 * at : 4 * end], offsets, payload, b"" if parts else o.outputs,
+        ))  # fmt: skip
+    return parts
 
 
 def _take(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 #: HEARTBEAT_TIMEOUT of adapters/router.py
 SILENCE_S = 5.0
 #: RECONNECT_IVL and RECONNECT_IVL_MAX of adapters/router.py
-RECONNECT_S = (0.05, 1.0)
+RECONNECT_S = (0.05, 0.25)
+#: as in hosts/agent.py: without an answer for so long, or a connection, an agent looks whether the broker has moved
+ANSWER_S, LOOK_S = 0.5, 0.2
 UP, DOWN = 0, 1
 
 #: said again: by the next beat, after five seconds, or asked for in pages
@@ -92,6 +94,7 @@ class Connection:
         if way == UP:
             self.router.tell(*[Received(self.peer, line.role, "owner", message) for message in messages])
         else:
+            line.heard()
             line.host.hear(messages)
 
 
@@ -114,7 +117,9 @@ class Line:
         #: until then nothing arrives at the broker, at the DEALER
         self.closed_until = [0.0, 0.0]
         self._queue: list[list[Any]] = []
-        self._misses = 0
+        #: when something was sent first after the broker was heard last
+        self._waits_since: float | None = None
+        self._looked_at = 0.0
         self._connecting = False
         self.connect(0.0)
 
@@ -126,17 +131,30 @@ class Line:
             if self.role == "client":
                 self._queue.append(list(messages))
                 return True
-            self._misses += 1
-            if self._misses % 4 == 0:  # as in hosts/agent.py
-                self.address = self.net.access
+            self._look()
             return False
-        self._misses = 0
         world = self.net.world
         if world.story is not None:
             for message in messages:
                 world.tell(f"{self.host.name} -> {connection.router.name}", "", message)
         connection.carry(UP, messages)
+        if self._waits_since is None:
+            self._waits_since = world.now
+        elif self.role == "agent" and world.now - self._waits_since > ANSWER_S:
+            self._look()
         return True
+
+    def heard(self) -> None:
+        self._waits_since = None
+
+    def _look(self) -> None:
+        """An agent goes where the access file says that the broker is."""
+        now = self.net.world.now
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            if self.address != self.net.access:
+                self._waits_since = None
+                self.renew()
 
     def renew(self) -> None:
         """A fresh socket to where the access file says: what waited in the old one is gone."""

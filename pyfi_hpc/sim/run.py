@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyfi_hpc.model.ids import task_name
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.sim import workload
 from pyfi_hpc.sim.checks import check, look, replay
+from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.cluster import Cluster, Plan
 from pyfi_hpc.sim.failure import Violation
 from pyfi_hpc.sim.faults import Faults
@@ -77,8 +79,9 @@ def _limits(chance: random.Random) -> Limits:
     if chance.random() < 0.6:
         return Limits()
     return Limits(
-        queued_payload_bytes_max=300, value_bytes_max=120, inputs_bytes_max=90, grant_tasks_max=8, node_bytes_max=100,
-        bundle_tasks_max=4, client_window_bytes_max=2000, ended_keys_max=2, batch_bytes_goal=200, grant_bytes_max=60,
+        queued_payload_bytes_max=300, value_bytes_max=120, inputs_bytes_max=90, grant_tasks_max=8,
+        node_bytes_max=100, bundle_tasks_max=4, client_window_bytes_max=2000, ended_keys_max=2, batch_bytes_goal=200,
+        grant_bytes_max=60,
     )  # fmt: skip
 
 
@@ -130,7 +133,7 @@ class Run:
         look(cluster)
         check(cluster)
 
-    def _watch(self, seconds: float, done: object) -> bool:
+    def _watch(self, seconds: float, done: Callable[[], bool]) -> bool:
         """Let so much time pass, looking at everything now and then."""
         cluster = self.cluster
         end = cluster.now + seconds
@@ -143,7 +146,7 @@ class Run:
                 replay(cluster)
             if cluster.now >= self._calm_at:
                 self._look_at_idle_ranks()
-            if callable(done) and done():
+            if done():
                 return True
         return False
 
@@ -155,10 +158,10 @@ class Run:
             and all(self._served(client) for client in cluster.clients if not client.dead)
         )
 
-    def _served(self, client: object) -> bool:
+    def _served(self, client: ClientHost) -> bool:
         """Every result that is final has reached a client that lives; its job may lack its end."""
         audit = self.cluster.audit
-        sinks = [sink for sink in client.sinks if sink.error is None and sink.job]  # type: ignore[attr-defined]
+        sinks = [sink for sink in client.sinks if sink.error is None and sink.job]
         return all(sink.feed.count == audit.count(sink.job) for sink in sinks)
 
     def _unleased(self) -> bool:

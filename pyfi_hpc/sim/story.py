@@ -131,7 +131,8 @@ def words(about: Any) -> str:
     if teller is not None:
         return f"{name} {teller(about)}".rstrip()
     shown = []
-    for field in getattr(about, "__struct_fields__", None) or getattr(about, "__slots__", None) or ():
+    fields: tuple[str, ...] = getattr(about, "__struct_fields__", ()) or getattr(about, "__slots__", ())
+    for field in fields:
         value = getattr(about, field)
         if isinstance(value, bytes | list) or field.endswith("_at"):
             continue

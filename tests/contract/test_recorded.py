@@ -9,7 +9,7 @@ from pyfi_hpc.sim.run import make
 
 
 def test_the_tables_tell_what_was_committed(ledger_url: str) -> None:
-    """The log of a random run, committed to Postgres and read from its tables: the same tasks, ended alike."""
+    """The log of a random run, committed to Postgres and read from its tables: the same tasks in the same states."""
     run = make(14)
     run.go()
     log = run.cluster.store.log

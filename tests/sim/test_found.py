@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from pyfi_hpc.model.effects import ReadPayloads
-from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.core.broker import Broker
+from pyfi_hpc.ledger.memory import MemoryLedger
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.effects import Effects, ReadPayloads
+from pyfi_hpc.model.events import PayloadsRead, Received, SocketSpec
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId, NodeName, Peer, SocketId
+from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
+from pyfi_hpc.model.packed import offsets_of
+from pyfi_hpc.model.records import BatchAdmitted, JobOpened, OutcomeSettled
+from pyfi_hpc.model.states import Cause, OnFailure
 from pyfi_hpc.sim.checks import check
 from pyfi_hpc.sim.cluster import Cluster, Plan
 
@@ -21,6 +29,39 @@ def test_a_job_that_paused_between_batches_ends_after_a_restart() -> None:
     world.run(lambda: any(batch.last for batch in world.store.batches.values()), 100.0)
     world.run_for(1.0)
     check(world)
+
+
+def test_the_rest_of_a_range_counts_though_a_part_of_it_ended_elsewhere() -> None:
+    """After a restart a node keeps its grant; one task of it was settled meanwhile, and it hands all of it back."""
+    ledger = MemoryLedger()
+    opened = JobOpened(JobId(1), bytes(16), "owner", "j", b"", OnFailure.FINISH, 0.0)
+    batch = BatchAdmitted(
+        BatchId(1), JobId(1), 0, 0, 4, True, SocketId(1), CodeId(1), 0, 0, 0.0, bytes(20), b"", b""
+    )
+    one = offsets_of([b""])
+    ended = OutcomeSettled(
+        BatchId(1), JobId(1), 1, 1, 1, Epoch(1), GrantId(8), NodeName("n2"), 0, b"\3", bytes(8), bytes(4), one, b""
+    )
+    ledger.restore([opened, batch, ended])
+    spec = SocketSpec(1, "s", "p", "f", m.Mount(1, "r", "c", "s", "e", "py", "w"))
+    broker = Broker(Limits(), ledger.take_over("test"), [spec], [], 0.0, 0.0)
+    peer, out = Peer(b"n1"), Effects()
+
+    def tell(message: m.Message, now: float) -> None:
+        broker.handle(Received(peer, "agent", "owner", message), now, out)
+        broker.advance(now, out)
+
+    held = [m.Held(7, 1, 0, 4, 1, b"\1" * 4)]
+    tell(m.Hello(PROTOCOL_VERSION, "agent", "n1", "x", 1, 1, "", held), 0.1)
+    given_back = m.Outcome(
+        7, 1, 0, 4, 1, -1, bytes([Cause.RELEASED]) * 4, bytes(32), bytes(16), offsets_of([b""] * 4), b""
+    )
+    tell(m.Finished([given_back]), 0.2)
+    assert not broker.state.nodes.grants
+    broker.handle(PayloadsRead([(BatchId(1), bytes(20), b"")]), 0.3, out)
+    tell(m.Capacity(9, 9), 3.0)
+    grants = [item for _, message in out.messages if isinstance(message, m.Grant) for item in message.items]
+    assert sorted(item.first + k for item in grants for k in range(item.count)) == [0, 2, 3]
 
 
 def test_an_agent_whose_last_rank_died_sleeps_until_it_starts_others() -> None:

@@ -102,6 +102,14 @@ def test_a_broker_that_moved_is_found_after_a_beat_without_answer(tmp_path):
     broker.stop()
 
 
+def test_looking_whether_the_broker_has_moved_puts_off_no_new_connection(broker, tmp_path):
+    """Both become due in one round after three silent beats: a broker that has not moved is connected to anew."""
+    session = Session(Settings(home=tmp_path))
+    session._talk.reconnect = True
+    session._follow(None, time.monotonic(), moved_only=True)
+    assert session._talk.reconnect
+
+
 def test_lost_results_are_read_from_the_ledger(broker, executor, monkeypatch):
     """Pushes are hints: those that got lost are asked for after a while."""
     monkeypatch.setattr("pyfi_hpc.client.watching.PROBE_S_MIN", 0.1)
