@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.adapters.dealer import BROKER
 from pyfi_hpc.hosts import instance
 from pyfi_hpc.ledger import embedded
-from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.model import messages as m
 
 
@@ -47,28 +45,13 @@ def test_b1_the_broker_is_killed(arena: Instance, tmp_path: Path) -> None:
     assert [attempt["attempt"] for attempt in arena.ask("call", id=long.id)["attempts"]] == [1]
 
 
-@pytest.fixture
-def proxied(
-    instances: Callable[..., Instance], new_ledger: Callable[[], str], ledger_server: EmbeddedServer
-) -> Iterator[tuple[Instance, Proxy]]:
-    """An instance whose broker reaches its ledger through a proxy."""
-    proxy = Proxy(new_ledger(), ledger_server.run)
-    box = instances(ledger=proxy.url)
-    box.start_broker()
-    box.start_agent(2)
-    box.deploy(box.trouble())
-    yield box, proxy
-    box.stop()
-    proxy.close()
-
-
 @pytest.mark.parametrize("statement", [b"BEGIN", b"COPY outcome_batch", b"COPY job", b"COMMIT"])
 @pytest.mark.parametrize("how", ["request", "reply"])
 def test_b2_the_broker_is_killed_in_a_commit(
-    proxied: tuple[Instance, Proxy], tmp_path: Path, statement: bytes, how: str
+    behind: tuple[Proxy, Instance], tmp_path: Path, statement: bytes, how: str
 ) -> None:
     """SIGKILL as a statement of a group commit leaves, or before its answer comes: known or not, it counts once."""
-    box, proxy = proxied
+    proxy, box = behind
     load = Load(box, tmp_path, count=300)
     broker = box.pid("broker")
     proxy.struck = lambda: os.kill(broker, signal.SIGKILL)

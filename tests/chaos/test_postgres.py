@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,35 +19,12 @@ from load import Load
 from server import BACKENDS, backends, commits_again, epoch, url_of
 
 from pyfi_hpc.ledger.connection import libpq_url
-from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.place import place_of
 
 #: RELIABILITY's D4 takes a minute; shorter here, PYFI_TEST_LONG=1 runs it as it is written
 _AWAY_S = 60.0 if os.environ.get("PYFI_TEST_LONG") else 20.0
 #: a message of its own, as the committing thread sends it; the express lane sends it at the end of a longer one
 _COMMIT_ALONE = b"Q\x00\x00\x00\x0bCOMMIT\x00"
-
-
-@pytest.fixture(scope="module")
-def _behind(test_home: Path, ledger_server: EmbeddedServer) -> Iterator[tuple[Proxy, Instance]]:
-    administer(ledger_server.url, "CREATE DATABASE behind TEMPLATE template_ledger")
-    proxy = Proxy(ledger_server.url.replace("/pyfi?", "/behind?"), ledger_server.run)
-    box = Instance(test_home, "behind", ledger=proxy.url)
-    try:
-        yield proxy, box.up()
-    finally:
-        box.down()
-        proxy.close()
-        administer(ledger_server.url, "DROP DATABASE behind WITH (FORCE)")
-
-
-@pytest.fixture
-def behind(_behind: tuple[Proxy, Instance]) -> Iterator[tuple[Proxy, Instance]]:
-    """An instance that reaches its ledger through a faulty proxy."""
-    proxy, box = _behind
-    yield _behind
-    proxy.refusing, proxy.latency_s = False, 0.0
-    proxy.let_go()
 
 
 def test_d1_sessions_are_terminated(arena: Instance, tmp_path: Path) -> None:
