@@ -158,7 +158,12 @@ class Cluster(World):
 
     @property
     def idle_ranks(self) -> int:
-        return sum(not rank.busy for agent in self.agents.values() for rank in agent.ranks.values())
+        """Ranks that could work and do not; those that rest after several deaths are not counted."""
+        found = 0
+        for agent in self.agents.values():
+            resting = agent.machine._muster.resting
+            found += sum(not rank.busy and number not in resting for number, rank in agent.ranks.items())
+        return found
 
 
 def _nothing() -> None:

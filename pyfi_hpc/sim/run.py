@@ -174,11 +174,13 @@ class Run:
         return [any(store.batches[b].last for b in batches) for batches in store.of_job.values()]
 
     def _look_at_idle_ranks(self) -> None:
-        """No rank idles while a task is ready that it could run."""
+        """No rank idles while a task is ready that it could run: one that rests cannot, and a task that is tried again
+        waits a while for another place."""
         cluster = self.cluster
         broker = cluster.broker
-        waiting = broker is not None and broker.machine.state.queue.ready and cluster.idle_ranks
-        if not waiting:
+        queue = broker.machine.state.queue if broker is not None else None
+        tried_again = sum(len(entry.retries) for entry in queue._classes.values()) if queue is not None else 0
+        if queue is None or queue.ready <= tried_again or not cluster.idle_ranks:
             self._idle_since = float("inf")
             return
         self._idle_since = min(self._idle_since, cluster.now)
