@@ -20,10 +20,11 @@ from ledger_fixture import administer
 from ledger_proxy import Proxy
 from load import Load, heal
 from test_clients import jobs_of, line, submission
+from test_mutants import mutated
 
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.adapters.dealer import BROKER
-from pyfi_hpc.hosts import instance
+from pyfi_hpc.hosts import brokers, instance
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.model import messages as m
 
@@ -158,3 +159,43 @@ def _kill_and_mend(arena: Instance, kind: str) -> None:
         if instance.find(arena.settings, kind):
             arena.kill(arena.pid(kind))
         arena.start_broker() if kind == "broker" else arena.start_agent(joined=False)
+
+
+def test_b3_a_broker_freezes_and_wakes(arena: Instance, tmp_path: Path) -> None:
+    """SIGSTOP until a standby has taken over, then SIGCONT: it may not commit any more, and ends."""
+    arena.start_standby()
+    load = Load(arena, tmp_path, count=300)
+    old, watch = arena.pid("broker"), Stopwatch()
+    os.kill(old, signal.SIGSTOP)
+    until(lambda: (found := instance.find(arena.settings, "broker")) and found.pid != old, 30.0, "the standby serves")
+    watch.tell("frozen broker replaced", 2)
+    load.reached(len(load.got) + 20)
+    os.kill(old, signal.SIGCONT)
+    until(lambda: gone(old), 15.0, "the one that woke has ended")
+    load.ends_well(again_max=4)  # agents end what runs after some seconds without a broker
+
+
+def test_b5_the_broker_is_restarted(arena: Instance, tmp_path: Path) -> None:
+    """Three restarts in a row: calls in flight and submits do not notice, nothing runs again."""
+    load = Load(arena, tmp_path, count=400)
+    for _ in range(3):
+        old, watch = arena.pid("broker"), Stopwatch()
+        brokers.restart_broker(arena.settings)
+        watch.tell("restarted", 2)
+        assert arena.pid("broker") != old
+        assert arena.executor().submit("trouble.same", "meanwhile").result(20) == "meanwhile"
+    load.ends_well(again_max=0)
+
+
+def test_b7_the_ledger_raises(arena: Instance, tmp_path: Path) -> None:
+    """Commits fail before they are made, or after, one in seven each: tried again, or found to be there."""
+    arena.kill(arena.pid("broker"))
+    with mutated("ill_ledger"):
+        arena.start_broker()
+    load = Load(arena, tmp_path)
+    burst = [arena.executor().submit("trouble.same", k) for k in range(200)]
+    assert [future.result(60) for future in burst] == list(range(200))
+    load.ends_well(again_max=0)
+    assert "made to fail before" in arena.log("broker")
+    assert "made to fail after" in arena.log("broker")
+    arena.kill(arena.pid("broker"))  # the next test has a sound one
