@@ -3,6 +3,7 @@ nothing else."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import select
@@ -78,6 +79,8 @@ def bad(): raise ValueError("wrong", 3)
 def deep(): return deep()
 def interrupt(): raise KeyboardInterrupt
 """
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Rig:
@@ -199,6 +202,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(tmp_path, kill_grace_s=0.5)
     yield rig
     rig.runners.close()
+    # a rank adopts what its runners leave; this process must not go on to adopt what later tests start
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("runner-")] == []
 
 
