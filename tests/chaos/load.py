@@ -42,16 +42,16 @@ class Load:
         self.session = session or box.session
         self.got: list[Any] = []
         self.error: BaseException | None = None
-        results = Executor(session=self.session).map(
+        self._results = Executor(session=self.session).map(
             "trouble.note", [str(folder)] * count, range(count), [seconds] * count
         )
-        self._thread = threading.Thread(target=self._read, args=(results,), daemon=True)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         self.reached(count // 10)
 
-    def _read(self, results: Iterator[Any]) -> None:
+    def _read(self) -> None:
         try:
-            for value in results:
+            for value in self._results:
                 self.got.append(value)
         except BaseException as error:
             self.error = error
@@ -70,8 +70,7 @@ class Load:
         assert set(ran) == set(map(str, range(self.count)))
         again = sum(n - 1 for n in ran.values())
         assert again <= again_max, {x: n for x, n in ran.items() if n > 1}
-        job = next(row["job"] for row in self._box.ask("jobs", limit=50)["rows"] if row["tasks"] == self.count)
-        check(self._box, {job: self.got})
+        check(self._box, {self._results.id: self.got})
 
 
 @contextmanager

@@ -193,10 +193,12 @@ def test_b7_the_ledger_raises(arena: Instance, tmp_path: Path) -> None:
     arena.kill(arena.pid("broker"))
     with mutated("ill_ledger"):
         arena.start_broker()
-    load = Load(arena, tmp_path)
-    burst = [arena.executor().submit("trouble.same", k) for k in range(200)]
-    assert [future.result(60) for future in burst] == list(range(200))
-    load.ends_well(again_max=0)
-    assert "made to fail before" in arena.log("broker")
-    assert "made to fail after" in arena.log("broker")
-    arena.kill(arena.pid("broker"))  # the next test has a sound one
+    try:
+        load = Load(arena, tmp_path)
+        burst = [arena.executor().submit("trouble.same", k) for k in range(200)]
+        assert [future.result(60) for future in burst] == list(range(200))
+        load.ends_well(again_max=0)
+        assert "made to fail before" in arena.log("broker")
+        assert "made to fail after" in arena.log("broker")
+    finally:
+        arena.kill(arena.pid("broker"))  # the next test has a sound one
