@@ -15,6 +15,7 @@ from pyfi_hpc.sim.audit import Audit
 from pyfi_hpc.sim.brokers import BrokerHost
 from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.disk import DiskWeather
+from pyfi_hpc.sim.failure import expect
 from pyfi_hpc.sim.network import Network
 from pyfi_hpc.sim.story import Story
 from pyfi_hpc.sim.world import World
@@ -85,6 +86,7 @@ class Cluster(World):
         self.clients: list[ClientHost] = []
         #: (job, index, attempt, grant) of every start of a task
         self.executed: list[tuple[int, int, int, int]] = []
+        self._attempts: set[tuple[int, int, int]] = set()
         self.processes_made = 100
         self._brokers_made = 0
         self.start_broker()
@@ -93,6 +95,14 @@ class Cluster(World):
 
     def count(self, what: str, number: int = 1) -> None:
         self.faults[what] += number
+
+    def execute(self, job: int, index: int, attempt: int, grant: int) -> None:
+        """A task starts. While nothing was lost, killed or cut an attempt starts once, whoever wants tasks back."""
+        self.executed.append((job, index, attempt, grant))
+        if not self.faults and self.audited:
+            made = (job, index, attempt)
+            expect(made not in self._attempts, f"attempt {attempt} starts again, and there was no fault", (job, index))
+            self._attempts.add(made)
 
     # --- brokers --------------------------------------------------------------------------------------
 
