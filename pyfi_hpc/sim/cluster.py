@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyfi_hpc.core.rank import RankMachine
 from pyfi_hpc.ledger.memory import MemoryStore
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.events import Signalled, SocketSpec
@@ -61,6 +62,7 @@ class Cluster(World):
     #: tests replace them
     broker_class: type[BrokerHost] = BrokerHost
     client_class: type[ClientHost] = ClientHost
+    rank_class: type[RankMachine] = RankMachine
 
     def __init__(
         self, seed: int = 0, plan: Plan | None = None, limits: Limits | None = None, story: Story | None = None

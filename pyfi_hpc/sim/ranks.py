@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyfi_hpc.core.rank import AGENT, RankMachine
+from pyfi_hpc.core.rank import AGENT
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
 from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _IPC_S = 20e-6
 #: a rank reads its runner no more often than this, as in adapters/child.py, seconds
 _GATHER_S = 0.001
+#: every third time it reads only so much later, seconds: on a node its core is not its own
+_LATE_S = 0.002
 _PAYLOAD = re.compile(r"([!?^@]*)([0-9.]*)")
 _SIGTERM, _SIGKILL = 15, 9
 
@@ -69,7 +71,7 @@ class RankHost(Host):
         self.cluster = cluster
         self.number = number
         self.peer = Peer(f"r{self.pid}".encode())
-        self.machine = RankMachine(cluster.limits, number, 1, self.pid, -1)
+        self.machine = cluster.rank_class(cluster.limits, number, 1, self.pid, -1)
         self.chance = cluster.chance(f"rank {self.pid}")
         self.runners: dict[int, Runner] = {}
 
@@ -298,7 +300,8 @@ class Runner:
 
     def _speak(self, frame: list[Any]) -> None:
         if not self._spoken:
-            self.rank.world.at(max(self.rank.world.now + _IPC_S, self._read_at + _GATHER_S), self._told, None)
+            late_s = self.rank.chance.choice((_IPC_S, _IPC_S, _LATE_S))
+            self.rank.world.at(max(self.rank.world.now + late_s, self._read_at + _GATHER_S), self._told, None)
         self._spoken.append(frame)
 
     def _told(self, end: RunnerExited | None) -> None:
