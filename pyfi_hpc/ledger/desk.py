@@ -243,13 +243,19 @@ def _jobs(r: Request) -> Any:
 
 
 def _info(r: Request) -> Any:
-    ledger = calls.query(r.connection, "ledger_info")[0]
+    broker = {name: value for name, value in r.view.items() if name != "running"}
+    try:
+        ledger = calls.query(r.connection, "ledger_info")[0]
+    except sa.exc.OperationalError as error:
+        # nothing was committed lately, or the broker would have noticed
+        r.session.rollback()
+        broker["ledger_down"] = str(error.orig).strip()
+        return {"version": __version__, "ledger": {}, "objects": {}, "broker": broker}
     ledger["url"] = r.connection.engine.url.render_as_string(hide_password=True)
     counts = {}
     for kind in ("processor", "socket", "queue", "plug", "node"):
         model = registry.KINDS[kind]
         counts[kind] = r.session.scalar(sa.select(sa.func.count()).select_from(model))
-    broker = {name: value for name, value in r.view.items() if name != "running"}
     return {"version": __version__, "ledger": ledger, "objects": counts, "broker": broker}
 
 
