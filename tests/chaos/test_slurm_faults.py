@@ -303,6 +303,7 @@ def test_f7_an_allocation_never_starts(yard: Site) -> None:
     watch = Stopwatch()
     for node in cluster.nodes:
         cluster.node_resume(node)
+    yard.wait_ranks(4, job)
     assert list(results) == list(range(50))
     watch.tell("nodes resumed, tasks done", 30)
     check(yard)
