@@ -18,6 +18,7 @@ from ledger_proxy import Proxy
 from load import Load
 from server import BACKENDS, backends, commits_again, epoch, url_of
 
+from pyfi_hpc.errors import LedgerUnavailable
 from pyfi_hpc.ledger.connection import libpq_url
 from pyfi_hpc.ledger.place import place_of
 
@@ -66,6 +67,10 @@ def test_d4_the_server_is_away_for_long(arena: Instance, tmp_path: Path) -> None
     arena.crash_ledger()
     time.sleep(_AWAY_S)
     assert load.error is None, repr(load.error)
+    info = arena.ask("info")
+    assert info["broker"]["ledger_down"] and info["broker"]["open_tasks"] > 0
+    with pytest.raises(LedgerUnavailable, match="the ledger is away"):
+        arena.ask("ls", kind="sockets")
     arena.start_ledger()
     watch = Stopwatch()
     commits_again(arena, before, watch, f"server back after {_AWAY_S:.0f} s", 10)
