@@ -15,7 +15,7 @@ from typing import Any
 from pyfi_hpc.model.effects import Effects, Query
 from pyfi_hpc.model.events import Unreachable
 from pyfi_hpc.model.ids import Peer
-from pyfi_hpc.model.messages import Message
+from pyfi_hpc.model.messages import ACKNOWLEDGEMENTS, Message
 from pyfi_hpc.model.records import Record
 from pyfi_hpc.ports import Clock, Doer, Hoarder, Journal, Machine, Port, Sender
 
@@ -75,6 +75,8 @@ class Loop:
         #: wait for the commit that is under way
         self._held: list[tuple[Peer, Message]] = []
         self._gone: list[Unreachable] = []
+        #: go at the end of the round: nobody's work waits for them
+        self._later: dict[Peer, list[Message]] = {}
 
     def run(self) -> None:
         out = Effects()
@@ -92,6 +94,7 @@ class Loop:
                 handle(event, now, out)
             self._machine.advance(now, out)
             self._carry_out(out)
+            self._send_later()
 
     def _drained(self) -> bool:
         journal = self._journal
@@ -164,13 +167,24 @@ class Loop:
             self._behind = []
 
     def _send(self, messages: list[tuple[Peer, Message]]) -> None:
-        """One frame per peer, its messages in order."""
-        by_peer: dict[Peer, list[Message]] = {}
+        """One frame per peer, its messages in order. Who gets acknowledgements only gets them later in this round."""
+        urgent: dict[Peer, None] = {}
         for peer, message in messages:
-            by_peer.setdefault(peer, []).append(message)
-        for peer, batch in by_peer.items():
-            if not self._sender.send(peer, batch):
-                self._gone.append(Unreachable(peer))
+            self._later.setdefault(peer, []).append(message)
+            if type(message) not in ACKNOWLEDGEMENTS:
+                urgent[peer] = None
+        for peer in urgent:
+            self._send_to(peer, self._later.pop(peer))
+
+    def _send_later(self) -> None:
+        if self._later:
+            later, self._later = self._later, {}
+            for peer, batch in later.items():
+                self._send_to(peer, batch)
+
+    def _send_to(self, peer: Peer, batch: list[Message]) -> None:
+        if not self._sender.send(peer, batch):
+            self._gone.append(Unreachable(peer))
 
 
 def _epoll_of(waitables: Iterable[int]) -> select.epoll:

@@ -52,6 +52,8 @@ class DealerPort:
         self.endpoint = endpoint
         self._socket.connect(endpoint)
         self.waitable = descriptor(self._socket)
+        #: the socket was used since it was seen to be empty
+        self._stirred = True
         #: messages that were dropped because they were malformed
         self.dropped = 0
         #: when something was sent first after the peer was heard last, monotonic seconds; None: it has answered
@@ -60,18 +62,22 @@ class DealerPort:
     def move(self, endpoint: str) -> None:
         """The peer has a new address."""
         if endpoint != self.endpoint:
+            self._stirred = True
             self._socket.disconnect(self.endpoint)
             self._socket.connect(endpoint)
             self.endpoint = endpoint
             self.waits_since = None
 
     def holds(self) -> bool:
-        return readable(self._socket)
+        self._stirred = self._stirred and readable(self._socket)
+        return self._stirred
 
     def receive(self) -> list[Any]:
         events: list[Any] = []
+        self._stirred = True
         for _ in range(512):
             if not readable(self._socket):
+                self._stirred = False
                 break
             frame = self._socket.recv(NOBLOCK, copy=False)
             self.waits_since = None
@@ -85,6 +91,7 @@ class DealerPort:
         return events
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
+        self._stirred = True
         try:
             for frame in codec.frames(messages):
                 self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)

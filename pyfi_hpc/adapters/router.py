@@ -57,17 +57,22 @@ class RouterPort:
         self.waitable = descriptor(socket)
         self._socket = socket
         self._decoder = decoder
+        #: the socket was used since it was seen to be empty
+        self._stirred = True
         #: messages that were dropped because they were malformed or not allowed
         self.dropped = Tally()
 
     def holds(self) -> bool:
-        return readable(self._socket)
+        self._stirred = self._stirred and readable(self._socket)
+        return self._stirred
 
     def receive(self) -> list[Any]:
         events: list[Any] = []
         taken = 0
+        self._stirred = True
         for _ in range(_ROUND_MAX):
             if not readable(self._socket):
+                self._stirred = False
                 break
             frames = [self._socket.recv(NOBLOCK, copy=False)]
             while frames[-1].more:
@@ -100,6 +105,7 @@ class RouterPort:
         self.dropped.note("! dropped peer=%s role=%s why=%s dropped=%d", peer.hex(), role, why[:200])
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
+        self._stirred = True
         try:
             for frame in codec.frames(messages):
                 self._socket.send(peer, _NOBLOCK_MORE)
@@ -159,8 +165,8 @@ def readable(socket: zmq.Socket[Any]) -> bool:
 
 
 def descriptor(socket: zmq.Socket[Any]) -> int:
-    """What an epoll can wait for. ZeroMQ makes it readable once: a send may take note of what came, so a port that
-    sends has to be asked with ``holds`` before each wait."""
+    """What an epoll can wait for. ZeroMQ makes it readable once for what has come, and any use of the socket may take
+    note of that: after it, and before a wait, it has to be asked whether it is ``readable``."""
     return int(socket.getsockopt(_FD))
 
 
@@ -222,19 +228,23 @@ class Sentry:
         )
         self.waitable = descriptor(self._monitor)
         self.failed = Tally()
+        #: there was too much for one round
+        self._more = False
         #: connections without a handshake: descriptor -> address of the other end, youngest last
         self._young: dict[int, str] = {}
         #: the handshake that failed last: the disconnection that follows tells whose it was
         self._failure = 0
 
     def holds(self) -> bool:
-        return readable(self._monitor)
+        return self._more
 
     def receive(self) -> list[Any]:
+        self._more = True
         for _ in range(_ROUND_MAX):
             try:
                 event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
             except zmq.Again:
+                self._more = False
                 break
             self._note(int(event["event"]), int(event["value"]))
         return []
