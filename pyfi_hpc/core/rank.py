@@ -257,7 +257,8 @@ class RankMachine:
     def _settled(self, runner: Runner, work: Work) -> None:
         """The head has its outcome."""
         work.next += 1
-        self._pass_over(runner)
+        if work.skipped or work.finished:
+            self._pass_over(runner)
 
     def _pass_over(self, runner: Runner) -> None:
         """The next head is the first task that can start; what comes before it has an outcome by that."""
