@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from pyfi_hpc.model.states import Cause
 
 #: ranks by host; the empty name is this computer, which takes what the others lose
 RANKS = {"": 4, "short": 1, "cut": 2, "mute": 1, "deaf": 1, "gone": 1}
+
+
+#: For less, nothing is retried. TCP sends again 0.2, 0.6, 1.4 and 3 s after a loss, and the last word that was heard may be
+#: a second older: after an outage of more than 1.4 s an agent may have heard nothing for 4 s, and ends what it runs.
+_SHORT_S = 1.2
 
 
 class Yard:
@@ -107,13 +113,24 @@ class Traces:
                 found.setdefault(x, []).append(run)
         return {x: sorted(runs) for x, runs in found.items()}
 
+    def again(self) -> set[int]:
+        """Calls that were run more than once."""
+        return {x for x, runs in self.runs().items() if len(runs) > 1}
+
     def end(self, *xs: int) -> None:
         for x in xs:
             (self._folder / f"end-{x}").touch()
 
 
-def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, tmp_path: Path) -> None:
-    """C4 too. At one moment a link is down for 2 s, one past the lease, two go one way, and one is gone for good.
+@pytest.fixture
+def links() -> Iterator[ExitStack]:
+    """What repairs links, also when a test fails in between."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, links: ExitStack, tmp_path: Path) -> None:
+    """C4 too. At one moment a link is down for 1.2 s, one past the lease, two go one way, and one is gone for good.
 
     The first retries nothing. Of the others every call goes on elsewhere, and what ran on a host that was cut off had
     been ended there by then: its last trace is before the first of the next run. A result that comes late is STALE.
@@ -135,18 +152,18 @@ def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, tmp_path: Path) 
     begun, watch = time.monotonic(), Stopwatch()
     for fault in (short.down, cut.down, mute.mute, deaf.deafen, gone.unplug):
         fault()
+    links.callback(lambda: [repair() for repair in (cut.up, mute.speak, deaf.hear, gone.plug_in)])
     until(lambda: time.monotonic() > begun + 1.0, 2.0, "a second has gone")
     traces.end(late, *on[""])  # its outcome cannot be told; and there is room for what the others lose
-    until(lambda: time.monotonic() > begun + 2.0, 2.0, "two seconds have gone")
+    until(lambda: time.monotonic() > begun + _SHORT_S, 3.0, "the short one is over")
     short.up()
     moved = {late, fenced, *on["mute"], *on["deaf"], *on["gone"]}
     until(lambda: yard.names() == {"here", "short"}, 10.0, "four hosts are given up")
     watch.tell("silent hosts noticed", 5)
-    until(lambda: {x for x, runs in traces.runs().items() if len(runs) > 1} == moved, 10.0, "their calls run again")
+    until(lambda: traces.again() == moved, 10.0, "their calls, and no others, run again")
     watch.tell("their calls run elsewhere", 8)
 
-    for repair in (cut.up, mute.speak, deaf.hear, gone.plug_in):
-        repair()
+    links.close()
     traces.end(*range(count))
     got = list(results)
     yard.wait_whole()
@@ -154,7 +171,7 @@ def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, tmp_path: Path) 
 
     runs = traces.runs()
     assert got == [[x, runs[x][-1].attempt] for x in range(count)]
-    assert {x for x in runs if len(runs[x]) > 1} == moved
+    assert traces.again() == moved
     for x in moved:
         first, second = runs[x]
         assert first.last < second.began, (x, where[x], first.last - begun, second.began - begun)
@@ -163,7 +180,8 @@ def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, tmp_path: Path) 
             assert begun + 2.0 < first.last < begun + Limits().lease_s, (x, where[x], first.last - begun)
     # one that is heard, and hears nothing, can still hand back what it ends: no attempt was lost there
     failed = yard.failed(results.id)
-    assert {(x, where[x], Cause.NODE_FAIL) for x in moved if where[x] != "deaf"} <= failed, failed
+    lost = {(x, where[x], Cause.NODE_FAIL) for x in moved if where[x] != "deaf"}
+    assert lost <= failed, (lost - failed, failed, runs)
     assert {node for _, node, _ in failed} <= {"cut", "mute", "deaf", "gone"}
     until(lambda: (late, "cut", Cause.STALE) in yard.failed(results.id), 10.0, "the late result is noted as STALE")
     until(lambda: broker.num_fds() <= descriptors + 2, 20.0, f"{descriptors} descriptors before, {broker.num_fds()}")
