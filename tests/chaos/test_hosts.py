@@ -25,7 +25,7 @@ from pyfi_hpc.model.states import Cause
 RANKS = {"": 4, "short": 1, "cut": 2, "mute": 1, "deaf": 1, "gone": 1}
 
 
-#: For less, nothing is retried. TCP sends again 0.2, 0.6, 1.4 and 3 s after a loss, and the last word that was heard may be
+#: For less, nothing is retried. TCP sends again 0.2, 0.6, 1.4 and 3 s after a loss, and the last word heard may be
 #: a second older: after an outage of more than 1.4 s an agent may have heard nothing for 4 s, and ends what it runs.
 _SHORT_S = 1.2
 
