@@ -23,7 +23,7 @@ from typing import Any
 
 from pyfi_hpc.core.outcomes import death_error
 from pyfi_hpc.core.reports import Reports
-from pyfi_hpc.core.runs import Key, Runner, Work, ranges
+from pyfi_hpc.core.runs import Key, Runner, Work
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
 from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
@@ -201,17 +201,10 @@ class RankMachine:
         out.actions.append(StartRunner(runner=runner.number, python=python, workdir=workdir, module=module))
 
     def _write(self, runner: Runner, work: Work, now: float, out: Effects) -> None:
-        b = work.bundle
-        work.run, work.base = self._next_run, work.next
+        frame = work.as_run(self._next_run)
         self._next_run += 1
-        work.skipped = {i for i in work.killed if i >= work.base}
         self._skip(runner, work, sorted(work.skipped), out)  # before the run itself, so that it cannot be late
-        frame = [
-            "run", work.run, b.job, b.first + work.base, b.attempt, b.grant, b.function,
-            b.offsets[4 * work.base :],
-            b.payload, b.inputs[work.base :],
-        ]  # fmt: skip
-        permits = b.count - work.base - len(work.skipped)
+        permits = len(work.left()) - len(work.skipped)
         out.actions.append(WriteRunner(runner=runner.number, frame=frame, permits=permits))
         runner.runs.append(work)
         runner.used_at = now
@@ -219,9 +212,7 @@ class RankMachine:
             self._head_began(runner, now)
 
     def _skip(self, runner: Runner, work: Work, positions: list[int], out: Effects) -> None:
-        for lo, hi in ranges(positions):
-            frame = ["skip", work.run, lo - work.base, hi - work.base]
-            out.actions.append(WriteRunner(runner=runner.number, frame=frame))
+        out.actions += [WriteRunner(runner=runner.number, frame=frame) for frame in work.skips(positions)]
 
     def _head_began(self, runner: Runner, now: float) -> None:
         runner.head_since = now
@@ -406,7 +397,10 @@ class RankMachine:
         line = runner.line()
         begun = len(line) - event.count
         assert begun >= 0, "there are no more permits than tasks"
-        if self._end_what_runs(runner, line[:begun], now, out):
+        runner.target = runner.to_end(line[:begun])
+        if runner.target is not None:  # it may have ended just now, but nothing else can be hit
+            self._signal(runner, now, out)
+            self._hand_back_behind_head(runner)
             return
         unstarted: dict[Work, list[int]] = {}
         for work, i in line[begun:]:
@@ -422,23 +416,6 @@ class RankMachine:
         self._pass_over(runner)
         if not begun:
             self._head_began(runner, now)
-
-    def _end_what_runs(self, runner: Runner, begun: list[tuple[Work, int]], now: float, out: Effects) -> bool:
-        """Signal the last one that began, if it is to end; it may have ended, but nothing else can be hit."""
-        late, runner.late = runner.late, None
-        if not begun and not (runner.runs and late == (runner.runs[0], runner.runs[0].next)):
-            return False
-        # a head that could not even begin in its time: what ran before it has left a runner that hangs
-        work, at = running = begun[-1] if begun else (runner.runs[0], runner.runs[0].next)
-        cause = work.killed.get(at, Cause.RELEASED)
-        if cause is Cause.RELEASED and running == late:
-            cause = Cause.TIME_LIMIT
-        if cause is Cause.RELEASED:
-            return False
-        runner.target = (work, at, cause)
-        self._signal(runner, now, out)
-        self._hand_back_behind_head(runner)
-        return True
 
     def _hand_back_behind_head(self, runner: Runner) -> None:
         """The runner starts nothing more."""

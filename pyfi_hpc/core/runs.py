@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyfi_hpc.model.events import RunnerExited
 from pyfi_hpc.model.messages import Bundle
@@ -44,6 +45,20 @@ class Work:
         """Positions without an outcome; of those behind the first one some may have been handed back."""
         return range(self.next, self.bundle.count)
 
+    def as_run(self, number: int) -> list[Any]:
+        """What a runner is to run of it, as a frame; what is killed already it is to skip."""
+        b = self.bundle
+        self.run, self.base = number, self.next
+        self.skipped = {i for i in self.killed if i >= self.base}
+        return [
+            "run", number, b.job, b.first + self.base, b.attempt, b.grant, b.function, b.offsets[4 * self.base :],
+            b.payload, b.inputs[self.base :],
+        ]  # fmt: skip
+
+    def skips(self, positions: Iterable[int]) -> list[list[Any]]:
+        """Frames that say that the runner is to pass over these, ascending."""
+        return [["skip", self.run, lo - self.base, hi - self.base] for lo, hi in _ranges(positions)]
+
 
 @dataclass(slots=True, eq=False)
 class Runner:
@@ -77,7 +92,20 @@ class Runner:
         return [(work, i) for work in self.runs for i in work.left() if i not in work.skipped]
 
 
-def ranges(positions: Iterable[int]) -> list[tuple[int, int]]:
+    def to_end(self, begun: list[tuple[Work, int]]) -> tuple[Work, int, Cause] | None:
+        """What of the tasks that have begun is to be ended, and why: the last of them, or nothing."""
+        late, self.late = self.late, None
+        if not begun and not (self.runs and late == (self.runs[0], self.runs[0].next)):
+            return None
+        # a head that could not even begin in its time: what ran before it has left a runner that hangs
+        work, at = running = begun[-1] if begun else (self.runs[0], self.runs[0].next)
+        cause = work.killed.get(at, Cause.RELEASED)
+        if cause is Cause.RELEASED and running == late:
+            cause = Cause.TIME_LIMIT
+        return None if cause is Cause.RELEASED else (work, at, cause)
+
+
+def _ranges(positions: Iterable[int]) -> list[tuple[int, int]]:
     """Ascending positions as ranges (first, one after the last)."""
     found: list[tuple[int, int]] = []
     for i in positions:

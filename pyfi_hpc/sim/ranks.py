@@ -1,62 +1,28 @@
-"""Ranks: the shipping rank machine with an imagined runner, and for a hundred thousand of them a cheap one.
-
-A task's payload is text: flags, then its seconds.
-
-    !   its process dies          ?   it raises        ^   it ignores SIGTERM
-    @   the flags before ^ hold only for the first attempt
-"""
+"""Ranks: the shipping rank machine with an imagined runner, and for a hundred thousand of them a cheap one."""
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyfi_hpc.core.rank import AGENT
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
-from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
+from pyfi_hpc.model.events import PermitsTaken, Received, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
-from pyfi_hpc.model.packed import failure, offsets_of, pick
+from pyfi_hpc.model.packed import offsets_of, pick
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.sim.hosts import Host
+from pyfi_hpc.sim.runners import IPC_S, SIGKILL, SIGTERM, Runner, result_of, work_of
 from pyfi_hpc.wire import codec
 
 if TYPE_CHECKING:
+    import random
+
     from pyfi_hpc.sim.agents import AgentHost
-
-#: over a unix socket, or a pipe
-_IPC_S = 20e-6
-#: a rank reads its runner no more often than this, as in adapters/child.py, seconds
-_GATHER_S = 0.001
-#: every third time it reads only so much later, seconds: on a node its core is not its own
-_LATE_S = 0.002
-_PAYLOAD = re.compile(r"([!?^@]*)([0-9.]*)")
-_SIGTERM, _SIGKILL = 15, 9
-
-
-@dataclass(slots=True)
-class Work:
-    """What a payload asks for, at one attempt."""
-
-    seconds: float
-    crashes: bool = False
-    raises: bool = False
-    stubborn: bool = False
-
-
-def work_of(payload: bytes, attempt: int) -> Work:
-    match = _PAYLOAD.match(payload.decode())
-    flags, seconds = match.groups() if match else ("", "")
-    once = "@" in flags and attempt > 1
-    return Work(float(seconds or 0.001), "!" in flags and not once, "?" in flags and not once, "^" in flags)
-
-
-def result_of(job: int, index: int) -> bytes:
-    return f"{job}.{index}".encode()
+    from pyfi_hpc.sim.cluster import Cluster
 
 
 class RankHost(Host):
@@ -68,11 +34,11 @@ class RankHost(Host):
         self.pid = cluster.processes_made
         super().__init__(agent.world, f"{agent.name}.r{number}", agent.skew)
         self.agent = agent
-        self.cluster = cluster
+        self.cluster: Cluster = cluster
         self.number = number
         self.peer = Peer(f"r{self.pid}".encode())
         self.machine = cluster.rank_class(cluster.limits, number, 1, self.pid, -1)
-        self.chance = cluster.chance(f"rank {self.pid}")
+        self.chance: random.Random = cluster.chance(f"rank {self.pid}")
         self.runners: dict[int, Runner] = {}
 
     @property
@@ -86,7 +52,7 @@ class RankHost(Host):
 
     def line_down(self, messages: Sequence[Any]) -> None:
         events = [Received(AGENT, "agent", "", message) for message in messages]
-        self.world.after(_IPC_S, self.tell, *events)
+        self.world.after(IPC_S, self.tell, *events)
 
     def carry_out(self, out: Effects) -> None:
         messages = [message for _, message in out.at_once + out.messages]
@@ -104,7 +70,7 @@ class RankHost(Host):
             for message in messages:
                 self.world.tell(f"{self.name} -> {agent.name}", "", message)
         messages = codec.decode(codec.encode(messages), codec.FROM_RANK)
-        self.world.after(_IPC_S, agent.tell, *[Received(self.peer, "rank", "", message) for message in messages])
+        self.world.after(IPC_S, agent.tell, *[Received(self.peer, "rank", "", message) for message in messages])
 
     def _do(self, action: Any) -> None:
         if isinstance(action, StartRunner):
@@ -116,11 +82,11 @@ class RankHost(Host):
         if isinstance(action, WriteRunner):
             runner.write(action.frame, action.permits)
         elif isinstance(action, TakePermits):
-            self.world.after(_IPC_S, self.tell, PermitsTaken(action.runner, runner.take_permits()))
+            self.world.after(IPC_S, self.tell, PermitsTaken(action.runner, runner.take_permits()))
         elif isinstance(action, GivePermits):
             runner.write(None, action.count)
         elif isinstance(action, KillRunner):
-            runner.signal(_SIGKILL if action.hard else _SIGTERM)
+            runner.signal(SIGKILL if action.hard else SIGTERM)
 
     def agent_gone(self) -> None:
         """Its socket is closed: the next message finds nobody."""
@@ -129,192 +95,13 @@ class RankHost(Host):
         """SIGTERM to this process and its runners, as Slurm sends it."""
         self.tell(Signalled("stop"))
         for runner in list(self.runners.values()):
-            runner.signal(_SIGTERM)
+            runner.signal(SIGTERM)
 
     def ended(self) -> None:
         for runner in list(self.runners.values()):
             runner.dead = True
         self.runners.clear()
         self.agent.rank_ended(self)
-
-
-class Runner:
-    """The imagined child process: takes the time that a payload names and does what runner/child.py would.
-
-    What lies in its pipes is there at once, but it looks at its inbox only when it has nothing to start, or when a
-    permit says so; it wakes a little later, and the rank reads its words later still: the rank is behind, as in truth.
-    """
-
-    def __init__(self, rank: RankHost, number: int) -> None:
-        self.rank = rank
-        self.number = number
-        self.dead = False
-        self.broken = rank.chance.random() < rank.cluster.plan.import_fails
-        self._inbox: list[list[Any]] = []
-        #: True: look at the inbox first
-        self._permits: deque[bool] = deque()
-        self._look_first = False
-        self._has_permit = False
-        self._runs: deque[list[Any]] = deque()
-        self._skips: dict[int, list[tuple[int, int]]] = {}
-        #: the run's number, position in it, and what the task there does
-        self._task: tuple[int, int, Work] | None = None
-        self._position = 0
-        self._ready = False
-        self._turn = 0
-        #: frames that the rank has not read, and when it last read some
-        self._spoken: list[list[Any]] = []
-        self._read_at = 0.0
-        plan = rank.cluster.plan
-        slow = rank.chance.random() < plan.slow_start
-        rank.world.after(plan.import_s * (20.0 if slow else 1.0), self._imported)
-
-    @property
-    def busy(self) -> bool:
-        return self._task is not None
-
-    # --- the rank's ends of its pipes -----------------------------------------------------------------
-
-    def write(self, frame: list[Any] | None, permits: int) -> None:
-        """A frame, and permits behind it."""
-        if frame is not None:
-            self._inbox.append(frame)
-        if permits:
-            self._permits.append(self._look_first)
-            self._permits.extend([False] * (permits - 1))
-            self._look_first = False
-        self.rank.world.after(_IPC_S, self._awake)
-
-    def take_permits(self) -> int:
-        taken = len(self._permits)
-        self._permits.clear()
-        self._look_first = True
-        return taken
-
-    def signal(self, number: int) -> None:
-        if self.dead or (number == _SIGTERM and self._task is not None and self._task[2].stubborn):
-            return
-        name = {_SIGTERM: "Terminated", _SIGKILL: "Killed"}[number]
-        self._exit(-number, f"signal {number} ({name})")
-
-    # --- what it does ---------------------------------------------------------------------------------
-
-    def _imported(self) -> None:
-        if self.dead:
-            return
-        if self.broken:
-            self.rank.cluster.count("imports that fail")
-            self._speak(["broken", failure("ImportError", "no module named sample")])
-            self._exit(1, "exit code 1")
-            return
-        self._ready = True
-        self._speak(["ready", self.number, "3.12.0", 1e9 + self.rank.world.now])
-        self._awake()
-
-    def _awake(self) -> None:
-        """Something came while it waited."""
-        if self._ready and not self.dead and self._task is None:
-            self._look()
-            self._next()
-
-    def _look(self) -> None:
-        for frame in self._inbox:
-            if frame[0] == "run":
-                self._runs.append(frame)
-            elif frame[0] == "skip":
-                self._skips.setdefault(frame[1], []).append((frame[2], frame[3]))
-            else:
-                self._exit(0, "exit code 0")
-        self._inbox.clear()
-
-    def _next(self) -> None:
-        """Start the next task, passing over those that are skipped."""
-        while not self.dead:
-            if not self._runs:
-                if not self._inbox:
-                    return
-                self._look()
-                continue
-            frame = self._runs[0]
-            at, count = self._position, len(frame[7]) // 4 - 1
-            if at < count and not self._is_skipped(frame[1], at):
-                if self._has_permit or self._take_permit():
-                    self._start(frame, at)
-                    return
-                if not self._has_permit and not self._inbox:
-                    return
-                self._look()  # nothing to start without a permit, or one that says so
-                continue
-            self._position = at + 1
-            if self._position >= count:
-                self._runs.popleft()
-                self._position = 0
-
-    def _is_skipped(self, run: int, at: int) -> bool:
-        return any(lo <= at < hi for lo, hi in self._skips.get(run, ()))
-
-    def _take_permit(self) -> bool:
-        """A plain one; one that says "look first" is kept at hand."""
-        if not self._permits:
-            return False
-        self._has_permit = self._permits.popleft()
-        return not self._has_permit
-
-    def _start(self, frame: list[Any], at: int) -> None:
-        _, run, job, first, attempt, grant, _, offsets, data, _ = frame
-        self._has_permit = False
-        start, end = array("I", offsets[4 * at : 4 * at + 8])
-        work = work_of(data[start:end], attempt)
-        self._task = (run, at, work)
-        cluster = self.rank.cluster
-        task = ("job", job, first + at, 1)
-        cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {work.seconds:g} s", task)
-        cluster.execute(job, first + at, attempt, grant)
-        self._turn += 1
-        cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result_of(job, first + at))
-
-    def _end(self, turn: int, began: float, result: bytes) -> None:
-        if self.dead or self._task is None or turn != self._turn:
-            return
-        run, at, work = self._task
-        self._task = None
-        self._position += 1
-        if work.crashes:
-            self._exit(-11, "signal 11 (Segmentation fault)")
-            return
-        cause = Cause.NONE
-        if work.raises:
-            cause, result = Cause.ERROR, failure("ValueError", "as its payload asks", "builtins")
-        now = self.rank.world.now
-        self._speak(["done", run, at, int(cause), 1e9 + began, now - began, result, None, None])
-        self._next()
-
-    def _exit(self, status: int, how: str) -> None:
-        if not self.dead:
-            self.dead = True
-            self._task = None
-            self.rank.cluster.tell(self.rank.name, f"runner {self.number} ended: {how}")
-            self.rank.world.after(_IPC_S, self._told, RunnerExited(self.number, status, how))
-
-    # --- what the rank hears of it --------------------------------------------------------------------
-
-    def _speak(self, frame: list[Any]) -> None:
-        if not self._spoken:
-            late_s = self.rank.chance.choice((_IPC_S, _IPC_S, _LATE_S))
-            self.rank.world.at(max(self.rank.world.now + late_s, self._read_at + _GATHER_S), self._told, None)
-        self._spoken.append(frame)
-
-    def _told(self, end: RunnerExited | None) -> None:
-        events: list[Any] = []
-        if self._spoken:
-            self._read_at = self.rank.world.now
-            events.append(RunnerSpoke(self.number, self._spoken))
-            self._spoken = []
-        if end is not None:
-            self.rank.runners.pop(self.number, None)
-            events.append(end)
-        if events:
-            self.rank.tell(*events)
 
 
 class ImaginedRank:

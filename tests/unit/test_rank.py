@@ -541,7 +541,7 @@ class Imagined:
         return False
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_every_task_ends_exactly_once_in_order(data: st.DataObject) -> None:
     """Random bundles, kills, deaths, slow tasks and broken imports, and a rank that hears late: each task has one
