@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyfi_hpc.core.rank import AGENT, RankMachine
+from pyfi_hpc.core.rank import AGENT
 from pyfi_hpc.model import messages as m
-from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
-from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
+from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
+from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.packed import failure, offsets_of, pick
 from pyfi_hpc.model.states import Cause
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 #: over a unix socket, or a pipe
 _IPC_S = 20e-6
+#: a rank reads its runner no more often than this, as in adapters/child.py, seconds
+_GATHER_S = 0.001
+#: every third time it reads only so much later, seconds: on a node its core is not its own
+_LATE_S = 0.002
 _PAYLOAD = re.compile(r"([!?^@]*)([0-9.]*)")
 _SIGTERM, _SIGKILL = 15, 9
 
@@ -67,7 +71,7 @@ class RankHost(Host):
         self.cluster = cluster
         self.number = number
         self.peer = Peer(f"r{self.pid}".encode())
-        self.machine = RankMachine(cluster.limits, number, 1, self.pid, -1)
+        self.machine = cluster.rank_class(cluster.limits, number, 1, self.pid, -1)
         self.chance = cluster.chance(f"rank {self.pid}")
         self.runners: dict[int, Runner] = {}
 
@@ -110,7 +114,11 @@ class RankHost(Host):
         if runner is None:
             return
         if isinstance(action, WriteRunner):
-            self.world.after(_IPC_S, runner.read, action.frame)
+            runner.write(action.frame, action.permits)
+        elif isinstance(action, TakePermits):
+            self.world.after(_IPC_S, self.tell, PermitsTaken(action.runner, runner.take_permits()))
+        elif isinstance(action, GivePermits):
+            runner.write(None, action.count)
         elif isinstance(action, KillRunner):
             runner.signal(_SIGKILL if action.hard else _SIGTERM)
 
@@ -131,13 +139,22 @@ class RankHost(Host):
 
 
 class Runner:
-    """The imagined child process: takes the time that a payload names and says what runner/child.py would."""
+    """The imagined child process: takes the time that a payload names and does what runner/child.py would.
+
+    What lies in its pipes is there at once, but it looks at its inbox only when it has nothing to start, or when a
+    permit says so; it wakes a little later, and the rank reads its words later still: the rank is behind, as in truth.
+    """
 
     def __init__(self, rank: RankHost, number: int) -> None:
         self.rank = rank
         self.number = number
         self.dead = False
         self.broken = rank.chance.random() < rank.cluster.plan.import_fails
+        self._inbox: list[list[Any]] = []
+        #: True: look at the inbox first
+        self._permits: deque[bool] = deque()
+        self._look_first = False
+        self._has_permit = False
         self._runs: deque[list[Any]] = deque()
         self._skips: dict[int, list[tuple[int, int]]] = {}
         #: the run's number, position in it, and what the task there does
@@ -145,6 +162,9 @@ class Runner:
         self._position = 0
         self._ready = False
         self._turn = 0
+        #: frames that the rank has not read, and when it last read some
+        self._spoken: list[list[Any]] = []
+        self._read_at = 0.0
         plan = rank.cluster.plan
         slow = rank.chance.random() < plan.slow_start
         rank.world.after(plan.import_s * (20.0 if slow else 1.0), self._imported)
@@ -153,25 +173,31 @@ class Runner:
     def busy(self) -> bool:
         return self._task is not None
 
-    def read(self, frame: list[Any]) -> None:
-        """A frame of the rank."""
-        if self.dead:
-            return
-        kind = frame[0]
-        if kind == "run":
-            self._runs.append(frame)
-            if self._ready and self._task is None:
-                self._next()
-        elif kind == "skip":
-            self._skips.setdefault(frame[1], []).append((frame[2], frame[3]))
-        elif kind == "stop":
-            self._exit(0, "exit code 0")
+    # --- the rank's ends of its pipes -----------------------------------------------------------------
+
+    def write(self, frame: list[Any] | None, permits: int) -> None:
+        """A frame, and permits behind it."""
+        if frame is not None:
+            self._inbox.append(frame)
+        if permits:
+            self._permits.append(self._look_first)
+            self._permits.extend([False] * (permits - 1))
+            self._look_first = False
+        self.rank.world.after(_IPC_S, self._awake)
+
+    def take_permits(self) -> int:
+        taken = len(self._permits)
+        self._permits.clear()
+        self._look_first = True
+        return taken
 
     def signal(self, number: int) -> None:
         if self.dead or (number == _SIGTERM and self._task is not None and self._task[2].stubborn):
             return
         name = {_SIGTERM: "Terminated", _SIGKILL: "Killed"}[number]
         self._exit(-number, f"signal {number} ({name})")
+
+    # --- what it does ---------------------------------------------------------------------------------
 
     def _imported(self) -> None:
         if self.dead:
@@ -183,32 +209,69 @@ class Runner:
             return
         self._ready = True
         self._speak(["ready", self.number, "3.12.0", 1e9 + self.rank.world.now])
-        self._next()
+        self._awake()
+
+    def _awake(self) -> None:
+        """Something came while it waited."""
+        if self._ready and not self.dead and self._task is None:
+            self._look()
+            self._next()
+
+    def _look(self) -> None:
+        for frame in self._inbox:
+            if frame[0] == "run":
+                self._runs.append(frame)
+            elif frame[0] == "skip":
+                self._skips.setdefault(frame[1], []).append((frame[2], frame[3]))
+            else:
+                self._exit(0, "exit code 0")
+        self._inbox.clear()
 
     def _next(self) -> None:
         """Start the next task, passing over those that are skipped."""
-        while self._runs:
+        while not self.dead:
+            if not self._runs:
+                if not self._inbox:
+                    return
+                self._look()
+                continue
             frame = self._runs[0]
-            _, run, job, first, attempt, grant, _, offsets, data, _ = frame
-            at = self._position
-            if at >= len(offsets) // 4 - 1:
+            at, count = self._position, len(frame[7]) // 4 - 1
+            if at < count and not self._is_skipped(frame[1], at):
+                if self._has_permit or self._take_permit():
+                    self._start(frame, at)
+                    return
+                if not self._has_permit and not self._inbox:
+                    return
+                self._look()  # nothing to start without a permit, or one that says so
+                continue
+            self._position = at + 1
+            if self._position >= count:
                 self._runs.popleft()
                 self._position = 0
-                continue
-            if any(lo <= at < hi for lo, hi in self._skips.get(run, ())):
-                self._position += 1
-                self._speak(["skipped", run, at])
-                continue
-            start, end = array("I", offsets[4 * at : 4 * at + 8])
-            work = work_of(data[start:end], attempt)
-            self._task = (run, at, work)
-            cluster = self.rank.cluster
-            cluster.executed.append((job, first + at, attempt, grant))
-            task = ("job", job, first + at, 1)
-            cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {work.seconds:g} s", task)
-            self._turn += 1
-            cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result_of(job, first + at))
-            return
+
+    def _is_skipped(self, run: int, at: int) -> bool:
+        return any(lo <= at < hi for lo, hi in self._skips.get(run, ()))
+
+    def _take_permit(self) -> bool:
+        """A plain one; one that says "look first" is kept at hand."""
+        if not self._permits:
+            return False
+        self._has_permit = self._permits.popleft()
+        return not self._has_permit
+
+    def _start(self, frame: list[Any], at: int) -> None:
+        _, run, job, first, attempt, grant, _, offsets, data, _ = frame
+        self._has_permit = False
+        start, end = array("I", offsets[4 * at : 4 * at + 8])
+        work = work_of(data[start:end], attempt)
+        self._task = (run, at, work)
+        cluster = self.rank.cluster
+        task = ("job", job, first + at, 1)
+        cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {work.seconds:g} s", task)
+        cluster.execute(job, first + at, attempt, grant)
+        self._turn += 1
+        cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result_of(job, first + at))
 
     def _end(self, turn: int, began: float, result: bytes) -> None:
         if self.dead or self._task is None or turn != self._turn:
@@ -233,13 +296,25 @@ class Runner:
             self.rank.cluster.tell(self.rank.name, f"runner {self.number} ended: {how}")
             self.rank.world.after(_IPC_S, self._told, RunnerExited(self.number, status, how))
 
-    def _speak(self, frame: list[Any]) -> None:
-        self.rank.world.after(_IPC_S, self._told, RunnerSpoke(self.number, [frame]))
+    # --- what the rank hears of it --------------------------------------------------------------------
 
-    def _told(self, event: RunnerSpoke | RunnerExited) -> None:
-        if isinstance(event, RunnerExited):
+    def _speak(self, frame: list[Any]) -> None:
+        if not self._spoken:
+            late_s = self.rank.chance.choice((_IPC_S, _IPC_S, _LATE_S))
+            self.rank.world.at(max(self.rank.world.now + late_s, self._read_at + _GATHER_S), self._told, None)
+        self._spoken.append(frame)
+
+    def _told(self, end: RunnerExited | None) -> None:
+        events: list[Any] = []
+        if self._spoken:
+            self._read_at = self.rank.world.now
+            events.append(RunnerSpoke(self.number, self._spoken))
+            self._spoken = []
+        if end is not None:
             self.rank.runners.pop(self.number, None)
-        self.rank.tell(event)
+            events.append(end)
+        if events:
+            self.rank.tell(*events)
 
 
 class ImaginedRank:
@@ -311,7 +386,7 @@ class ImaginedRank:
         bundle, offset = self._running = self._line.popleft()
         index = bundle.first + offset - bundle.lo
         work = work_of(pick(bundle.offsets, bundle.payload, offset - bundle.lo), bundle.attempt)
-        self.cluster.executed.append((bundle.job, index, bundle.attempt, bundle.grant))
+        self.cluster.execute(bundle.job, index, bundle.attempt, bundle.grant)
         cause = Cause.CRASH if work.crashes else Cause.ERROR if work.raises else Cause.NONE
         self.cluster.after(work.seconds, self._finish, self._running, cause, work.seconds)
 
