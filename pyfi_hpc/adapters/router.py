@@ -228,8 +228,8 @@ class Sentry:
         )
         self.waitable = descriptor(self._monitor)
         self.failed = Tally()
-        #: there was too much for one round
-        self._more = False
+        #: there was too much for one round; a socket that was never read from does not tell what comes
+        self._more = True
         #: connections without a handshake: descriptor -> address of the other end, youngest last
         self._young: dict[int, str] = {}
         #: the handshake that failed last: the disconnection that follows tells whose it was
