@@ -2,17 +2,17 @@
 
     python perf/bare.py
 
-A call goes client - broker - agent and back over two CURVE connections, agent - rank over a third one without,
-rank - runner through a pipe, and waits for two commits. Each part here is a process that only sends back.
+A call goes client - broker - agent and back over two CURVE connections, agent - rank over a Unix socket, rank - runner
+through a pipe, and waits for two commits. Each part here is a process that only sends back.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,10 +33,9 @@ _BYTES = b"x" * 200
 def round_trip(settings: Settings) -> Iterator[Callable[[int], float]]:
     """A function that measures so many calls' worth of bare parts: the median, milliseconds."""
     with ExitStack() as stack:
-        line = stack.enter_context(_line("tcp://127.0.0.1:*", curve=True))
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        local = stack.enter_context(_line(f"ipc://{folder}/bare", curve=False))
-        pipe = stack.enter_context(_pipe())
+        line = stack.enter_context(_line())
+        local = stack.enter_context(_forked(*_socket_pair()))
+        pipe = stack.enter_context(_forked(*_pipes()))
         commit = stack.enter_context(_commit(settings))
 
         def call() -> None:
@@ -51,15 +50,14 @@ def round_trip(settings: Settings) -> Iterator[Callable[[int], float]]:
 
 
 @contextmanager
-def _line(endpoint: str, curve: bool) -> Iterator[Callable[[], Any]]:
-    keys = (*zmq.curve_keypair(), *zmq.curve_keypair()) if curve else ()
+def _line() -> Iterator[Callable[[], Any]]:
+    keys = (*zmq.curve_keypair(), *zmq.curve_keypair())
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_echo, args=(endpoint, keys, theirs), daemon=True)
+    process = multiprocessing.get_context("fork").Process(target=_echo, args=(keys, theirs), daemon=True)
     process.start()
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
-    if keys:
-        dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = keys[0], keys[2], keys[3]
+    dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = keys[0], keys[2], keys[3]
     dealer.connect(ours.recv())
     poller = zmq.Poller()
     poller.register(dealer, zmq.POLLIN)
@@ -77,11 +75,10 @@ def _line(endpoint: str, curve: bool) -> Iterator[Callable[[], Any]]:
         process.join()
 
 
-def _echo(endpoint: str, keys: tuple[bytes, ...], told: Any) -> None:
+def _echo(keys: tuple[bytes, ...], told: Any) -> None:
     router = zmq.Context().socket(zmq.ROUTER)
-    if keys:
-        router.curve_server, router.curve_publickey, router.curve_secretkey = 1, keys[0], keys[1]
-    router.bind(endpoint)
+    router.curve_server, router.curve_publickey, router.curve_secretkey = 1, keys[0], keys[1]
+    router.bind("tcp://127.0.0.1:*")
     told.send(router.getsockopt_string(zmq.LAST_ENDPOINT))
     poller = zmq.Poller()
     poller.register(router, zmq.POLLIN)
@@ -90,24 +87,38 @@ def _echo(endpoint: str, keys: tuple[bytes, ...], told: Any) -> None:
         router.send_multipart(router.recv_multipart())
 
 
-@contextmanager
-def _pipe() -> Iterator[Callable[[], Any]]:
+#: the end that is written to, and the one that is read from
+_Ends = tuple[int, int]
+
+
+def _pipes() -> tuple[_Ends, _Ends]:
     down, up = os.pipe(), os.pipe()
+    return (down[1], up[0]), (up[1], down[0])
+
+
+def _socket_pair() -> tuple[_Ends, _Ends]:
+    ours, theirs = (end.detach() for end in socket.socketpair())
+    return (ours, os.dup(ours)), (theirs, os.dup(theirs))
+
+
+@contextmanager
+def _forked(ours: _Ends, theirs: _Ends) -> Iterator[Callable[[], Any]]:
     child = os.fork()
     if not child:
-        os.close(down[1])
-        while data := os.read(down[0], 4096):
-            os.write(up[1], data)
+        for end in ours:
+            os.close(end)
+        while data := os.read(theirs[1], 4096):
+            os.write(theirs[0], data)
         os._exit(0)
 
     def there_and_back() -> None:
-        os.write(down[1], _BYTES)
-        os.read(up[0], 4096)
+        os.write(ours[0], _BYTES)
+        os.read(ours[1], 4096)
 
     try:
         yield there_and_back
     finally:
-        for end in (*down, *up):
+        for end in (*ours, *theirs):
             os.close(end)
         os.waitpid(child, 0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import statistics
 import sys
 import time
@@ -125,7 +126,7 @@ def _said(line: DealerPort, message: m.Message | None, kind: type, count: int, l
     while count > 0:
         if message is not None and line.send(BROKER, [message]):
             message = None
-        line.waitable.poll(20)
+        select.select([line.waitable], [], [], 0.0 if line.holds() else 0.02)
         count -= sum(isinstance(event.message, kind) for event in line.receive())
         if time.monotonic() > deadline:
             raise TimeoutError(f"the broker owes {count} {kind.__name__}")

@@ -270,6 +270,9 @@ def test_f5_slurmctld_comes_back_without_the_job(yard: Site) -> None:
     cluster.kill("slurmctld")
     (cluster.state / "ctld" / "job_state").unlink(missing_ok=True)  # whether it was quick enough is not to matter
     (cluster.state / "ctld" / "job_state.old").unlink(missing_ok=True)
+    # its numbers begin anew as well; a slurmd takes no job of a number that it has seen
+    with (cluster.state / "slurm.conf").open("a") as conf:
+        conf.write(f"FirstJobId={job + 100}\n")
     watch = Stopwatch()
     cluster.start("slurmctld")
     until(lambda: not live(yard), 60.0, "Slurm has ended the job that it does not know")
@@ -319,6 +322,7 @@ def test_f7_an_allocation_never_starts(yard: Site) -> None:
     watch = Stopwatch()
     for node in cluster.nodes:
         cluster.node_resume(node)
+    yard.wait_ranks(4, job)
     assert list(results) == list(range(50))
     watch.tell("nodes resumed, tasks done", 30)
     check(yard)
