@@ -25,9 +25,9 @@ from pyfi_hpc.model.states import Cause
 RANKS = {"": 4, "short": 1, "cut": 2, "mute": 1, "deaf": 1, "gone": 1}
 
 
-#: For less, nothing is retried. TCP sends again 0.2, 0.6, 1.4 and 3 s after a loss, and the last word heard may be
-#: a second older: after an outage of more than 1.4 s an agent may have heard nothing for 4 s, and ends what it runs.
-_SHORT_S = 1.2
+#: For less, nothing is retried. TCP sends again 0.2 to 1.4 s after a loss, then after 1.8 and 2.6 s, and the last word
+#: heard may be a second older: an outage of 2.6 s may keep an agent deaf for 4 s, and then it ends what it runs.
+_SHORT_S = 2.0
 
 
 class Yard:
@@ -130,7 +130,7 @@ def links() -> Iterator[ExitStack]:
 
 
 def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, links: ExitStack, tmp_path: Path) -> None:
-    """C4 too. At one moment a link is down for 1.2 s, one past the lease, two go one way, and one is gone for good.
+    """C4 too. At one moment a link is down for 2 s, one past the lease, two go one way, and one is gone for good.
 
     The first retries nothing. Of the others every call goes on elsewhere, and what ran on a host that was cut off had
     been ended there by then: its last trace is before the first of the next run. A result that comes late is STALE.
@@ -160,7 +160,8 @@ def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, links: ExitStack
     moved = {late, fenced, *on["mute"], *on["deaf"], *on["gone"]}
     until(lambda: yard.names() == {"here", "short"}, 10.0, "four hosts are given up")
     watch.tell("silent hosts noticed", 5)
-    until(lambda: traces.again() == moved, 10.0, "their calls, and no others, run again")
+    until(lambda: moved <= traces.again(), 10.0, "their calls run again")
+    assert traces.again() == moved, f"no others: {[where[x] for x in traces.again() - moved]}"
     watch.tell("their calls run elsewhere", 8)
 
     links.close()
