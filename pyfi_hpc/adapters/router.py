@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -30,6 +31,10 @@ _ROUND_MAX = 512
 #: bytes taken in one round; the rest waits in ZeroMQ
 _ROUND_BYTES = 64 << 20
 
+#: Linux's TCP_THIN_LINEAR_TIMEOUTS, and TCP_RTO_MAX_MS where the kernel has it. What was lost is first sent again every
+#: 0.2 s, not ever later, and then at least every second: after a link was down for two seconds the next beat comes in
+#: time. The first holds only while little is under way, so a crowded link gets no more than before.
+_STEADY = ((16, 1), (44, 1000))
 #: flags as plain numbers: to combine pyzmq's enums costs more than to send
 NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -228,8 +233,8 @@ class Sentry:
         )
         self.waitable = descriptor(self._monitor)
         self.failed = Tally()
-        #: there was too much for one round
-        self._more = False
+        #: there was too much for one round; a socket that was never read from does not tell what comes
+        self._more = True
         #: connections without a handshake: descriptor -> address of the other end, youngest last
         self._young: dict[int, str] = {}
         #: the handshake that failed last: the disconnection that follows tells whose it was
@@ -251,7 +256,7 @@ class Sentry:
 
     def _note(self, kind: int, value: int) -> None:
         if kind == zmq.EVENT_ACCEPTED:
-            self._young[value] = _address(value)
+            self._young[value] = _adopt(value)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             if self._young:
                 self._young.popitem()
@@ -275,13 +280,19 @@ _HANDSHAKES: dict[int, str] = {
 }
 
 
-def _address(descriptor: int) -> str:
-    """Who is at the other end of libzmq's connection; it may be closed already."""
+def _adopt(descriptor: int) -> str:
+    """Make libzmq's new connection patient with a link that is down; who is at its other end.
+
+    It may be closed already.
+    """
     try:
         copy = socket.socket(fileno=os.dup(descriptor))
     except OSError:
         return "unknown"
     with copy:
+        for option, value in _STEADY:
+            with suppress(OSError):  # not TCP, or an older kernel
+                copy.setsockopt(socket.IPPROTO_TCP, option, value)
         try:
             name = copy.getpeername()
         except OSError:
