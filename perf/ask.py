@@ -45,8 +45,8 @@ def main() -> int:
         named = replace(found, question=options.name)
         if told:
             print(json.dumps(asdict(named)), file=told, flush=True)
-        else:
-            print(figure.table([named])[-1])
+        elif not named.quiet:
+            print(figure.table([named])[-1], flush=True)
     return 0
 
 

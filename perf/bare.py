@@ -8,9 +8,11 @@ rank - runner through a pipe, and waits for two commits. Each part here is a pro
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import statistics
+import struct
 import sys
 import tempfile
 import time
@@ -32,6 +34,8 @@ from pyfi_hpc.settings import Settings
 CALL_BYTES = 200
 #: of one task in a batch of small ones: number, argument, offset
 TASK_BYTES = 12
+#: larger rows go by COPY
+_INSERT_BYTES_MAX = 32 << 10
 
 Part = Callable[[bytes], Any]
 
@@ -160,12 +164,21 @@ def _read(descriptor: int, size: int) -> bytes:
 
 @contextmanager
 def _commit(settings: Settings) -> Iterator[Part]:
-    """A row into a table of its own, durable."""
+    """A row into a table of its own, durable; a large one as binary COPY."""
     connection = connect(embedded.connect_url(settings))
     cursor = connection.cursor()
     cursor.execute("CREATE TABLE bare (row bytea)")
+
+    def durable(data: bytes) -> None:
+        if len(data) <= _INSERT_BYTES_MAX:
+            cursor.execute("INSERT INTO bare VALUES (%s)", (psycopg2.Binary(data),))
+            return
+        head = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+        row = struct.pack(">hi", 1, len(data)) + data + struct.pack(">h", -1)
+        cursor.copy_expert("COPY bare FROM STDIN (FORMAT binary)", io.BytesIO(head + row))
+
     try:
-        yield lambda data: cursor.execute("INSERT INTO bare VALUES (%s)", (psycopg2.Binary(data),))
+        yield durable
     finally:
         cursor.execute("DROP TABLE bare")
         connection.close()

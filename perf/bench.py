@@ -54,7 +54,7 @@ class Plan:
 @contextmanager
 def fresh_instance(ranks: int, *processors: str, name: str = "perf") -> Iterator[Settings]:
     """An instance whose ledger is new, ranks joined, ``perf/noop`` and other processors deployed."""
-    with _home() as home:
+    with home_folder() as home:
         os.environ.update(PYFI_HOME=home, PYFI_INSTANCE=name)
         settings = settings_module.load()
         try:
@@ -70,7 +70,7 @@ def fresh_instance(ranks: int, *processors: str, name: str = "perf") -> Iterator
 
 
 @contextmanager
-def _home() -> Iterator[str]:
+def home_folder() -> Iterator[str]:
     if os.environ.get(HOME):
         yield os.environ[HOME]
         return

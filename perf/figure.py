@@ -29,6 +29,8 @@ class Figure:
     #: the curve that this is a point of, and where on it
     series: str = ""
     x: float = 0.0
+    #: only a point of a curve: kept, not printed
+    quiet: bool = False
     #: the file that asks
     question: str = ""
 
@@ -68,6 +70,8 @@ def table(figures: Iterable[Figure]) -> list[str]:
     lines = [f"{'figure':44} {'median':>9} {'unit':9} {'min .. max':>19} {'n':>2} {'ideal':>8}  bars"]
     question = None
     for figure in figures:
+        if figure.quiet:
+            continue
         if figure.question != question:
             question = figure.question
             lines.append(f"-- {question}")

@@ -30,7 +30,8 @@ from pyfi_hpc import settings as settings_module
 
 #: in this order: what people ask first comes first
 QUESTIONS = (
-    "map_calls", "submits", "round_trip", "idle", "decisions",
+    "map_calls", "submits", "round_trip", "efficiency", "scaling", "metg", "chain", "fans", "arrays", "idle",
+    "startup", "restart", "environments", "queued_memory", "client_memory", "decisions",
 )  # fmt: skip
 #: a question that takes longer is ended, seconds
 LIMIT_S = 1800.0

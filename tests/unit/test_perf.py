@@ -41,13 +41,16 @@ def test_a_run_of_one_question_writes_where_and_what_was_measured(result: Path) 
 
 
 def test_two_result_files_are_compared_figure_by_figure(result: Path, tmp_path: Path) -> None:
-    """A figure that is twice as slow is outside both spreads, one that is unchanged is not, a new one is named."""
+    """A figure that is three times as slow is outside both spreads, one like before is not, a new one is named."""
     found = json.loads(result.read_text())
     slower, same, lost = list(found["figures"])[:3]
-    found["figures"][slower]["runs"] = [3 * run for run in found["figures"][slower]["runs"]]
+    before, after = tmp_path / "a.json", tmp_path / "b.json"
+    found["figures"][slower]["runs"] = [9.0, 10.0, 11.0]
+    before.write_text(json.dumps(found))
+    found["figures"][slower]["runs"] = [28.0, 30.0, 32.0]
     found["figures"]["another"] = dict(found["figures"].pop(lost), name="another")
-    (tmp_path / "b.json").write_text(json.dumps(found))
-    done = _perf("compare", result, tmp_path / "b.json")
+    after.write_text(json.dumps(found))
+    done = _perf("compare", before, after)
     assert done.returncode == 0, done.stderr
     told = {line[:44].strip(): line[44:] for line in done.stdout.splitlines()}
     assert "3.00" in told[slower] and "WORSE, outside both spreads" in told[slower]
