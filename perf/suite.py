@@ -49,13 +49,14 @@ def main() -> int:
     failures: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="pyfi-perf-") as home:
         os.environ[bench.HOME] = home
-        for name in options.only or QUESTIONS:
+        for name in QUESTIONS if options.only is None else options.only:
             begun = time.monotonic()
             problem = _ask(name, options, figures.append)
             if problem:
                 failures[name] = problem
             _progress(f"{name}: {time.monotonic() - begun:.0f} s{', ' + problem if problem else ''}")
-    print("\n".join(figure.table(figures)))
+        compared = _peers(options, figures) if options.peers is not None else []
+    print("\n".join([*figure.table(figures), *compared]))
     for name, problem in failures.items():
         print(f"{name:44} NO FIGURE: {problem}")
     if options.json:
@@ -66,7 +67,8 @@ def main() -> int:
 def _options() -> Namespace:
     made = ask.parser("Print the figures of this machine; exit 1 if a floor is not reached or a question fails.")
     made.prog = "perf/run"
-    made.add_argument("--only", nargs="+", choices=QUESTIONS, metavar="NAME", help=", ".join(QUESTIONS))
+    made.add_argument("--only", nargs="*", choices=QUESTIONS, metavar="NAME", help=", ".join(QUESTIONS))
+    made.add_argument("--peers", nargs="*", metavar="NAME", help="the same work through other systems: all, or these")
     made.add_argument("--json", metavar="OUT", help="write commit, machine, seed, versions and all runs")
     made.add_argument("--list", action="store_true", help="print what each question asks, and end")
     options = made.parse_args()
@@ -76,6 +78,15 @@ def _options() -> Namespace:
             print(f"{name:16} {str(text).splitlines()[0]}")
         sys.exit(0)
     return options
+
+
+def _peers(options: Namespace, figures: list[Figure]) -> list[str]:
+    """The lines of the comparison; its figures are added."""
+    import peer_work
+
+    found, lines = peer_work.ask(ask.plan_of(options), options.peers, _progress)
+    figures += found
+    return ["", "the same work through others, in turn with ours", *lines]
 
 
 def _ask(name: str, options: Namespace, take: Callable[[Figure], None]) -> str:

@@ -14,7 +14,7 @@ def noop(value: object = None) -> object:
     return value
 
 
-def wait(seconds: float, *inputs: object) -> float:
+def wait(seconds: float, *others: object) -> float:
     """Take so long without a processor, as a task that waits for a file does; how long it really took."""
     begun = time.perf_counter()
     if seconds > 0:
@@ -22,7 +22,7 @@ def wait(seconds: float, *inputs: object) -> float:
     return time.perf_counter() - begun
 
 
-def spin(seconds: float, *inputs: object) -> float:
+def spin(seconds: float, *others: object) -> float:
     """Use so much time of a processor; how much it was."""
     begun = now = time.thread_time()
     while now - begun < seconds:
@@ -30,12 +30,25 @@ def spin(seconds: float, *inputs: object) -> float:
     return now - begun
 
 
-def count(*inputs: object) -> int:
+def count(*values: object) -> int:
     """Take the results of many calls."""
-    return len(inputs)
+    return len(values)
 
 
 def where(seconds: float) -> int:
     """Keep a rank for so long; which process it was."""
     time.sleep(seconds)
     return os.getpid()
+
+
+def chunk(values: list[object]) -> list[object]:
+    """Many calls in one."""
+    return [noop(value) for value in values]
+
+
+def mark(folder: str, number: int, seconds: float) -> int:
+    """Take so long, then leave a byte in a file of its own: one for each time that it ran to its end."""
+    time.sleep(seconds)
+    with open(os.path.join(folder, str(number)), "ab") as file:
+        file.write(b"x")
+    return number
