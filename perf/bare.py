@@ -2,55 +2,92 @@
 
     python perf/bare.py
 
-A call goes client - broker - agent and back over two CURVE connections, agent - rank over a Unix socket, rank - runner
-through a pipe, and waits for two commits. Each part here is a process that only sends back.
+A call goes client - broker - agent and back over two CURVE connections, agent - rank over a Unix socket,
+rank - runner through a pipe, and waits for two commits. Each part here is a process that only sends back.
 """
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import socket
 import statistics
+import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import bench
+import figure
 import psycopg2
 import zmq
-from bench import Figure
+from figure import Figure
 
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.ledger.connection import connect
 from pyfi_hpc.settings import Settings
 
-_BYTES = b"x" * 200
+#: arguments and envelope of a small call, bytes
+CALL_BYTES = 200
+#: of one task in a batch of small ones: number, argument, offset
+TASK_BYTES = 12
+#: larger rows go by COPY
+_INSERT_BYTES_MAX = 32 << 10
+
+Part = Callable[[bytes], Any]
+
+
+class Parts:
+    """The bare parts; each sends so many bytes there and back, or makes them durable."""
+
+    def __init__(self, line: Part, local: Part, pipe: Part, commit: Part) -> None:
+        self._line, self._local, self._pipe, self._commit = line, local, pipe, commit
+
+    def call(self, size: int = CALL_BYTES) -> None:
+        """One call or batch: to the broker and back, to the agent and back, to the rank and its runner, two commits."""
+        data = b"x" * size
+        self._line(data)
+        self._commit(data)
+        self.link(size)
+
+    def link(self, size: int = CALL_BYTES) -> None:
+        """One call whose argument the broker has: to the agent, the rank, its runner, and back; one commit."""
+        data = b"x" * size
+        self._line(data)
+        self._local(data)
+        self._pipe(data)
+        self._commit(data)
+
+    def call_ms(self, count: int) -> float:
+        """Median of so many calls."""
+        return 1000 * statistics.median(bench.timed(self.call) for _ in range(count))
+
+    def tasks_per_s(self, tasks: int, in_batch: int, size: int = TASK_BYTES) -> float:
+        """Tasks in batches, one batch after the other."""
+        batches = -(-tasks // in_batch)
+        begun = time.perf_counter()
+        for _ in range(batches):
+            self.call(in_batch * size)
+        return batches * in_batch / (time.perf_counter() - begun)
 
 
 @contextmanager
-def round_trip(settings: Settings) -> Iterator[Callable[[int], float]]:
-    """A function that measures so many calls' worth of bare parts: the median, milliseconds."""
+def parts(settings: Settings) -> Iterator[Parts]:
+    """The parts, beside an instance whose Postgres takes the commits."""
     with ExitStack() as stack:
         line = stack.enter_context(_line())
         local = stack.enter_context(_forked(*_socket_pair()))
         pipe = stack.enter_context(_forked(*_pipes()))
-        commit = stack.enter_context(_commit(settings))
-
-        def call() -> None:
-            line()
-            commit()
-            line()
-            local()
-            pipe()
-            commit()
-
-        yield lambda count: 1000 * statistics.median(bench.timed(call) for _ in range(count))
+        made = Parts(line, local, pipe, stack.enter_context(_commit(settings)))
+        made.call_ms(20)
+        yield made
 
 
 @contextmanager
-def _line() -> Iterator[Callable[[], Any]]:
+def _line() -> Iterator[Part]:
     keys = (*zmq.curve_keypair(), *zmq.curve_keypair())
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=_echo, args=(keys, theirs), daemon=True)
@@ -62,8 +99,8 @@ def _line() -> Iterator[Callable[[], Any]]:
     poller = zmq.Poller()
     poller.register(dealer, zmq.POLLIN)
 
-    def there_and_back() -> None:
-        dealer.send(_BYTES)
+    def there_and_back(data: bytes) -> None:
+        dealer.send(data)
         assert poller.poll(10_000), "the echo is silent"
         dealer.recv()
 
@@ -71,7 +108,7 @@ def _line() -> Iterator[Callable[[], Any]]:
         yield there_and_back
     finally:
         context.destroy(linger=0)
-        process.terminate()
+        process.kill()
         process.join()
 
 
@@ -102,18 +139,18 @@ def _socket_pair() -> tuple[_Ends, _Ends]:
 
 
 @contextmanager
-def _forked(ours: _Ends, theirs: _Ends) -> Iterator[Callable[[], Any]]:
+def _forked(ours: _Ends, theirs: _Ends) -> Iterator[Part]:
     child = os.fork()
     if not child:
         for end in ours:
             os.close(end)
-        while data := os.read(theirs[1], 4096):
-            os.write(theirs[0], data)
+        while size := int.from_bytes(os.read(theirs[1], 4), "little"):
+            _write(theirs[0], _read(theirs[1], size))
         os._exit(0)
 
-    def there_and_back() -> None:
-        os.write(ours[0], _BYTES)
-        os.read(ours[1], 4096)
+    def there_and_back(data: bytes) -> None:
+        _write(ours[0], len(data).to_bytes(4, "little") + data)
+        _read(ours[1], len(data))
 
     try:
         yield there_and_back
@@ -123,26 +160,50 @@ def _forked(ours: _Ends, theirs: _Ends) -> Iterator[Callable[[], Any]]:
         os.waitpid(child, 0)
 
 
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        found += os.read(descriptor, min(size - len(found), 1 << 16))
+    return bytes(found)
+
+
 @contextmanager
-def _commit(settings: Settings) -> Iterator[Callable[[], Any]]:
-    """A row of 200 bytes into a table of its own, durable."""
+def _commit(settings: Settings) -> Iterator[Part]:
+    """A row into a table of its own, durable; a large one as binary COPY."""
     connection = connect(embedded.connect_url(settings))
     cursor = connection.cursor()
     cursor.execute("CREATE TABLE bare (row bytea)")
-    row = psycopg2.Binary(_BYTES)
+
+    def durable(data: bytes) -> None:
+        if len(data) <= _INSERT_BYTES_MAX:
+            cursor.execute("INSERT INTO bare VALUES (%s)", (psycopg2.Binary(data),))
+            return
+        head = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+        row = struct.pack(">hi", 1, len(data)) + data + struct.pack(">h", -1)
+        cursor.copy_expert("COPY bare FROM STDIN (FORMAT binary)", io.BytesIO(head + row))
+
     try:
-        yield lambda: cursor.execute("INSERT INTO bare VALUES (%s)", (row,))
+        yield durable
     finally:
         cursor.execute("DROP TABLE bare")
         connection.close()
 
 
 def main() -> int:
-    print(f"{bench.machine()}, commit {bench.commit()}")
-    with bench.fresh_instance(0) as settings, round_trip(settings) as measure:
-        measure(100)
-        runs = tuple(measure(200) for _ in range(5))
-    print(Figure("bare parts of one call", runs, "ms", 0, False).line())
+    with bench.fresh_instance(0) as settings, parts(settings) as bare:
+        calls = tuple(bare.call_ms(200) for _ in range(5))
+        tasks = tuple(bare.tasks_per_s(50_000, 2048) for _ in range(5))
+    found = [
+        Figure("bare parts of one call", calls, "ms", False),
+        Figure("bare parts of batches of 2048", tasks, "tasks/s", True),
+    ]
+    print("\n".join(figure.table(found)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What every question of the perf suite shares: an instance of its own, figures with their spread.
+"""What every question of the perf suite shares: the plan of a run, and an instance of its own.
 
 Needs nothing but this package with its local extras. fsync and CURVE are on, as always.
 """
@@ -6,11 +6,10 @@ Needs nothing but this package with its local extras. fsync and CURVE are on, as
 from __future__ import annotations
 
 import os
-import statistics
-import subprocess
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,71 +17,87 @@ from typing import Any
 
 import msgspec
 import psutil
+from figure import Figure
 
 from pyfi_hpc import settings as settings_module
 from pyfi_hpc.client import deploy, session
+from pyfi_hpc.client.executor import Executor
 from pyfi_hpc.hosts import instance
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings
 
 HERE = Path(__file__).resolve().parent
+#: the home that all questions of one run share: mirrors and environments are made once
+HOME = "PYFI_PERF_HOME"
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured figure: the median of its runs, the spread, and what to hold it against."""
+class Plan:
+    """How much is measured."""
 
-    name: str
-    runs: tuple[float, ...]
-    unit: str
-    floor: float  #: what the project asks for
-    most: bool  #: True: at least the floor; False: at most
-    ideal: tuple[float, ...] = ()  #: what the bare parts of it take here, measured in turn with the runs
+    #: sizes that only show that the programs work and what a figure is about
+    quick: bool = False
+    #: repetitions of each figure, at least three
+    runs: int = 5
+    ranks: int = 2
+    #: of what is drawn by chance: the simulator, the order of peers
+    seed: int = 0
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.runs)
+    def size(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
 
-    @property
-    def reached(self) -> bool:
-        return self.median >= self.floor if self.most else self.median <= self.floor
-
-    def line(self) -> str:
-        spread = f"{min(self.runs):.4g} .. {max(self.runs):.4g}"
-        sign = ">=" if self.most else "<="
-        mark = "" if self.reached else "   NOT REACHED"
-        bar = f"{sign} {self.floor:g}{mark}" if self.floor else ""
-        ideal = f", bare parts {statistics.median(self.ideal):.3g}" if self.ideal else ""
-        return f"{self.name:40} {self.median:>10.4g} {self.unit:8} {bar:24} runs {spread}, n={len(self.runs)}{ideal}"
+    def times(self, what: Callable[[], float]) -> tuple[float, ...]:
+        """One figure's runs."""
+        return tuple(what() for _ in range(self.runs))
 
 
 @contextmanager
-def fresh_instance(ranks: int) -> Iterator[Settings]:
-    """An instance in a temporary home, ranks joined, ``perf/noop`` deployed."""
-    with tempfile.TemporaryDirectory(prefix="pyfi-perf-") as home:
-        os.environ.update(PYFI_HOME=home, PYFI_INSTANCE="perf")
+def fresh_instance(ranks: int, *processors: str, name: str = "perf") -> Iterator[Settings]:
+    """An instance whose ledger is new, ranks joined, ``perf/noop`` and other processors deployed."""
+    with home_folder() as home:
+        os.environ.update(PYFI_HOME=home, PYFI_INSTANCE=name)
         settings = settings_module.load()
         try:
             instance.start_ledger(settings)
             instance.start_broker(settings)
             if ranks:
                 add_agent(settings, ranks)
-            spec = deploy.prepare(settings, str(HERE / "noop"), allow_dirty=True)
-            session.current().ask("deploy", msgspec.to_builtins(spec))
+            for processor in ("noop", *processors):
+                deploy_folder(settings, HERE / processor)
             yield settings
         finally:
-            instance.stop(settings, lambda: session.current().ask("shutdown", {}, timeout=8.0))
-            session.close_all()
-            remove_ledger(settings)
+            remove(settings)
+
+
+@contextmanager
+def home_folder() -> Iterator[str]:
+    if os.environ.get(HOME):
+        yield os.environ[HOME]
+        return
+    with tempfile.TemporaryDirectory(prefix="pyfi-perf-") as home:
+        yield home
+
+
+def remove(settings: Settings) -> None:
+    """Stop all of an instance and forget it; what it built stays in its home's cache."""
+    instance.stop(settings, lambda: session.current().ask("shutdown", {}, timeout=8.0))
+    session.close_all()
+    embedded.remove(settings)
+    shutil.rmtree(settings.instance_dir, ignore_errors=True)
+
+
+def deploy_folder(settings: Settings, folder: Path) -> None:
+    spec = deploy.prepare(settings, str(folder), allow_dirty=True)
+    session.current().ask("deploy", msgspec.to_builtins(spec))
 
 
 def add_agent(settings: Settings, ranks: int) -> None:
     instance.start_agent(settings, ranks)
-    instance.wait_for_ranks(settings, lambda: session.current().ask("info", {})["broker"]["nodes"], ranks, 60)
+    instance.wait_for_ranks(settings, live_nodes, ranks, 60)
 
 
-def remove_ledger(settings: Settings) -> None:
-    embedded.remove(settings)
+def live_nodes() -> Any:
+    return session.current().ask("info", {}, timeout=20.0, repeat=True)["broker"]["nodes"]
 
 
 def daemon_process(settings: Settings, name: str) -> psutil.Process:
@@ -91,24 +106,24 @@ def daemon_process(settings: Settings, name: str) -> psutil.Process:
     return psutil.Process(found.pid)
 
 
+def warm(executor: Executor, tasks: int = 2_000) -> None:
+    """The runners import the module, and the agents learn how long its functions take."""
+    assert sum(1 for _ in executor.map("noop.noop", range(tasks))) == tasks
+
+
 def timed(what: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     what()
     return time.perf_counter() - begun
 
 
-def machine() -> str:
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    cores = len(os.sched_getaffinity(0))
-    memory = psutil.virtual_memory().total >> 30
-    return f"{cores} cores of {model}, {memory} GiB, load {os.getloadavg()[0]:.1f}"
+def until(what: Callable[[], Any], limit_s: float, text: str) -> None:
+    """Wait until ``what`` gives something true."""
+    deadline = time.monotonic() + limit_s
+    while not what():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {limit_s:.0f} s: {text}")
+        time.sleep(0.01)
 
 
-def commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, timeout=10
-    ).stdout.strip()
+Question = Callable[[Plan], Iterable[Figure]]

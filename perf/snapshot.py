@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 
 import bench
+import machine
 import psycopg2
 
 from pyfi_hpc import Executor
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=100_000, help="of a run by map")
     parser.add_argument("--submits", type=int, default=20_000, help="of a run by single submits")
     options = parser.parse_args()
-    print(f"{bench.machine()}, commit {bench.commit()}")
+    print(f"{machine.about(False, 0)['machine']['text']}, commit {machine.commit()}")
     with bench.fresh_instance(2) as settings:
         compare(settings, "map", by_map, options.tasks, options.pairs)
         compare(settings, "submits", by_submit, options.submits, options.pairs)
