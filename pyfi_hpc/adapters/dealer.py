@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
-from pyfi_hpc.adapters.router import NOBLOCK, descriptor, harden, readable
+from pyfi_hpc.adapters.router import NOBLOCK, adopt, descriptor, harden, readable
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.ids import Peer
@@ -38,8 +39,9 @@ class DealerPort:
         decoder: msgspec.msgpack.Decoder[Any],
         message_bytes_max: int,
         keys: tuple[str, str, str],
+        steady: bool = False,
     ) -> None:
-        """``keys``: the server's public key, own public and own secret key."""
+        """``keys``: the server's public key, own public and own secret key. ``steady``: see ``router.adopt``."""
         self._peer = peer
         self._role = peer.decode()
         self._decoder = decoder
@@ -49,6 +51,8 @@ class DealerPort:
         self._socket.curve_serverkey = keys[0].encode()
         self._socket.curve_publickey = keys[1].encode()
         self._socket.curve_secretkey = keys[2].encode()
+        #: tells of new connections
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED) if steady else None
         self.endpoint = endpoint
         self._socket.connect(endpoint)
         self.waitable = descriptor(self._socket)
@@ -75,6 +79,8 @@ class DealerPort:
     def receive(self) -> list[Any]:
         events: list[Any] = []
         self._stirred = True
+        while self._monitor is not None and readable(self._monitor):
+            adopt(int(recv_monitor_message(self._monitor, NOBLOCK)["value"]))
         for _ in range(512):
             if not readable(self._socket):
                 self._stirred = False
@@ -102,4 +108,6 @@ class DealerPort:
         return True
 
     def close(self, linger_ms: int = 500) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
         self._socket.close(linger=linger_ms)

@@ -256,7 +256,7 @@ class Sentry:
 
     def _note(self, kind: int, value: int) -> None:
         if kind == zmq.EVENT_ACCEPTED:
-            self._young[value] = _adopt(value)
+            self._young[value] = adopt(value)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             if self._young:
                 self._young.popitem()
@@ -280,13 +280,13 @@ _HANDSHAKES: dict[int, str] = {
 }
 
 
-def _adopt(descriptor: int) -> str:
+def adopt(connection: int) -> str:
     """Make libzmq's new connection patient with a link that is down; who is at its other end.
 
     It may be closed already.
     """
     try:
-        copy = socket.socket(fileno=os.dup(descriptor))
+        copy = socket.socket(fileno=os.dup(connection))
     except OSError:
         return "unknown"
     with copy:

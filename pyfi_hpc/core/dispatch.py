@@ -27,9 +27,10 @@ def fill(s: State, now: float, out: Effects) -> None:
         nodes = [node for node in usable if node.spare > 0]
         if nodes:
             several = sum(node.rank_count > 0 for node in usable) > 1
-            since = now + s.utc_offset - s.limits.elsewhere_s if several else float("inf")
-            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.outstanding), since, out)
-            _share(s, nodes, lambda node: node.spare, since, out)
+            at = now + s.utc_offset
+            since = at - s.limits.elsewhere_s if several else float("inf")
+            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.outstanding), since, at, out)
+            _share(s, nodes, lambda node: node.spare, since, at, out)
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
         s.queue.to_load.clear()
@@ -39,7 +40,9 @@ def fill(s: State, now: float, out: Effects) -> None:
         _rebalance(s, now, out)
 
 
-def _share(s: State, nodes: list[Node], room_of: Callable[[Node], int], since: float, out: Effects) -> None:
+def _share(
+    s: State, nodes: list[Node], room_of: Callable[[Node], int], since: float, at: float, out: Effects
+) -> None:
     """Hand out what is ready in proportion to each node's room."""
     rooms = [(room_of(node), node) for node in nodes]
     rooms = [(room, node) for room, node in rooms if room > 0]
@@ -50,10 +53,10 @@ def _share(s: State, nodes: list[Node], room_of: Callable[[Node], int], since: f
     ready = s.queue.ready
     for room, node in rooms:
         want = room if ready >= total else -(-ready * room // total)
-        _grant(s, node, min(room, want), len(rooms) == 1, since, out)
+        _grant(s, node, min(room, want), len(rooms) == 1, since, at, out)
 
 
-def _grant(s: State, node: Node, want: int, only_node: bool, since: float, out: Effects) -> None:
+def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: float, out: Effects) -> None:
     items: list[Item] = []
     size = 0
     while want > 0 and size < s.limits.grant_bytes_max and _has_room(s, node):
@@ -61,7 +64,7 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, out: 
         pick = s.queue.take(node.name, min(want, s.limits.grant_tasks_max), room, only_node, since)
         if pick is None:
             break
-        item = _item(s, node, pick, out)
+        item = _item(s, node, pick, at, out)
         if item is None:
             continue
         want -= item.count
@@ -75,11 +78,11 @@ def _has_room(s: State, node: Node) -> bool:
     return node.outstanding_bytes < s.limits.node_bytes_max or not node.outstanding
 
 
-def _item(s: State, node: Node, pick: Pick, out: Effects) -> Item | None:
+def _item(s: State, node: Node, pick: Pick, at: float, out: Effects) -> Item | None:
     batch, lo, hi = pick.batch, pick.lo, pick.hi
     inputs: list[list[bytes]] = []
     if batch.waiting:
-        hi, inputs = _inputs(s, pick, out)
+        hi, inputs = _inputs(s, pick, at, out)
         if hi == lo:
             return None
     mount = s.mounts.get(batch.code)
@@ -100,7 +103,7 @@ def _item(s: State, node: Node, pick: Pick, out: Effects) -> Item | None:
     )  # fmt: skip
 
 
-def _inputs(s: State, pick: Pick, out: Effects) -> tuple[int, list[list[bytes]]]:
+def _inputs(s: State, pick: Pick, at: float, out: Effects) -> tuple[int, list[list[bytes]]]:
     """Results for the tasks of a pick, up to the first whose inputs must be read again; the rest goes back."""
     batch = pick.batch
     inputs: list[list[bytes]] = []
@@ -109,7 +112,7 @@ def _inputs(s: State, pick: Pick, out: Effects) -> tuple[int, list[list[bytes]]]
         total = sum(map(len, values)) if values else 0
         if total > s.limits.inputs_bytes_max:
             text = f"the results that it takes as arguments are {total} bytes; the limit is {s.limits.inputs_bytes_max}"
-            settle_unrun(s, batch, [offset], TaskState.FAILED, failure("TooLarge", text), 0.0, out)
+            settle_unrun(s, batch, [offset], TaskState.FAILED, failure("TooLarge", text), at, out)
             s.close_if_done(batch, out)
             values = None
         if values is None or (inputs and total > s.limits.grant_bytes_max):

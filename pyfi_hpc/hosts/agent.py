@@ -121,7 +121,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     context = zmq.Context()
     found = _wait_for_access(settings, _BROKER_START_S if node.allocation() else 0.0)
     keys = (found.broker_public, found.agent_public, found.agent_secret)
-    broker = DealerPort(context, found.endpoint, BROKER, codec.TO_AGENT, limits.message_bytes_max, keys)
+    broker = DealerPort(context, found.endpoint, BROKER, codec.TO_AGENT, limits.message_bytes_max, keys, steady=True)
     point = node.meeting_point(settings)
     ranks = RanksPort(point, codec.FROM_RANK, limits.message_bytes_max)
     rank_log = open(settings.log_dir / f"ranks-{node.name()}.log", "ab", buffering=0)
