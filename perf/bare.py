@@ -2,7 +2,7 @@
 
     python perf/bare.py
 
-A call goes client - broker - agent and back over two CURVE connections, agent - rank over a third one without,
+A call goes client - broker - agent and back over two CURVE connections, agent - rank over a Unix socket,
 rank - runner through a pipe, and waits for two commits. Each part here is a process that only sends back.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import socket
 import statistics
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,25 +78,23 @@ class Parts:
 def parts(settings: Settings) -> Iterator[Parts]:
     """The parts, beside an instance whose Postgres takes the commits."""
     with ExitStack() as stack:
-        line = stack.enter_context(_line("tcp://127.0.0.1:*", curve=True))
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        local = stack.enter_context(_line(f"ipc://{folder}/bare", curve=False))
-        pipe = stack.enter_context(_pipe())
+        line = stack.enter_context(_line())
+        local = stack.enter_context(_forked(*_socket_pair()))
+        pipe = stack.enter_context(_forked(*_pipes()))
         made = Parts(line, local, pipe, stack.enter_context(_commit(settings)))
         made.call_ms(20)
         yield made
 
 
 @contextmanager
-def _line(endpoint: str, curve: bool) -> Iterator[Part]:
-    keys = (*zmq.curve_keypair(), *zmq.curve_keypair()) if curve else ()
+def _line() -> Iterator[Part]:
+    keys = (*zmq.curve_keypair(), *zmq.curve_keypair())
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_echo, args=(endpoint, keys, theirs), daemon=True)
+    process = multiprocessing.get_context("fork").Process(target=_echo, args=(keys, theirs), daemon=True)
     process.start()
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
-    if keys:
-        dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = keys[0], keys[2], keys[3]
+    dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = keys[0], keys[2], keys[3]
     dealer.connect(ours.recv())
     poller = zmq.Poller()
     poller.register(dealer, zmq.POLLIN)
@@ -114,11 +112,10 @@ def _line(endpoint: str, curve: bool) -> Iterator[Part]:
         process.join()
 
 
-def _echo(endpoint: str, keys: tuple[bytes, ...], told: Any) -> None:
+def _echo(keys: tuple[bytes, ...], told: Any) -> None:
     router = zmq.Context().socket(zmq.ROUTER)
-    if keys:
-        router.curve_server, router.curve_publickey, router.curve_secretkey = 1, keys[0], keys[1]
-    router.bind(endpoint)
+    router.curve_server, router.curve_publickey, router.curve_secretkey = 1, keys[0], keys[1]
+    router.bind("tcp://127.0.0.1:*")
     told.send(router.getsockopt_string(zmq.LAST_ENDPOINT))
     poller = zmq.Poller()
     poller.register(router, zmq.POLLIN)
@@ -127,24 +124,38 @@ def _echo(endpoint: str, keys: tuple[bytes, ...], told: Any) -> None:
         router.send_multipart(router.recv_multipart())
 
 
-@contextmanager
-def _pipe() -> Iterator[Part]:
+#: the end that is written to, and the one that is read from
+_Ends = tuple[int, int]
+
+
+def _pipes() -> tuple[_Ends, _Ends]:
     down, up = os.pipe(), os.pipe()
+    return (down[1], up[0]), (up[1], down[0])
+
+
+def _socket_pair() -> tuple[_Ends, _Ends]:
+    ours, theirs = (end.detach() for end in socket.socketpair())
+    return (ours, os.dup(ours)), (theirs, os.dup(theirs))
+
+
+@contextmanager
+def _forked(ours: _Ends, theirs: _Ends) -> Iterator[Part]:
     child = os.fork()
     if not child:
-        os.close(down[1])
-        while size := int.from_bytes(os.read(down[0], 4), "little"):
-            _write(up[1], _read(down[0], size))
+        for end in ours:
+            os.close(end)
+        while size := int.from_bytes(os.read(theirs[1], 4), "little"):
+            _write(theirs[0], _read(theirs[1], size))
         os._exit(0)
 
     def there_and_back(data: bytes) -> None:
-        _write(down[1], len(data).to_bytes(4, "little") + data)
-        _read(up[0], len(data))
+        _write(ours[0], len(data).to_bytes(4, "little") + data)
+        _read(ours[1], len(data))
 
     try:
         yield there_and_back
     finally:
-        for end in (*down, *up):
+        for end in (*ours, *theirs):
             os.close(end)
         os.waitpid(child, 0)
 

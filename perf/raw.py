@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ class Filler:
         deadline = time.monotonic() + limit_s
         heard = 0
         while heard < count:
-            self._line.waitable.poll(20)
+            if not self._line.holds():
+                select.select([self._line.waitable], [], [], 0.02)
             heard += sum(isinstance(event.message, kind) for event in self._line.receive())
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the broker owes {count - heard} {kind.__name__}")

@@ -8,18 +8,16 @@ groups grow by themselves under load and a lone call waits for nothing. There is
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from math import ceil
+import select
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-import zmq
 
 from pyfi_hpc.model.effects import Effects, Query
 from pyfi_hpc.model.events import Unreachable
 from pyfi_hpc.model.ids import Peer
-from pyfi_hpc.model.messages import Message
+from pyfi_hpc.model.messages import ACKNOWLEDGEMENTS, Message
 from pyfi_hpc.model.records import Record
-from pyfi_hpc.ports import Clock, Doer, Journal, Machine, Port, Sender
+from pyfi_hpc.ports import Clock, Doer, Hoarder, Journal, Machine, Port, Sender
 
 log = logging.getLogger("pyfi_hpc.loop")
 
@@ -27,6 +25,8 @@ log = logging.getLogger("pyfi_hpc.loop")
 _WAIT_S_MAX = 60.0
 #: a machine that has stopped waits so long for a ledger that does not answer; what is not in it was not acknowledged
 _DRAIN_S = 3.0
+#: descriptors of one loop: a few ports and the journal's
+_READY_MAX = 16
 
 
 class Loop:
@@ -60,17 +60,14 @@ class Loop:
         self._sender = sender
         self._journal = journal
         self._doer = doer
-        self._poller = zmq.Poller()
+        #: in the order in which they are received from: what a process said goes before that it has ended
+        self._ports = list(ports)
+        self._hoarders = [port for port in ports if isinstance(port, Hoarder)]
+        #: readable when the journal has something
+        self._waitables = frozenset(journal.waitables) if journal is not None else frozenset()
+        self._epoll = _epoll_of([port.waitable for port in ports] + list(self._waitables))
         #: once the machine has stopped only the journal is waited for: what comes now is for the next broker
-        self._drain = zmq.Poller()
-        self._ports: dict[Any, Port] = {}
-        for port in ports:
-            self._ports[port.waitable] = port
-            self._poller.register(port.waitable, zmq.POLLIN)
-        if journal is not None:
-            for waitable in journal.waitables:
-                self._poller.register(waitable, zmq.POLLIN)
-                self._drain.register(waitable, zmq.POLLIN)
+        self._drain = _epoll_of(self._waitables)
         #: gathers while the journal is busy
         self._records: list[Record] = []
         self._queries: list[Query] = []
@@ -78,6 +75,8 @@ class Loop:
         #: wait for the commit that is under way
         self._held: list[tuple[Peer, Message]] = []
         self._gone: list[Unreachable] = []
+        #: go at the end of the round: nobody's work waits for them
+        self._later: dict[Peer, list[Message]] = {}
 
     def run(self) -> None:
         out = Effects()
@@ -95,6 +94,7 @@ class Loop:
                 handle(event, now, out)
             self._machine.advance(now, out)
             self._carry_out(out)
+            self._send_later()
 
     def _drained(self) -> bool:
         journal = self._journal
@@ -106,22 +106,32 @@ class Loop:
     def _wait(self) -> list[Any]:
         events: list[Any] = self._gone
         self._gone = []
-        wait_s = 0.0 if events else self._machine.wake_at() - self._clock.monotonic()
-        poller = self._poller
         if self._machine.stopped and self._journal is not None:
-            poller, wait_s = self._drain, _DRAIN_S
-        ready = poller.poll(ceil(max(0.0, min(wait_s, _WAIT_S_MAX)) * 1000))
-        for waitable, _ in ready:
-            port = self._ports.get(waitable)
-            if port is not None:
+            return events + self._hear_journal(self._poll(self._drain, _DRAIN_S))
+        held = [port.waitable for port in self._hoarders if port.holds()]
+        wait_s = 0.0 if events or held else self._machine.wake_at() - self._clock.monotonic()
+        ready = self._poll(self._epoll, wait_s)
+        ready.update(held)
+        events = events + self._hear_journal(ready)
+        for port in self._ports:
+            if port.waitable in ready:
                 events = events + port.receive() if events else port.receive()
-            elif self._journal is not None:
-                committed, answers = self._journal.receive()
-                if committed:
-                    self._send(self._held)
-                    self._held = []
-                events = events + answers
         return events
+
+    def _hear_journal(self, ready: set[int]) -> list[Any]:
+        """What was committed lets its messages go; answers to queries."""
+        if self._journal is None or ready.isdisjoint(self._waitables):
+            return []
+        committed, answers = self._journal.receive()
+        if committed:
+            self._send(self._held)
+            self._held = []
+        return answers
+
+    @staticmethod
+    def _poll(epoll: select.epoll, wait_s: float) -> set[int]:
+        """Which descriptors are readable; waits until one is, or for so long."""
+        return {fd for fd, _ in epoll.poll(max(0.0, min(wait_s, _WAIT_S_MAX)), _READY_MAX)}
 
     def _carry_out(self, out: Effects) -> None:
         if out.at_once:
@@ -157,10 +167,28 @@ class Loop:
             self._behind = []
 
     def _send(self, messages: list[tuple[Peer, Message]]) -> None:
-        """One frame per peer, its messages in order."""
-        by_peer: dict[Peer, list[Message]] = {}
+        """One frame per peer, its messages in order. Who gets acknowledgements only gets them later in this round."""
+        urgent: dict[Peer, None] = {}
         for peer, message in messages:
-            by_peer.setdefault(peer, []).append(message)
-        for peer, batch in by_peer.items():
-            if not self._sender.send(peer, batch):
-                self._gone.append(Unreachable(peer))
+            self._later.setdefault(peer, []).append(message)
+            if type(message) not in ACKNOWLEDGEMENTS:
+                urgent[peer] = None
+        for peer in urgent:
+            self._send_to(peer, self._later.pop(peer))
+
+    def _send_later(self) -> None:
+        if self._later:
+            later, self._later = self._later, {}
+            for peer, batch in later.items():
+                self._send_to(peer, batch)
+
+    def _send_to(self, peer: Peer, batch: list[Message]) -> None:
+        if not self._sender.send(peer, batch):
+            self._gone.append(Unreachable(peer))
+
+
+def _epoll_of(waitables: Iterable[int]) -> select.epoll:
+    epoll = select.epoll()
+    for waitable in waitables:
+        epoll.register(waitable, select.EPOLLIN)
+    return epoll

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pyfi_hpc.model.effects import Action, Effects, Query
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId, Peer
@@ -34,13 +34,21 @@ class Clock(Protocol):
 
 
 class Port(Protocol):
-    """A source of events with a file descriptor or zmq socket to wait on."""
+    """A source of events with a file descriptor to wait on."""
 
-    #: what ``zmq.Poller.register`` takes
-    waitable: Any
+    #: readable when ``receive`` has something to do; the same as long as the port lives
+    waitable: int
 
     def receive(self) -> list[Any]:
         """All events that are there now, bounded; never blocks."""
+
+
+@runtime_checkable
+class Hoarder(Protocol):
+    """A port that may hold what its descriptor does not tell: ZeroMQ's. It is asked before each wait."""
+
+    def holds(self) -> bool:
+        """Whether ``receive`` has something to do though nothing comes."""
 
 
 class Sender(Protocol):

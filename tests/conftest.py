@@ -33,6 +33,9 @@ def cluster(_slurm: slurm_cluster.Cluster) -> Iterator[slurm_cluster.Cluster]:
     _slurm.reset()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the Slurm cluster runs last: other tests end processes that they find around them."""
-    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    """Mark what needs the Slurm cluster; before ``-m`` selects."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("slurm")

@@ -203,7 +203,9 @@ class Instance:
         return [pid for pid, words in self.processes().items() if "/runner/child.py" in words]
 
     def log(self, name: str) -> str:
-        return "".join(f.read_text(errors="replace") for f in sorted(self.settings.log_dir.glob(f"{name}*")))
+        """What a daemon has printed and logged; what it logs from now on comes at the end."""
+        files = sorted(self.settings.log_dir.glob(f"{name}*"), key=lambda f: (f.suffix == ".log", f.name))
+        return "".join(f.read_text(errors="replace") for f in files)
 
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)

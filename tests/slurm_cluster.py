@@ -221,6 +221,24 @@ class Cluster:
             self._daemon(self.head, program, *options)
         self._wait(lambda: str(self.run(["scontrol", "ping"], check=False).returncode), ("0",), 20, program)
 
+    def start_second(self) -> tuple[list[int], list[int]]:
+        """Start slurmctld while it runs: its processes before and after, as this machine numbers them."""
+        before = self._on_head("slurmctld")
+        self._daemon(self.head, "slurmctld", "-f", str(self.state / "slurm.conf"))
+        self.start("slurmctld")
+        self._wait(lambda: str(len(self._on_head("slurmctld"))), ("1",), 20, "slurmctld")
+        return before, self._on_head("slurmctld")
+
+    def start_blind_second(self) -> str:
+        """Start a slurmctld that does not see the first one's pid file; what it said when it ended."""
+        blind = self.state / "blind.conf"
+        text = (self.state / "slurm.conf").read_text()
+        blind.write_text(text.replace("/slurmctld.pid", "/blind.pid").replace("/slurmctld.log", "/blind.log"))
+        command = self._machines[self.head].enter("slurmctld", "-D", "-f", str(blind))
+        done = self.run(command, 30, check=False)
+        assert done.returncode, "a second slurmctld ended without an error"
+        return done.stdout + done.stderr
+
     def _on_head(self, program: str) -> list[int]:
         return [pid for pid in self._machines[self.head].guests() if machines.program(pid) == program]
 

@@ -1,4 +1,4 @@
-"""A ZeroMQ DEALER to one peer: an agent's line to its broker, a rank's line to its agent."""
+"""A ZeroMQ DEALER to one peer: an agent's line to its broker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from pyfi_hpc.adapters.router import FRAME_BYTES_GOAL, NOBLOCK, harden, readable
+from pyfi_hpc.adapters.router import NOBLOCK, descriptor, harden, readable
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.ids import Peer
@@ -21,7 +21,6 @@ log = logging.getLogger("pyfi_hpc.port")
 
 #: the peer's name in events and effects: a DEALER has only one
 BROKER = Peer(b"broker")
-AGENT = Peer(b"agent")
 
 
 class DealerPort:
@@ -38,24 +37,23 @@ class DealerPort:
         peer: Peer,
         decoder: msgspec.msgpack.Decoder[Any],
         message_bytes_max: int,
-        keys: tuple[str, str, str] | None = None,
+        keys: tuple[str, str, str],
     ) -> None:
-        """``keys``: the server's public key, own public and own secret key; None on ipc."""
-        self._context = context
+        """``keys``: the server's public key, own public and own secret key."""
         self._peer = peer
         self._role = peer.decode()
         self._decoder = decoder
-        self._keys = keys
         self._socket = context.socket(zmq.DEALER)
         harden(self._socket, message_bytes_max)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        if keys is not None:
-            self._socket.curve_serverkey = keys[0].encode()
-            self._socket.curve_publickey = keys[1].encode()
-            self._socket.curve_secretkey = keys[2].encode()
+        self._socket.curve_serverkey = keys[0].encode()
+        self._socket.curve_publickey = keys[1].encode()
+        self._socket.curve_secretkey = keys[2].encode()
         self.endpoint = endpoint
         self._socket.connect(endpoint)
-        self.waitable = self._socket
+        self.waitable = descriptor(self._socket)
+        #: the socket was used since it was seen to be empty
+        self._stirred = True
         #: messages that were dropped because they were malformed
         self.dropped = 0
         #: when something was sent first after the peer was heard last, monotonic seconds; None: it has answered
@@ -64,15 +62,22 @@ class DealerPort:
     def move(self, endpoint: str) -> None:
         """The peer has a new address."""
         if endpoint != self.endpoint:
+            self._stirred = True
             self._socket.disconnect(self.endpoint)
             self._socket.connect(endpoint)
             self.endpoint = endpoint
             self.waits_since = None
 
+    def holds(self) -> bool:
+        self._stirred = self._stirred and readable(self._socket)
+        return self._stirred
+
     def receive(self) -> list[Any]:
         events: list[Any] = []
+        self._stirred = True
         for _ in range(512):
             if not readable(self._socket):
+                self._stirred = False
                 break
             frame = self._socket.recv(NOBLOCK, copy=False)
             self.waits_since = None
@@ -86,12 +91,10 @@ class DealerPort:
         return events
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
-        frame = codec.encode(messages)
-        if len(frame) > FRAME_BYTES_GOAL and len(messages) > 1:
-            half = len(messages) // 2
-            return self.send(peer, messages[:half]) and self.send(peer, messages[half:])
+        self._stirred = True
         try:
-            self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
+            for frame in codec.frames(messages):
+                self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
         except zmq.Again:
             return False
         if self.waits_since is None:

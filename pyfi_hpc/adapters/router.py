@@ -1,4 +1,4 @@
-"""ZeroMQ ROUTER ports: the broker's (TCP, CURVE, ZAP) and the agent's (ipc, a private folder).
+"""The broker's port: a ZeroMQ ROUTER over TCP with CURVE and ZAP.
 
 ZeroMQ promises nothing end to end: MANDATORY and NOBLOCK tell us what it drops, and everything that matters is
 acknowledged by the application. The principal of a message is the User-Id that our own ZAP handler gave to
@@ -7,11 +7,10 @@ the connection's key; a CURVE server without such a handler would let any key in
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
+from pyfi_hpc.adapters.tally import Tally
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.events import Received
@@ -26,43 +26,25 @@ from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.messages import Message
 from pyfi_hpc.wire import codec
 
-log = logging.getLogger("pyfi_hpc.port")
-
 #: frames taken in one round, so that one busy peer does not starve the rest
 _ROUND_MAX = 512
 #: bytes taken in one round; the rest waits in ZeroMQ
 _ROUND_BYTES = 64 << 20
-#: so many bad peers are named in the log at once, then one a second; each line tells how many there were
-_NAMED_MAX = 20
 
+#: Linux's TCP_THIN_LINEAR_TIMEOUTS, and TCP_RTO_MAX_MS where the kernel has it. What was lost is first sent again every
+#: 0.2 s, not ever later, and then at least every second: after a link was down for two seconds the next beat comes in
+#: time. The first holds only while little is under way, so a crowded link gets no more than before.
+_STEADY = ((16, 1), (44, 1000))
 #: flags as plain numbers: to combine pyzmq's enums costs more than to send
 NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_EVENTS, _POLLIN, _FD = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.FD)
 
 #: what each role may send to the broker; all else is dropped and counted
 _MAY_SEND: Mapping[str, frozenset[type]] = {
     "client": frozenset({m.Hello, m.Submit, m.Watch, m.Cancel, m.Ask, m.Beat, m.Consumed}),
     "agent": frozenset({m.Hello, m.Finished, m.Beat, m.Capacity, m.Goodbye}),
 }
-
-
-class Tally:
-    """Counts what was turned away and names some of it in the log: a flood must not fill the disk."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._lines = float(_NAMED_MAX)
-        self._at = time.monotonic()
-
-    def note(self, text: str, *values: object) -> None:
-        self.count += 1
-        now = time.monotonic()
-        self._lines = min(_NAMED_MAX, self._lines + now - self._at)
-        self._at = now
-        if self._lines >= 1:
-            self._lines -= 1
-            log.warning(text, *values, self.count)
 
 
 class RouterPort:
@@ -74,23 +56,28 @@ class RouterPort:
         Bound.
     decoder : msgspec.msgpack.Decoder
         Of what may come in.
-    role : str, optional
-        The role of every peer where there is no CURVE: the folder's permissions let only us in.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], decoder: msgspec.msgpack.Decoder[Any], role: str = "") -> None:
-        self.waitable = socket
+    def __init__(self, socket: zmq.Socket[bytes], decoder: msgspec.msgpack.Decoder[Any]) -> None:
+        self.waitable = descriptor(socket)
         self._socket = socket
         self._decoder = decoder
-        self._role = role
+        #: the socket was used since it was seen to be empty
+        self._stirred = True
         #: messages that were dropped because they were malformed or not allowed
         self.dropped = Tally()
+
+    def holds(self) -> bool:
+        self._stirred = self._stirred and readable(self._socket)
+        return self._stirred
 
     def receive(self) -> list[Any]:
         events: list[Any] = []
         taken = 0
+        self._stirred = True
         for _ in range(_ROUND_MAX):
             if not readable(self._socket):
+                self._stirred = False
                 break
             frames = [self._socket.recv(NOBLOCK, copy=False)]
             while frames[-1].more:
@@ -103,7 +90,7 @@ class RouterPort:
 
     def _take(self, frames: list[zmq.Frame], events: list[Any]) -> None:
         peer = Peer(frames[0].bytes)
-        role, user = self._principal(frames[0])
+        role, _, user = str(frames[0].get("User-Id")).partition(":")
         if len(frames) != 2:
             self._drop(peer, role, f"{len(frames) - 1} frames instead of one")
             return
@@ -119,23 +106,15 @@ class RouterPort:
             else:
                 events.append(Received(peer, role, user, message))
 
-    def _principal(self, frame: zmq.Frame) -> tuple[str, str]:
-        if self._role:
-            return self._role, ""
-        role, _, user = str(frame.get("User-Id")).partition(":")
-        return role, user
-
     def _drop(self, peer: Peer, role: str, why: str) -> None:
         self.dropped.note("! dropped peer=%s role=%s why=%s dropped=%d", peer.hex(), role, why[:200])
 
     def send(self, peer: Peer, messages: Sequence[Message]) -> bool:
-        frame = codec.encode(messages)
-        if len(frame) > FRAME_BYTES_GOAL and len(messages) > 1:
-            half = len(messages) // 2
-            return self.send(peer, messages[:half]) and self.send(peer, messages[half:])
+        self._stirred = True
         try:
-            self._socket.send(peer, _NOBLOCK_MORE)
-            self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
+            for frame in codec.frames(messages):
+                self._socket.send(peer, _NOBLOCK_MORE)
+                self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return False
@@ -144,10 +123,6 @@ class RouterPort:
 
     def close(self) -> None:
         self._socket.close(linger=500)
-
-
-#: messages to one peer are cut into frames of about this size
-FRAME_BYTES_GOAL = 8 << 20
 
 
 def bind_tcp(
@@ -194,6 +169,12 @@ def readable(socket: zmq.Socket[Any]) -> bool:
     return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
 
 
+def descriptor(socket: zmq.Socket[Any]) -> int:
+    """What an epoll can wait for. ZeroMQ makes it readable once for what has come, and any use of the socket may take
+    note of that: after it, and before a wait, it has to be asked whether it is ``readable``."""
+    return int(socket.getsockopt(_FD))
+
+
 class Gatekeeper:
     """The ZAP handler: maps the key of a new connection to ``role:user``; unknown keys are refused.
 
@@ -203,7 +184,7 @@ class Gatekeeper:
     def __init__(self, context: zmq.Context[Any], keys: Mapping[str, str]) -> None:
         self._socket = context.socket(zmq.REP)
         self._socket.bind("inproc://zeromq.zap.01")
-        self.waitable = self._socket
+        self.waitable = descriptor(self._socket)
         #: public key (Z85 text) -> "role:user"
         self.keys = dict(keys)
         self.refused = Tally()
@@ -242,7 +223,7 @@ class Sentry:
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         self._watched = socket
-        self.waitable = socket.get_monitor_socket(
+        self._monitor = socket.get_monitor_socket(
             zmq.EVENT_ACCEPTED
             | zmq.EVENT_DISCONNECTED
             | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -250,24 +231,32 @@ class Sentry:
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
+        self.waitable = descriptor(self._monitor)
         self.failed = Tally()
+        #: there was too much for one round; a socket that was never read from does not tell what comes
+        self._more = True
         #: connections without a handshake: descriptor -> address of the other end, youngest last
         self._young: dict[int, str] = {}
         #: the handshake that failed last: the disconnection that follows tells whose it was
         self._failure = 0
 
+    def holds(self) -> bool:
+        return self._more
+
     def receive(self) -> list[Any]:
+        self._more = True
         for _ in range(_ROUND_MAX):
             try:
-                event = recv_monitor_message(self.waitable, zmq.NOBLOCK)
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
             except zmq.Again:
+                self._more = False
                 break
             self._note(int(event["event"]), int(event["value"]))
         return []
 
     def _note(self, kind: int, value: int) -> None:
         if kind == zmq.EVENT_ACCEPTED:
-            self._young[value] = _address(value)
+            self._young[value] = _adopt(value)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             if self._young:
                 self._young.popitem()
@@ -291,13 +280,19 @@ _HANDSHAKES: dict[int, str] = {
 }
 
 
-def _address(descriptor: int) -> str:
-    """Who is at the other end of libzmq's connection; it may be closed already."""
+def _adopt(descriptor: int) -> str:
+    """Make libzmq's new connection patient with a link that is down; who is at its other end.
+
+    It may be closed already.
+    """
     try:
         copy = socket.socket(fileno=os.dup(descriptor))
     except OSError:
         return "unknown"
     with copy:
+        for option, value in _STEADY:
+            with suppress(OSError):  # not TCP, or an older kernel
+                copy.setsockopt(socket.IPPROTO_TCP, option, value)
         try:
             name = copy.getpeername()
         except OSError:

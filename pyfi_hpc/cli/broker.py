@@ -118,8 +118,8 @@ def stop(context: Context, standby: bool) -> None:
     if _wants_standby(standby):
         ended, left = brokers.stop_standbys(settings), []
     else:
+        left = brokers.standbys(settings)  # before: the first of them may serve as soon as the broker has gone
         ended = [brokers.stop_broker(settings)]
-        left = brokers.standbys(settings)
     if context.json:
         stopped = [{"name": one.name, "pid": one.pid} for one in ended]
         print_json({"instance": settings.instance, "stopped": stopped, "standbys": len(left)})

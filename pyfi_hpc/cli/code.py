@@ -76,7 +76,7 @@ def _deploy(context: Context, name: str, values: dict[str, Any], functions: list
     spec = prepare(
         context.settings, values["repository"], commit=values.get("commit") or values.get("branch"),
         module=values.get("module"), name=name, functions=functions or None,
-        allow_dirty=bool(values.get("allow_dirty")), progress=Steps(quiet=context.json),
+        allow_dirty=bool(values.get("allow_dirty")), permit=context.permit, progress=Steps(quiet=context.json),
     )  # fmt: skip
     if not functions:  # the check that there are any has been made; sockets come by `add socket`
         spec = msgspec.structs.replace(spec, sockets=[])

@@ -64,6 +64,10 @@ class Context:
         """Ask the broker's desk; what only reads is asked again after a lost connection."""
         return self.session.ask(verb, body or {}, repeat=reads)
 
+    def permit(self, repository: str) -> None:
+        """Raise what the broker says against deploying this repository."""
+        self.ask("permit", {"repository": repository})
+
     def close(self) -> None:
         if "session" in self.__dict__:
             self.session.close()

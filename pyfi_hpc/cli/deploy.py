@@ -48,7 +48,7 @@ def deploy(
     context.session.ask("info", {}, repeat=True)  # nothing is built for an instance that is not there
     spec = prepare(
         context.settings, source, commit=commit, module=module, name=name, functions=functions or None,
-        allow_dirty=allow_dirty, progress=Steps(quiet=context.json),
+        allow_dirty=allow_dirty, permit=context.permit, progress=Steps(quiet=context.json),
     )  # fmt: skip
     answer = context.ask("deploy", msgspec.to_builtins(spec), reads=False)
     if context.json:

@@ -51,8 +51,9 @@ def info(context: Context, only_settings: bool) -> None:
             "instance": f"{context.settings.instance}   (state {context.settings.instance_dir})",
             "broker": f"{context.session.address}, CURVE on, pyfi_hpc {answer['version']}, epoch {broker['epoch']}",
             "standby": ", ".join(f"pid {one['pid']} on {one['host']}, waiting" for one in standbys) or "none",
-            "ledger": f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" + _trouble(broker),
-            "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items()),
+            "ledger": _ledger(ledger) + _trouble(broker),
+            "objects": ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in answer["objects"].items())
+            or "not known while the ledger is away",
             "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
             f"{broker['counts']['settled']} settled since the broker's start",
             "clients": broker["clients"],
@@ -121,6 +122,10 @@ def _hidden(name: str, value: Any) -> Any:
         login, _, place = rest.rpartition("@")
         return f"{scheme}://{login.partition(':')[0]}:***@{place}" if ":" in login else value
     return list(value) if isinstance(value, tuple) else value if isinstance(value, float) else str(value)
+
+
+def _ledger(ledger: dict[str, Any]) -> str:
+    return f"PostgreSQL {ledger['postgres']}, {_bytes(ledger['bytes'])}" if ledger else "Postgres"
 
 
 def _trouble(broker: dict[str, Any]) -> str:

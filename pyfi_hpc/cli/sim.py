@@ -11,8 +11,10 @@ import click
 
 from pyfi_hpc.cli.context import Context, pass_context, reads
 from pyfi_hpc.cli.output import fancy, print_json
+from pyfi_hpc.errors import UsageError
 
 if TYPE_CHECKING:
+    from pyfi_hpc.ledger.recorded import Recorded
     from pyfi_hpc.sim.failure import Violation
 
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 @click.option("--ranks", type=click.IntRange(1), metavar="N", help="A run without faults on so many ranks.")
 @click.option("--tasks", type=click.IntRange(1), default=1_000_000, metavar="N", help="With --ranks; default 1000000.")
 @click.option(
-    "--replay", metavar="FILE", is_flag=False, flag_value="",
-    help="Apply a recorded ledger: a FILE, a URL, or this instance's.",
+    "--replay", metavar="FILE|URL", is_flag=False, flag_value="",
+    help="Decide a recorded ledger again: a FILE, a postgresql:// URL, or nothing for this instance's.",
 )  # fmt: skip
 @reads
 @pass_context
@@ -43,7 +45,7 @@ def sim(
       pyfi sim --seed 4711               that one
       pyfi sim --seed 4711 --story 3.0   everything that happened about a task
       pyfi sim --ranks 100000            a million tasks on a hundred thousand ranks
-      pyfi sim --replay                  the ledger of this instance, read as a restart reads it
+      pyfi sim --replay                  this instance's ledger: would the broker decide the same again?
     """
     if (story or record) and seed is None:
         raise click.UsageError("--story and --record are about one run: say --seed too")
@@ -164,24 +166,42 @@ def _scale(context: Context, ranks: int, tasks: int) -> None:
 
 
 def _replay(context: Context, source: str) -> None:
-    from pyfi_hpc.sim import recording
+    from pyfi_hpc.model import budgets
+    from pyfi_hpc.sim import commits, recording
 
-    records = recording.read(source) if source and "://" not in source else _from_ledger(context, source)
-    found = recording.replay(records)
+    limits = budgets.read(context.settings.budgets)
+    if source and "://" not in source:
+        found = recording.replay(recording.read(source), limits)
+    else:
+        ledger = _from_ledger(context, source)
+        found, beside = recording.replay(ledger.records, limits), commits.compare(ledger)
+        # what was written first, as the rest may follow from it
+        found |= beside | {"differences": beside["differences"] + found["differences"]}
     if context.json:
         print_json(found)
     else:
+        differences = found.pop("differences")
         for name, value in found.items():
             click.echo(f"{name:32} {value}")
+        click.echo(f"{'differences':32} {len(differences) or 'none: all decisions come out the same'}")
+        for text in differences:
+            click.echo(f"  {text}")
+        found["differences"] = differences
     if found["differences"]:
         click.get_current_context().exit(1)
 
 
-def _from_ledger(context: Context, url: str) -> list[Any]:
+def _from_ledger(context: Context, url: str) -> Recorded:
     from pyfi_hpc.ledger import embedded
-    from pyfi_hpc.ledger.recorded import read_records
+    from pyfi_hpc.ledger.connection import has_password, shown
+    from pyfi_hpc.ledger.recorded import read_ledger
 
-    return read_records(url or embedded.connect_url(context.settings))
+    if url and has_password(url):
+        raise UsageError(
+            "a password on a command line can be read by everybody on this machine", where=shown(url),
+            fix="put the URL into PYFI_LEDGER and say --replay alone, or the password into ~/.pgpass; change it now",
+        )  # fmt: skip
+    return read_ledger(url or embedded.connect_url(context.settings))
 
 
 def _task(name: str | None) -> tuple[int, int]:

@@ -136,7 +136,8 @@ class Conversation:
         at = now + min(self.heartbeat_s, self.timeout_s / 4)
         if self._overdue(at):
             at = min(at, max(now + _LOOK_S, self._heard_at + _ANSWER_BEATS * self.heartbeat_s))
-        return min(at, *self._paused.values()) if self._paused else at
+        # while nobody has said welcome nothing is sent, however long ago it was due
+        return min(at, *self._paused.values()) if self._paused and self._open else at
 
     def _overdue(self, now: float) -> bool:
         """A beat would have been answered: the broker is gone, frozen or far behind."""

@@ -36,6 +36,7 @@ def prepare(
     functions: Iterable[str] | None = None,
     allow_dirty: bool = False,
     owner_uid: int | None = None,
+    permit: Callable[[str], object] | None = None,
     progress: Progress | None = None,
 ) -> DeploymentSpec:
     """Make everything that running the code of a repository needs, on this machine.
@@ -57,6 +58,9 @@ def prepare(
         branches stay as they are.
     owner_uid : int, optional
         The owner of the instance, whose own repositories are allowed; by default the current user.
+    permit : callable, optional
+        Asked, before anything is fetched, whether the instance lets this address be deployed: the broker's lists
+        decide, and it writes down what it refuses.
     progress : callable, optional
         Told in a few words what happens.
 
@@ -72,7 +76,8 @@ def prepare(
         With the last words of git, of the installer or of the import. Nothing half made stays.
     """
     told = progress or (lambda _: None)
-    fetched = _fetch(settings, os.fspath(source), commit, allow_dirty, owner_uid, told)
+    permitted = permit or (lambda _: None)
+    fetched = _fetch(settings, os.fspath(source), commit, allow_dirty, owner_uid, permitted, told)
     address, full, subdir, checkout, tree, dirty = fetched
     manifest = discovery.read_manifest(checkout)
     folder_name = subdir.rsplit("/", 1)[-1] or address.base_name
@@ -101,9 +106,11 @@ def _fetch(
     commit: str | None,
     allow_dirty: bool,
     owner_uid: int | None,
+    permit: Callable[[str], object],
     told: Progress,
 ) -> tuple[Address, str, str, Path, str, bool]:
     """Address, commit, folder in the repository, checkout, its tree's id, whether it is a snapshot."""
+    permit(source)
     address = parse_address(source)
     if commit is not None:
         check_revision(commit)
@@ -113,6 +120,7 @@ def _fetch(
         worktree = find_worktree(address.path)
         address = Address("local", "", 0, str(worktree.top))
         own = worktree.belongs_to(os.getuid() if owner_uid is None else owner_uid)
+        permit(address.text)
     check_allowed(address, allow=settings.allow, deny=settings.deny, own=own)
     private_folder(settings.cache_dir)
     with git.open_mirror(settings.cache_dir, address, told) as mirror:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import select
 import socket
+from contextlib import suppress
 from typing import Any
 
 import zmq
 
 from pyfi_hpc.adapters.access import Access
-from pyfi_hpc.adapters.router import NOBLOCK, readable
+from pyfi_hpc.adapters.router import NOBLOCK, descriptor, readable
 from pyfi_hpc.errors import SettingsError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import Limits
@@ -27,13 +29,16 @@ class Link:
         self._context: zmq.Context[Any] = zmq.Context()
         self._wakened = wakened
         self._dealer: zmq.Socket[bytes] | None = None
-        self._poller = zmq.Poller()
-        self._poller.register(wakened.fileno(), zmq.POLLIN)
+        self._descriptor = -1
+        self._epoll = select.epoll()
+        self._epoll.register(wakened.fileno(), select.EPOLLIN)
+        #: the dealer was used since it was seen to be empty
+        self._stirred = False
 
     def connect(self, access: Access) -> None:
         """A fresh socket: what was queued in the old one is gone, its answers never come."""
         if self._dealer is not None:
-            self._poller.unregister(self._dealer)
+            self._epoll.unregister(self._descriptor)
             self._dealer.close(0)
         dealer = self._context.socket(zmq.DEALER)
         # No high-water mark: what may be in flight is bounded by what may be unacknowledged.
@@ -54,12 +59,15 @@ class Link:
             ) from None
         dealer.connect(access.endpoint)
         self._dealer = dealer
-        self._poller.register(dealer, zmq.POLLIN)
+        self._descriptor = descriptor(dealer)
+        self._epoll.register(self._descriptor, select.EPOLLIN)
+        self._stirred = True
 
     def send(self, out: list[m.Message]) -> None:
         """Everything in one frame, in several where it is too much for one."""
         if not out or self._dealer is None:
             return
+        self._stirred = True
         start, size = 0, 0
         for i, message in enumerate(out):
             size += len(message.payload) if isinstance(message, m.Submit) else 64
@@ -70,18 +78,20 @@ class Link:
         out.clear()
 
     def receive(self, wait_s: float) -> list[bytes]:
-        ready = self._poller.poll(max(0, int(wait_s * 1000) + (wait_s > 0)))
-        if not ready:
-            return []
-        frames: list[bytes] = []
-        for source, _ in ready:
-            if source is not self._dealer:
-                try:
-                    self._wakened.recv(4096)
-                except BlockingIOError:
-                    pass
         assert self._dealer is not None
-        while len(frames) < _FRAMES_MAX and readable(self._dealer):
+        self._stirred = self._stirred and readable(self._dealer)
+        ready = {fd for fd, _ in self._epoll.poll(0.0 if self._stirred else max(0.0, wait_s), 2)}
+        if self._wakened.fileno() in ready:
+            with suppress(BlockingIOError):
+                self._wakened.recv(4096)
+        frames: list[bytes] = []
+        if not self._stirred and self._descriptor not in ready:
+            return frames
+        self._stirred = True
+        while len(frames) < _FRAMES_MAX:
+            if not readable(self._dealer):
+                self._stirred = False
+                break
             frames.append(self._dealer.recv(NOBLOCK))
         return frames
 
@@ -89,4 +99,5 @@ class Link:
         """Give what was sent a second to leave."""
         if self._dealer is not None:
             self._dealer.close(1000)
+        self._epoll.close()
         self._context.term()

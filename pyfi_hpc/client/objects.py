@@ -146,7 +146,12 @@ class Processor(_Named):
     def _deploy(self, gitrepo: str, module: str | None, revision: str | None) -> None:
         from pyfi_hpc.client.deploy import prepare  # git and installers: only who deploys needs them
 
-        spec = prepare(self._session.settings, gitrepo, commit=revision, module=module, name=self.name)
+        def permit(repository: str) -> None:
+            self._session.ask("permit", {"repository": repository}, repeat=True)
+
+        spec = prepare(
+            self._session.settings, gitrepo, commit=revision, module=module, name=self.name, permit=permit
+        )  # fmt: skip
         self._session.ask("deploy", msgspec.to_builtins(spec))
         self._find()
 

@@ -15,7 +15,7 @@ from pyfi_hpc.core.jobs import JobBook
 from pyfi_hpc.core.nodes import Grant, Node, NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.core.state import State
-from pyfi_hpc.core.view import view
+from pyfi_hpc.core.view import view, without_ledger
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import AskDesk, Effects, ReadPage
 from pyfi_hpc.model.events import (
@@ -192,6 +192,10 @@ class Broker:
             return
         if message.verb in (health.RELEASE, health.QUARANTINE):
             ok, body = health.asked(self.state, message.verb, message.body, now, out)
+            out.reply(client.peer, m.Answer(message.request, ok, body))
+            return
+        if self.state.ledger_down:
+            ok, body = without_ledger(self.state, message.verb, now)
             out.reply(client.peer, m.Answer(message.request, ok, body))
             return
         query = AskDesk(client.peer, "client", client.user, message.request, message.verb, message.body)

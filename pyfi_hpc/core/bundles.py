@@ -178,18 +178,22 @@ class Bundler:
         """
         outcome = message.outcome
         flight = next((f for f in rank.flights if f.bundle == message.bundle), None)
-        if flight is None:
+        grant = flight.grant if flight is not None else self._holdings.grants.get(outcome.grant)
+        if grant is None:
             return True
-        item = flight.grant.item
+        item = grant.item
         if not _fits(item, outcome):
             return False
-        if outcome.causes.count(Cause.RELEASED) == outcome.count:
-            self._handed_back(rank, flight, outcome)
+        if flight is None and not self._holdings.owes(outcome):
             return True
-        flight.next = outcome.lo + outcome.count
-        if flight.next >= flight.hi:
-            rank.flights.remove(flight)
-        self._ranks.touched(rank)
+        if outcome.causes.count(Cause.RELEASED) == outcome.count:
+            self._handed_back(rank, grant, flight, outcome)
+            return True
+        if flight is not None:  # else a task was cancelled between others that were handed back: they were its end
+            flight.next = outcome.lo + outcome.count
+            if flight.next >= flight.hi:
+                rank.flights.remove(flight)
+            self._ranks.touched(rank)
         if outcome.count and outcome.causes.count(0) == outcome.count:
             self._durations.report(item.code, item.function, sum(array("f", outcome.durations)) / outcome.count)
             self._muster.well(rank.number)
@@ -198,13 +202,14 @@ class Bundler:
         self._holdings.ended(outcome)
         return True
 
-    def _handed_back(self, rank: Rank, flight: Flight, outcome: m.Outcome) -> None:
+    def _handed_back(self, rank: Rank, grant: HeldGrant, flight: Flight | None, outcome: m.Outcome) -> None:
         """The end of a bundle comes back unstarted: another rank runs it, or the broker asked for it."""
-        flight.hi = min(flight.hi, outcome.lo)
-        if flight.next >= flight.hi:
-            rank.flights.remove(flight)
-        self._ranks.touched(rank)
-        self._holdings.wait(flight.grant, outcome.lo, outcome.lo + outcome.count, first=True)
+        if flight is not None:
+            flight.hi = min(flight.hi, outcome.lo)
+            if flight.next >= flight.hi:
+                rank.flights.remove(flight)
+            self._ranks.touched(rank)
+        self._holdings.wait(grant, outcome.lo, outcome.lo + outcome.count, first=True)
         self._hand_back()
 
     def recall(self, count: int, out: Effects) -> None:

@@ -108,6 +108,12 @@ class Holdings:
         grant.owed[start : start + outcome.count] = bytes(outcome.count)
         self.fresh.append(outcome)
 
+    def owes(self, outcome: Outcome) -> bool:
+        """Whether there is no outcome yet for any of these tasks."""
+        grant = self.grants[outcome.grant]
+        start = outcome.lo - grant.item.lo
+        return grant.owed.count(1, start, start + outcome.count) == outcome.count
+
     def note_deaths(self, rank: int, outcome: Outcome, now: float) -> None:
         """Remember where tasks died."""
         if len(self.died) > _DIED_MAX:

@@ -5,6 +5,11 @@ to a runner as a *run*; what a dying runner leaves of it goes to the next one as
 without an outcome of the oldest run is its *head*: the one that runs, and the one that a death or a time
 limit is charged to. Outcomes of a bundle are reported in order, except that what is handed back is told at once.
 
+What a rank knows of its runner lags, so it never guesses what has begun. Behind each run go permits, one a task, and
+the runner takes one before it starts a task. To hand tasks back, to cancel one or to end the one that runs the rank
+first takes all permits back: their number says which tasks have begun, and nothing starts until it has said what to
+skip and has given the rest of the permits again.
+
     runner   starting --ready--> ready --signal or stop--> ending --RunnerExited--> gone
 
 Slurm ends an allocation by a TERM to every process of it, runners too: no crash, and the agent is about to tell the
@@ -16,11 +21,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from pyfi_hpc.core.outcomes import OutcomePacker, death_error
+from pyfi_hpc.core.outcomes import death_error
+from pyfi_hpc.core.reports import Reports
 from pyfi_hpc.core.runs import Key, Runner, Work
 from pyfi_hpc.errors import RemoteProtocolError
-from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
-from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
+from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
+from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Beat, Bundle, Kill, RankBeat, RankReady, Stop
@@ -36,8 +42,6 @@ WARM_MAX = 4
 IMPORT_LIMIT_S = 120.0
 #: between two attempts to reach the agent at start, seconds
 GREET_S = 0.02
-#: a runner that was told to skip a task answers within this time unless the task runs already, seconds
-SKIP_S = 0.05
 #: what ends an allocation reaches its processes within this time, and the agent tells its ranks to stop, seconds
 TERM_S = 1.0
 _SIGTERM = 15
@@ -87,7 +91,7 @@ class RankMachine:
         #: somebody else wants this process to end
         self._terminated = False
         self._leave_at = float("inf")
-        self._done = OutcomePacker(rank, limits.batch_bytes_goal)
+        self._reports = Reports(rank, limits.batch_bytes_goal)
 
     # --- what happens ---------------------------------------------------------------------------------
 
@@ -95,6 +99,8 @@ class RankMachine:
         """Take one event."""
         if isinstance(event, RunnerSpoke):
             self._spoke(event, now, out)
+        elif isinstance(event, PermitsTaken):
+            self._permits_taken(event, now, out)
         elif isinstance(event, RunnerExited):
             self._exited(event, now, out)
         elif isinstance(event, Received):
@@ -107,7 +113,7 @@ class RankMachine:
             self._terminated = self._terminated or event.what == "stop"
         elif isinstance(event, Unreachable):
             self._unreachable(now, out)
-        self._done.flush(out, AGENT)
+        self._reports.flush(out, AGENT)
 
     def advance(self, now: float, out: Effects) -> None:
         """Beat, look at the deadlines, give runners work."""
@@ -128,7 +134,7 @@ class RankMachine:
             self._drain(now, out)
         else:
             self._feed(now, out)
-        self._done.flush(out, AGENT)
+        self._reports.flush(out, AGENT)
 
     def wake_at(self) -> float:
         """The next beat or deadline."""
@@ -177,7 +183,7 @@ class RankMachine:
         runner = next((r for r in self._runners.values() if r.key == key and not r.ending), None)
         if runner is None:
             self._start(key, now, out)
-        elif runner.ready:
+        elif runner.ready and not runner.taking:
             for work in self._work:
                 if len(runner.runs) >= RUNS_AHEAD or work.key != key:
                     break
@@ -195,38 +201,26 @@ class RankMachine:
         out.actions.append(StartRunner(runner=runner.number, python=python, workdir=workdir, module=module))
 
     def _write(self, runner: Runner, work: Work, now: float, out: Effects) -> None:
-        b = work.bundle
-        work.run, work.base = self._next_run, work.next
+        frame = work.as_run(self._next_run)
         self._next_run += 1
-        for i in sorted(work.killed):
-            if i >= work.base:  # before the run itself, so that it cannot be late
-                self._skip(runner, work, i, i + 1, out)
-        frame = [
-            "run", work.run, b.job, b.first + work.base, b.attempt, b.grant, b.function,
-            b.offsets[4 * work.base :],
-            b.payload, b.inputs[work.base :],
-        ]  # fmt: skip
-        out.actions.append(WriteRunner(runner=runner.number, frame=frame))
+        self._skip(runner, work, sorted(work.skipped), out)  # before the run itself, so that it cannot be late
+        permits = len(work.left()) - len(work.skipped)
+        out.actions.append(WriteRunner(runner=runner.number, frame=frame, permits=permits))
         runner.runs.append(work)
         runner.used_at = now
         if len(runner.runs) == 1:
             self._head_began(runner, now)
 
-    def _skip(self, runner: Runner, work: Work, lo: int, hi: int, out: Effects) -> None:
-        frame = ["skip", work.run, lo - work.base, hi - work.base]
-        out.actions.append(WriteRunner(runner=runner.number, frame=frame))
+    def _skip(self, runner: Runner, work: Work, positions: list[int], out: Effects) -> None:
+        out.actions += [WriteRunner(runner=runner.number, frame=frame) for frame in work.skips(positions)]
 
     def _head_began(self, runner: Runner, now: float) -> None:
         runner.head_since = now
         if runner.ending:
             return  # its deadline is that of the grace
         runner.deadline = float("inf")
-        if runner.runs:
-            work = runner.runs[0]
-            if work.bundle.time_limit_s > 0:
-                runner.deadline = now + work.bundle.time_limit_s
-            if work.killed.get(work.next, Cause.RELEASED) is not Cause.RELEASED:
-                runner.deadline = min(runner.deadline, now + SKIP_S)
+        if runner.runs and runner.runs[0].bundle.time_limit_s > 0:
+            runner.deadline = now + runner.runs[0].bundle.time_limit_s
 
     # --- what runners say -----------------------------------------------------------------------------
 
@@ -240,13 +234,8 @@ class RankMachine:
                 case "done":
                     _, run, index, cause, started, duration, result, stdout, stderr = frame
                     work = self._head(runner, run, index)
-                    self._report(work, cause, started, duration, result, stdout, stderr)
+                    self._reports.add(work, cause, started, duration, result, stdout, stderr)
                     self._utc_offset = started + duration - now
-                    self._settled(runner, work)
-                    moved = True
-                case "skipped":
-                    work = self._head(runner, frame[1], frame[2])
-                    self._report_killed(work)
                     self._settled(runner, work)
                     moved = True
                 case "ready":
@@ -268,7 +257,18 @@ class RankMachine:
     def _settled(self, runner: Runner, work: Work) -> None:
         """The head has its outcome."""
         work.next += 1
-        if work.finished:
+        if work.skipped or work.finished:
+            self._pass_over(runner)
+
+    def _pass_over(self, runner: Runner) -> None:
+        """The next head is the first task that can start; what comes before it has an outcome by that."""
+        while runner.runs:
+            work = runner.runs[0]
+            while not work.finished and work.next in work.skipped:
+                self._reports.of_killed(work)
+                work.next += 1
+            if not work.finished:
+                return
             runner.runs.popleft()
             self._work.remove(work)
 
@@ -277,7 +277,7 @@ class RankMachine:
         for work in [w for w in self._work if w.key == key and not w.run]:
             while not work.finished:
                 cause = work.killed.get(work.next, Cause.ENVIRONMENT)
-                self._report(work, cause, 0.0, 0.0, error, stdout, stderr)
+                self._reports.add(work, cause, 0.0, 0.0, error, stdout, stderr)
                 work.next += 1
                 stdout = stderr = b""
             self._work.remove(work)
@@ -296,19 +296,16 @@ class RankMachine:
         if self._leaving:
             return  # the agent knows that what it gave us is lost
         if not runner.ready and not runner.told and not self._draining:
-            error = death_error(Cause.ENVIRONMENT, self._import_text(runner, event), event.stderr)
+            how = f"the runner ended before it could import {runner.key[2]}: {event.how}"
+            if runner.ending:
+                how = f"importing {runner.key[2]} took longer than {self._import_limit_s:g} s"
+            error = death_error(Cause.ENVIRONMENT, how, event.stderr)
             self._fail_environment(runner.key, error, event.stdout, event.stderr)
         if runner.runs:
             self._head_died(runner, event, now)
         for work in list(runner.runs):
             work.run = 0  # the others never started: a fresh runner takes them, nothing is charged
-            self._report_leading_killed(work)
-
-    def _import_text(self, runner: Runner, event: RunnerExited) -> str:
-        module = runner.key[2]
-        if runner.ending:
-            return f"importing {module} took longer than {self._import_limit_s:g} s"
-        return f"the runner ended before it could import {module}: {event.how}"
+            self._unwritten(work)
 
     def _head_died(self, runner: Runner, event: RunnerExited, now: float) -> None:
         work = runner.runs[0]
@@ -317,22 +314,9 @@ class RankMachine:
         if runner.target is not None:
             target, at, cause = runner.target
             if (target, at) != (work, position):
-                return  # the signal came after its task had ended: this one runs again
-        self._report(
-            work, cause, runner.head_since + self._utc_offset, now - runner.head_since,
-            death_error(cause, self._death_text(cause, work.bundle, event), event.stderr), event.stdout,
-            event.stderr,
-        )  # fmt: skip
+                return  # the signal came after its task had ended, and this one had no permit
+        self._reports.of_death(work, cause, event, runner.head_since + self._utc_offset, now - runner.head_since)
         self._settled(runner, work)
-
-    def _death_text(self, cause: Cause, bundle: Bundle, event: RunnerExited) -> str:
-        if cause is Cause.TIME_LIMIT:
-            return f"{bundle.function} ran over its time limit of {bundle.time_limit_s:g} s and was ended"
-        if cause is Cause.CANCELLED:
-            return f"{bundle.function} was cancelled while it ran"
-        if cause in (Cause.CRASH, Cause.OUT_OF_MEMORY):
-            return f"the process of {bundle.function} died: {event.how}"
-        return f"{bundle.function} was ended: {cause.name}"
 
     def _late(self, runner: Runner, now: float, out: Effects) -> None:
         """A deadline passed: of the import, of the head, or of the grace."""
@@ -345,9 +329,11 @@ class RankMachine:
             self._signal(runner, now, out, hard=True)
             return
         if runner.runs:
-            work = runner.runs[0]
-            runner.target = (work, work.next, work.killed.get(work.next, Cause.TIME_LIMIT))
-        self._signal(runner, now, out)
+            runner.late = (runner.runs[0], runner.runs[0].next)
+            runner.deadline = float("inf")
+            self._take_permits(runner, out)
+        else:
+            self._signal(runner, now, out)
 
     def _signal(self, runner: Runner, now: float, out: Effects, hard: bool = False) -> None:
         out.actions.append(KillRunner(runner=runner.number, hard=hard))
@@ -379,47 +365,63 @@ class RankMachine:
             return
         work.killed.update(dict.fromkeys(fresh, cause))
         runner = next((r for r in self._runners.values() if work in r.runs), None)
-        if cause is Cause.RELEASED:
-            self._hand_back(work, fresh, runner is not None and runner.runs[0] is work)
         if runner is None:
-            self._report_leading_killed(work)
-            return
-        if runner.lost is not None:
-            return
-        self._skip(runner, work, fresh[0], fresh[-1] + 1, out)
-        is_head = runner.runs[0] is work and work.next == fresh[0]
-        if is_head and cause is not Cause.RELEASED and not runner.ending:
-            runner.target = (work, work.next, cause)
-            self._signal(runner, now, out)
+            self._unwritten(work)
+        elif runner.ending:
+            self._hand_back_behind_head(runner)
+        else:
+            self._take_permits(runner, out)
 
-    def _hand_back(self, work: Work, positions: list[int], running: bool) -> None:
-        """Tell at once, ahead of what runs: another rank is idle. Should one start all the same, it is not told."""
-        for i in positions:
-            if i not in work.told and not (running and i == work.next):
-                work.told.add(i)
-                self._done.add(work.bundle, i, Cause.RELEASED, 0.0, 0.0, b"")
-
-    def _report(
-        self, work: Work, cause: int, started: float, duration: float, result: bytes, stdout: bytes | None = None,
-        stderr: bytes | None = None,
-    ) -> None:  # fmt: skip
-        """How the head ended."""
-        if work.next not in work.told:
-            self._done.add(work.bundle, work.next, cause, started, duration, result, stdout, stderr)
-
-    def _report_leading_killed(self, work: Work) -> None:
+    def _unwritten(self, work: Work) -> None:
+        """No runner has it: all of it can be handed back, and what comes first of it may have its outcome."""
+        self._reports.hand_back(work, work.left())
         while not work.finished and work.next in work.killed:
-            self._report_killed(work)
+            self._reports.of_killed(work)
             work.next += 1
-        if work.finished and work in self._work:
+        if work.finished:
             self._work.remove(work)
 
-    def _report_killed(self, work: Work) -> None:
-        cause = work.killed[work.next]
-        error = b""
-        if cause is not Cause.RELEASED:
-            error = death_error(cause, f"{work.bundle.function} was ended before it started: {cause.name}")
-        self._report(work, cause, 0.0, 0.0, error)
+    def _take_permits(self, runner: Runner, out: Effects) -> None:
+        if not runner.taking:
+            runner.taking = True
+            out.actions.append(TakePermits(runner=runner.number))
+
+    def _permits_taken(self, event: PermitsTaken, now: float, out: Effects) -> None:
+        """Now it is certain what has begun: end the one that runs if it is to end, else skip what is not to start."""
+        runner = self._runners.get(event.runner)
+        if runner is None or self._leaving:
+            return
+        runner.taking = False
+        if runner.ending:
+            self._hand_back_behind_head(runner)
+            return
+        line = runner.line()
+        begun = len(line) - event.count
+        assert begun >= 0, "there are no more permits than tasks"
+        runner.target = runner.to_end(line[:begun])
+        if runner.target is not None:  # it may have ended just now, but nothing else can be hit
+            self._signal(runner, now, out)
+            self._hand_back_behind_head(runner)
+            return
+        unstarted: dict[Work, list[int]] = {}
+        for work, i in line[begun:]:
+            if i in work.killed:
+                unstarted.setdefault(work, []).append(i)
+        for work, positions in unstarted.items():
+            self._skip(runner, work, positions, out)
+            work.skipped.update(positions)
+            self._reports.hand_back(work, positions)
+        left = event.count - sum(map(len, unstarted.values()))
+        if left:
+            out.actions.append(GivePermits(runner=runner.number, count=left))
+        self._pass_over(runner)
+        if not begun:
+            self._head_began(runner, now)
+
+    def _hand_back_behind_head(self, runner: Runner) -> None:
+        """The runner starts nothing more."""
+        for work in runner.runs:
+            self._reports.hand_back(work, work.left()[1:] if work is runner.runs[0] else work.left())
 
     def _stop(self, drain: bool, now: float, out: Effects) -> None:
         if not drain:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from pyfi_hpc._version import __version__
 from pyfi_hpc.core import health
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
@@ -52,6 +55,16 @@ def view(s: State, now: float) -> dict[str, Any]:
     }
 
 
+def without_ledger(s: State, verb: str, now: float) -> tuple[bool, bytes]:
+    """The answer to a verb of the desk while the ledger is away: what is known here, or that it has to wait."""
+    if verb != "info":
+        what = f"the ledger is away: {s.ledger_down}"
+        fix = "it is tried again all the time; `pyfi info` shows when it is back"
+        return False, _encode({"code": "ledger_unavailable", "what": what, "where": "the broker", "fix": fix})
+    broker = {name: value for name, value in view(s, now).items() if name != "running"}
+    return True, _encode({"version": __version__, "ledger": {}, "objects": {}, "broker": broker})
+
+
 def _job(s: State, job: Job, now: float) -> dict[str, Any]:
     states = {state.name: sum(batch.states.count(state) for batch in job.batches) for state in _OPEN}
     return {
@@ -87,3 +100,6 @@ def _no_rank(s: State, now: float) -> str:
 
 
 _OPEN = (TaskState.BLOCKED, TaskState.PENDING, TaskState.RUNNING)
+
+
+_encode = msgspec.msgpack.Encoder().encode

@@ -20,8 +20,8 @@ from pyfi_hpc.adapters.access import Access
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.adapters.processes import NodeProcesses
-from pyfi_hpc.adapters.router import RouterPort, harden
 from pyfi_hpc.adapters.signals import SignalPort
+from pyfi_hpc.adapters.unix_line import RanksPort
 from pyfi_hpc.core.agent import Agent
 from pyfi_hpc.errors import BrokerUnreachable, PyfiError, Refused
 from pyfi_hpc.hosts import daemon
@@ -49,7 +49,7 @@ class Switch:
     nothing of what this agent holds.
     """
 
-    def __init__(self, settings: Settings, public: str, broker: DealerPort, ranks: RouterPort) -> None:
+    def __init__(self, settings: Settings, public: str, broker: DealerPort, ranks: RanksPort) -> None:
         self._settings = settings
         self._public = public
         self._broker = broker
@@ -123,12 +123,7 @@ def run(settings: Settings, rank_count: int, own_step: bool) -> None:
     keys = (found.broker_public, found.agent_public, found.agent_secret)
     broker = DealerPort(context, found.endpoint, BROKER, codec.TO_AGENT, limits.message_bytes_max, keys)
     point = node.meeting_point(settings)
-    point.unlink(missing_ok=True)
-    socket = context.socket(zmq.ROUTER)
-    harden(socket, limits.message_bytes_max)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.bind(f"ipc://{point}")
-    ranks = RouterPort(socket, codec.FROM_RANK, role="rank")
+    ranks = RanksPort(point, codec.FROM_RANK, limits.message_bytes_max)
     rank_log = open(settings.log_dir / f"ranks-{node.name()}.log", "ab", buffering=0)
     command = [sys.executable, "-m", "pyfi_hpc.hosts.rank"]
     command += ["--instance", settings.instance, "--home", str(settings.home)]

@@ -137,7 +137,7 @@ def serve(
     limits = Limits(budgets=budgets.read(settings.budgets))
     clock = SystemClock()
     engine = make_engine(url)
-    desk = Desk(engine)
+    desk = Desk(engine, settings.allow, settings.deny)
     context = zmq.Context()
     access, secret = access_file.make(settings)
     gatekeeper = Gatekeeper(context, _principals(access))

@@ -14,13 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-import zmq
-
 from pyfi_hpc.adapters import mpi, node
 from pyfi_hpc.adapters.child import Runners
 from pyfi_hpc.adapters.clock import SystemClock
-from pyfi_hpc.adapters.dealer import AGENT, DealerPort
 from pyfi_hpc.adapters.signals import SignalPort
+from pyfi_hpc.adapters.unix_line import AgentPort
 from pyfi_hpc.core.rank import RankMachine
 from pyfi_hpc.errors import PyfiError, SiteError
 from pyfi_hpc.hosts import daemon
@@ -76,8 +74,7 @@ def run(settings: Settings, place: mpi.Place, core: int, signals: SignalPort) ->
     """
     limits = Limits()
     point = _wait_for(node.meeting_point(settings))
-    context = zmq.Context()
-    agent = DealerPort(context, f"ipc://{point}", AGENT, codec.TO_RANK, limits.message_bytes_max)
+    agent = AgentPort(point, codec.TO_RANK, limits.message_bytes_max)
     runners = Runners(limits, settings.run_dir, adopt=True)
     machine = RankMachine(limits, place.rank, place.size, os.getpid(), core)
     log.info("rank %d of %d on %s, core %d", place.rank, place.size, node.name(), core)
@@ -86,7 +83,6 @@ def run(settings: Settings, place: mpi.Place, core: int, signals: SignalPort) ->
     finally:
         runners.close()
         agent.close()
-        context.destroy(linger=500)
         log.info("rank %d ended", place.rank)
 
 

@@ -47,6 +47,10 @@ def shown(url: str) -> str:
     return re.sub(r"(://[^:/@?]*):[^@]*@", r"\1:***@", re.sub(r"(password=)[^&]*", r"\1***", url))
 
 
+def has_password(url: str) -> bool:
+    return shown(url) != url
+
+
 def _checked(url: str) -> str:
     if not _SCHEME.match(url):
         raise SettingsError(

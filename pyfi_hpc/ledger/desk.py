@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pyfi_hpc._version import __version__
-from pyfi_hpc.errors import NotFound, PyfiError, UsageError
+from pyfi_hpc.errors import NotFound, PyfiError, RepositoryRefused, UsageError
 from pyfi_hpc.ledger import calls, deployments, registry
 from pyfi_hpc.ledger.connection import unavailable
 from pyfi_hpc.ledger.machines import see
@@ -25,6 +25,7 @@ from pyfi_hpc.ledger.tables import Base
 from pyfi_hpc.model.deployment import DeploymentSpec
 from pyfi_hpc.model.effects import AskDesk
 from pyfi_hpc.model.events import AskAnswered, SocketsChanged
+from pyfi_hpc.model.repositories import check_allowed, parse_address
 
 log = logging.getLogger("pyfi_hpc.desk")
 #: rows of each table in a dump
@@ -39,6 +40,9 @@ class Request:
     user: str
     body: dict[str, Any]
     view: dict[str, Any]
+    #: patterns of repositories that may be deployed, and that may not
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     #: the verb changed what the broker has to know of sockets
     changed: bool = False
 
@@ -66,6 +70,8 @@ class Desk:
     """Callable: ``AskDesk`` to events. One thread at a time."""
 
     engine: sa.Engine
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     verbs: dict[str, Callable[[Request], Any]] = field(default_factory=lambda: dict(VERBS))
 
     def __call__(self, query: AskDesk) -> list[Any]:
@@ -107,7 +113,7 @@ class Desk:
         except (msgspec.MsgspecError, ValueError) as error:
             raise UsageError(f"the request cannot be read: {error}", where=query.verb) from None
         with Session(self.engine, expire_on_commit=False) as session:
-            request = Request(session, query.user, body, query.view or {})
+            request = Request(session, query.user, body, query.view or {}, self.allow, self.deny)
             answer = verb(request)
             if request.changed:
                 session.flush()
@@ -172,8 +178,29 @@ def _deploy(r: Request) -> Any:
         spec = msgspec.convert(r.body, DeploymentSpec)
     except msgspec.ValidationError as error:
         raise UsageError(f"this is not a deployment: {error}", fix="use the same version on both sides") from None
+    _check_repository(r, spec.code.repository)
     r.changed = True
     return deployments.deploy(r.session, spec, r.user)
+
+
+def _permit(r: Request) -> Any:
+    """Asked before anything of a repository is fetched."""
+    _check_repository(r, r.take("repository", str))
+    return True
+
+
+def _check_repository(r: Request, text: str) -> None:
+    """By the lists of the broker, whatever the client's say; what is refused is an event.
+
+    Whose a folder is shows where it lies, which may be another machine: the client looks at that.
+    """
+    try:
+        address = parse_address(text)
+        check_allowed(address, allow=r.allow, deny=r.deny, own=True)
+    except RepositoryRefused as refusal:
+        registry.note_refusal(r.session, "repository", r.user, refusal.what)
+        r.session.commit()
+        raise
 
 
 def _note_nodes(r: Request, kind: str) -> None:
@@ -216,13 +243,19 @@ def _jobs(r: Request) -> Any:
 
 
 def _info(r: Request) -> Any:
-    ledger = calls.query(r.connection, "ledger_info")[0]
+    broker = {name: value for name, value in r.view.items() if name != "running"}
+    try:
+        ledger = calls.query(r.connection, "ledger_info")[0]
+    except sa.exc.OperationalError as error:
+        # nothing was committed lately, or the broker would have noticed
+        r.session.rollback()
+        broker["ledger_down"] = str(error.orig).strip()
+        return {"version": __version__, "ledger": {}, "objects": {}, "broker": broker}
     ledger["url"] = r.connection.engine.url.render_as_string(hide_password=True)
     counts = {}
     for kind in ("processor", "socket", "queue", "plug", "node"):
         model = registry.KINDS[kind]
         counts[kind] = r.session.scalar(sa.select(sa.func.count()).select_from(model))
-    broker = {name: value for name, value in r.view.items() if name != "running"}
     return {"version": __version__, "ledger": ledger, "objects": counts, "broker": broker}
 
 
@@ -247,6 +280,7 @@ VERBS: dict[str, Callable[[Request], Any]] = {
     "update": _update,
     "delete": _delete,
     "deploy": _deploy,
+    "permit": _permit,
     "calls": _calls,
     "call": _call,
     "output": _output,

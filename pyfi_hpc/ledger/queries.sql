@@ -163,3 +163,26 @@ SELECT o.batch, o.lo, b.first + o.lo, o.count, o.states, o.offsets, o.payload
 FROM outcome_batch o JOIN task_batch b ON b.job = o.job AND b.batch = o.batch
 WHERE o.job = %(job)s AND (o.batch, o.lo) > (%(batch)s, %(lo)s) AND (o.batch, o.lo) <= (%(batch_to)s, %(lo_to)s)
 ORDER BY o.batch, o.lo
+
+-- name: recorded_jobs
+-- Whole tables for a replay. A row's place is its transaction's: it has the same one as the row of its group commit.
+SELECT id AS job, key, owner, name, shape, on_failure, opened_at, epoch AS written, -age(xmin) AS place
+FROM job ORDER BY id
+
+-- name: recorded_batches
+SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries, b.time_limit_s,
+       b.offsets, b.payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
+FROM task_batch b LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch ORDER BY b.batch
+
+-- name: recorded_outcomes
+SELECT batch, job, lo, count, attempt, epoch, grant_id AS "grant", node, rank, states, offsets, payload, settled_at,
+       epoch AS written, -age(xmin) AS place
+FROM outcome_batch ORDER BY batch, lo
+
+-- name: recorded_attempts
+SELECT batch, job, lo AS "offset", attempt, epoch, grant_id AS "grant", cause, node, rank, error, failed_at,
+       epoch AS written, -age(xmin) AS place
+FROM attempt_failed ORDER BY batch, lo, attempt, failed_at
+
+-- name: recorded_commits
+SELECT epoch, seq, -age(xmin), jobs, batches, outcomes, attempts FROM ledger_commit ORDER BY shard, epoch, seq

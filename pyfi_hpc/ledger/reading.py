@@ -80,13 +80,13 @@ def recover(cursor: Cursor, epoch: Epoch) -> Recovered:
     return found
 
 
-_R = TypeVar("_R", JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed)
+_R = TypeVar("_R")
 #: columns that are more than numbers
 _KINDS: dict[str, Callable[[Any], Any]] = {"on_failure": OnFailure, "cause": Cause}
 
 
-def records_of(cursor: Cursor, kind: type[_R], **rest: Any) -> list[_R]:
-    """Rows whose columns are named as the record's fields."""
+def records_of(cursor: Cursor, kind: Callable[..., _R], **rest: Any) -> list[_R]:
+    """Rows whose columns are named as the record's fields, or what else takes them by name."""
     found: list[_R] = []
     names = [column.name for column in cursor.description or ()]
     for row in columns(cursor):

@@ -212,6 +212,11 @@ def note(session: Session, what: str, kind: str, row: Any, owner: str, text: str
     session.add(Event(name=what, kind=kind, object=name, owner=owner, note=text))
 
 
+def note_refusal(session: Session, kind: str, owner: str, text: str) -> None:
+    """Write down what somebody was not allowed."""
+    session.add(Event(name="refused", kind=kind, owner=owner, note=text))
+
+
 def check_owner(row: Any, kind: str, owner: str) -> None:
     whose = getattr(row, "owner", "")
     if whose and whose != owner:

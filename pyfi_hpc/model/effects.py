@@ -90,8 +90,26 @@ class StartRunner:
 
 @dataclass(slots=True)
 class WriteRunner:
+    """A frame, and behind it a permit for each of its tasks that may start."""
+
     runner: int
     frame: Any
+    permits: int = 0
+
+
+@dataclass(slots=True)
+class TakePermits:
+    """Take back all permits that the runner has not taken: it starts nothing more. PermitsTaken says how many."""
+
+    runner: int
+
+
+@dataclass(slots=True)
+class GivePermits:
+    """Give back so many; the runner reads all frames that were written before it takes one."""
+
+    runner: int
+    count: int
 
 
 @dataclass(slots=True)
@@ -149,5 +167,6 @@ class Sample:
 
 
 Action = (
-    StartRunner | WriteRunner | KillRunner | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample
+    StartRunner | WriteRunner | TakePermits | GivePermits | KillRunner
+    | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample
 )

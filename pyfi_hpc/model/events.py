@@ -123,6 +123,14 @@ class RunnerSpoke:
 
 
 @dataclass(slots=True)
+class PermitsTaken:
+    """Answer to TakePermits: the last so many tasks that the runner was given cannot start."""
+
+    runner: int
+    count: int
+
+
+@dataclass(slots=True)
 class RunnerExited:
     """The runner's process is gone and everything that it wrote was read.
 

@@ -22,7 +22,7 @@ SocketId = NewType("SocketId", int)
 CodeId = NewType("CodeId", int)
 #: a machine, by its Slurm name
 NodeName = NewType("NodeName", str)
-#: routing id that the ROUTER made for a connection
+#: name that a port gave to a connection
 Peer = NewType("Peer", bytes)
 
 _COUNTER_BITS = 39

@@ -16,7 +16,7 @@ class Limits:
 
     #: one task's arguments or result; over it: refused at submit, or the task fails with the reason
     payload_bytes_max: int = 8 << 20
-    #: one message on a port; over it the connection is dropped by ZeroMQ
+    #: one message on a port; over it the connection is closed
     message_bytes_max: int = 64 << 20
     #: tasks in one batch; over it: refused
     batch_tasks_max: int = 65_536

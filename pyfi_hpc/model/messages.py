@@ -373,3 +373,6 @@ ToClient: TypeAlias = (
 ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Recall | Cancel | Kept | Rest | Beat | Stop
 FromRank: TypeAlias = RankReady | RankBeat | Done
 ToRank: TypeAlias = Bundle | Kill | Stop | Beat
+
+#: tell a peer only that its own message was kept: what waits for work or results goes before them
+ACKNOWLEDGEMENTS: frozenset[type] = frozenset({Accepted, Kept})

@@ -30,6 +30,8 @@ _FIX = {
     "address": "use https://host/path, ssh://user@host/path or a folder",
     "revision": "use a branch, a tag or a commit",
 }
+#: a password, or a token as user: shown to nobody, written down nowhere
+_SECRET = re.compile(r"(?<!ssh:)//[^/]*@|//[^/]*:[^/]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -172,7 +174,7 @@ def _parse_url(text: str) -> Address:
     authority, slash, path = rest.partition("/")
     user, _, hostport = authority.rpartition("@")
     if user and (scheme == "https" or ":" in user):
-        raise _refused(text.replace(user, "***"), "it carries a user or a password", fix="use ssh with a key")
+        raise _refused(text, "it carries a user or a password", fix="use ssh with a key")
     if hostport.startswith("["):
         host, _, port = hostport.partition("]")
         host += "]"
@@ -233,6 +235,7 @@ def _path(text: str, path: str) -> str:
 
 
 def _refused(text: str, why: str, *, what: str = "address", fix: str = "") -> RepositoryRefused:
+    text = _SECRET.sub("//***@", text)
     return RepositoryRefused(f"the {what} {text!r} is refused: {why}", fix=fix or _FIX[what])
 
 

@@ -1,14 +1,17 @@
 """The runner: calls one module's functions in the user's own environment, one task after the other.
 
-Started by a rank as ``ENV/bin/python -I -X faulthandler child.py`` with two pipes. Stands on the ground: the
+Started by a rank as ``ENV/bin/python -I -X faulthandler child.py`` with three pipes. Stands on the ground: the
 standard library, msgspec, and the files beside it. A frame is a little-endian length of 4 bytes and a
 msgpack list::
 
     child -> rank   ready pid version utc | broken error
                     done run index cause started_utc duration_s result stdout stderr
-                    skipped run index
     rank -> child   run number job first attempt grant function offsets payload inputs
                     skip run lo hi | stop
+
+The third pipe holds permits, a byte each: the runner takes one before it starts a task. A task that is skipped is
+passed over without one, and without an answer. The rank takes permits back from the same pipe; the first one that
+it writes after that says that the inbox is to be read first, because it holds what is to be skipped.
 
 Each task is answered at once, with one write (1 to 2 us): so the rank knows which task ran when the runner
 died, and a long task never holds up the result of a short one. Standard output and error are memory files
@@ -32,7 +35,7 @@ import types
 from collections import deque
 from operator import attrgetter
 from time import perf_counter, time
-from typing import Any
+from typing import Any, NoReturn
 
 try:
     import msgspec
@@ -46,17 +49,20 @@ _IOLBF = 1
 _U32 = struct.Struct("<I")
 #: for one read; malloc asks the kernel for anything larger, and gives it back, each time
 _READ_BYTES = 64 << 10
+#: a permit, and one before which the inbox is to be read
+_PERMIT, _LOOK_FIRST = b"\1", b"\2"
 #: while short tasks follow each other the inbox is looked at this often, seconds
 _LOOK_S = 0.001
 
 
 def main() -> None:
-    """``child.py READ_FD WRITE_FD PARENT WORKDIR MODULE OUTPUT_MAX RESULT_MAX``, sizes in bytes."""
-    read_fd, write_fd, parent, workdir, module, output_max, result_max = sys.argv[1:]
+    """``child.py READ_FD WRITE_FD PERMIT_FD PARENT WORKDIR MODULE OUTPUT_MAX RESULT_MAX``, sizes in bytes."""
+    read_fd, write_fd, permit_fd, parent, workdir, module, output_max, result_max = sys.argv[1:]
     _die_with(int(parent))
     # a handler, not SIG_IGN: what functions start would inherit that
     signal.signal(signal.SIGUSR1, _for_the_agent)
     inbox, outbox = _Inbox(_out_of_reach(int(read_fd))), _Outbox(_out_of_reach(int(write_fd)))
+    permits = _out_of_reach(int(permit_fd))
     payload = _load_payload()
     _settle_streams()
     tasks = _task_module()
@@ -71,7 +77,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what the import made stays: later collections need not look at it
     outbox.put(["ready", os.getpid(), sys.version.split()[0], time()])
-    Runner(code, payload, tasks, inbox, outbox, int(output_max), int(result_max)).serve()
+    Runner(code, payload, tasks, inbox, outbox, permits, int(output_max), int(result_max)).serve()
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -90,11 +96,13 @@ class Runner:
     """Takes runs from the inbox and answers each of their tasks."""
 
     def __init__(
-        self, code: types.ModuleType, payload: Any, tasks: Any, inbox: _Inbox, outbox: _Outbox,
-        output_max: int,
-        result_max: int,
+        self, code: types.ModuleType, payload: Any, tasks: Any, inbox: _Inbox, outbox: _Outbox, permits: int,
+        output_max: int, result_max: int,
     ) -> None:  # fmt: skip
         self._code, self._payload, self._inbox, self._outbox = code, payload, inbox, outbox
+        #: a pipe that does not block: see the beginning of this file
+        self._permits = permits
+        self._has_permit = False
         self._tasks = tasks
         self._stdout, self._stderr = _Output(1, output_max), _Output(2, output_max)
         self._result_max = result_max
@@ -109,13 +117,14 @@ class Runner:
         while not self._stop:
             if self._runs:
                 self._run(self._runs.popleft())
-            elif not self._take(block=True):
-                return
+            else:
+                self._take(block=True)
 
-    def _take(self, block: bool) -> bool:
+    def _take(self, block: bool) -> None:
+        """Take what the rank wrote."""
         for frame in self._inbox.frames(block):
             if frame is None:
-                return False
+                os._exit(0)
             kind = frame[0]
             if kind == "run":
                 self._runs.append(frame)
@@ -123,30 +132,51 @@ class Runner:
                 self._skips.setdefault(frame[1], []).append((frame[2], frame[3]))
             elif kind == "stop":
                 self._stop = True
-        return True
 
     def _run(self, frame: list[Any]) -> None:
         _, number, job, first, attempt, grant, name, offsets, data, inputs = frame
         bounds = struct.unpack(f"<{len(offsets) // 4}I", offsets)
         environ = os.environ
         environ["PYFI_ATTEMPT"], environ["PYFI_GRANT"] = str(attempt), str(grant)
-        looked = perf_counter()
+        looked = ended = perf_counter()
         for i in range(len(bounds) - 1):
-            if perf_counter() - looked > _LOOK_S:
+            if ended - looked > _LOOK_S:
                 self._take(block=False)
-                looked = perf_counter()
-            if self._skips and self._is_skipped(number, i):
-                self._outbox.put(["skipped", number, i])
+                looked = ended
+            if not self._may_start(number, i):
                 continue
             environ["PYFI_TASK"] = f"{job}.{first + i}"
             self._tasks.task = Task(job, first + i, attempt, grant)
             started, begin = time(), perf_counter()
             cause, result = self._call(name, data[bounds[i] : bounds[i + 1]], inputs[i] if inputs else ())
-            duration = perf_counter() - begin
+            ended = perf_counter()
             self._tasks.task = None
             out, err = self._outputs()
-            self._outbox.put(["done", number, i, cause, started, duration, result, out, err])
+            self._outbox.put(["done", number, i, cause, started, ended - begin, result, out, err])
         self._skips.pop(number, None)
+
+    def _may_start(self, number: int, index: int) -> bool:
+        """Take the permit for a task, waiting for one; False: the task is to be skipped."""
+        while not (self._skips and self._is_skipped(number, index)):
+            if self._has_permit:
+                self._has_permit = False
+                return True
+            try:
+                permit = os.read(self._permits, 1)
+            except BlockingIOError:
+                self._inbox.wait(self._permits)
+                self._take(block=False)
+                continue
+            except OSError as error:
+                _end(_CLOSED.format(error))
+            if permit == _PERMIT:
+                return True
+            if permit != _LOOK_FIRST:
+                os._exit(0)  # the rank is gone
+            # from now on a task starts, whichever comes first among those that are not to be skipped
+            self._has_permit = True
+            self._take(block=False)
+        return False
 
     def _is_skipped(self, number: int, index: int) -> bool:
         return any(lo <= index < hi for lo, hi in self._skips.get(number, ()))
@@ -191,6 +221,13 @@ class _Inbox:
         self._poll.register(fd, select.POLLIN)
         self._buffer = bytearray()
 
+    def wait(self, other: int) -> None:
+        """Until there is something here or in another pipe."""
+        both = select.poll()
+        both.register(self._fd, select.POLLIN)
+        both.register(other, select.POLLIN)
+        both.poll()
+
     def frames(self, block: bool) -> list[Any]:
         """The frames that are there, with ``block`` at least one; the last is None when the rank is gone."""
         found: list[Any] = []
@@ -231,12 +268,15 @@ class _Outbox:
             while written < len(buffer):
                 written += os.write(self._fd, memoryview(buffer)[written:])
         except OSError as error:
-            _end(f"the runner cannot answer any more: {error}; did the function close file descriptors?")
+            _end(_CLOSED.format(error))
         if len(buffer) > 1 << 16:
             self._buffer = bytearray(4096)
 
 
-def _end(reason: str) -> None:
+_CLOSED = "the runner cannot go on: {}; did the function close file descriptors?"
+
+
+def _end(reason: str) -> NoReturn:
     try:
         os.write(2, reason.encode() + b"\n")
     finally:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -269,7 +269,7 @@ _2F64 = struct.Struct("<dd")
 
 (_REF, _BIGINT, _TEXT, _DICT, _, _, _TUPLE, _SET, _FROZENSET, _COMPLEX, _DATETIME, _DATE, _TIME,
  _DELTA, _DECIMAL, _UUID, _BYTEARRAY) = range(1, 18)  # fmt: skip
-_PATHS = {20: PurePosixPath, 21: PosixPath, 22: PureWindowsPath, 23: WindowsPath}
+_PATHS = {20: PurePosixPath, 21: PosixPath, 22: PureWindowsPath}
 
 _BY_TYPE: dict[type, tuple[int, Callable[[Lowering, Any], bytes]]] = {
     tuple: (_TUPLE, Lowering.pack_tuple),

@@ -13,6 +13,7 @@ from pyfi_hpc.client.sinks import Pending, Sink, Submission, Waiter
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.packed import offsets_of, pick
 from pyfi_hpc.sim.failure import Violation
+from pyfi_hpc.sim.hosts import SPINS_MAX
 from pyfi_hpc.sim.network import Line
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class ClientHost:
         self._chance = world.chance(f"client {name}")
         self._talk = Conversation(name, name, _TIMEOUT_S, lambda tasks, size: None, world.limits)
         self._wake = float("inf")
+        self._spins = 0
         self._requests = 0
         self._inbox: list[Any] = []
         self.line = Line(world.net, self, "client")
@@ -207,6 +209,9 @@ class ClientHost:
         return message
 
     def _schedule(self, wake: float) -> None:
+        self._spins = self._spins + 1 if wake <= self.world.now else 0
+        if self._spins > SPINS_MAX:
+            raise Violation(f"{self.name} keeps a core busy: it wants to be woken at once, again and again")
         if wake < self._wake:
             self._wake = max(wake, self.world.now + 1e-6)
             self.world.at(self._wake, self._tick)

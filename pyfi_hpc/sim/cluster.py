@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyfi_hpc.core.rank import RankMachine
 from pyfi_hpc.ledger.memory import MemoryStore
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.events import Signalled, SocketSpec
@@ -15,6 +16,7 @@ from pyfi_hpc.sim.audit import Audit
 from pyfi_hpc.sim.brokers import BrokerHost
 from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.disk import DiskWeather
+from pyfi_hpc.sim.failure import expect
 from pyfi_hpc.sim.network import Network
 from pyfi_hpc.sim.story import Story
 from pyfi_hpc.sim.world import World
@@ -60,6 +62,7 @@ class Cluster(World):
     #: tests replace them
     broker_class: type[BrokerHost] = BrokerHost
     client_class: type[ClientHost] = ClientHost
+    rank_class: type[RankMachine] = RankMachine
 
     def __init__(
         self, seed: int = 0, plan: Plan | None = None, limits: Limits | None = None, story: Story | None = None
@@ -85,6 +88,7 @@ class Cluster(World):
         self.clients: list[ClientHost] = []
         #: (job, index, attempt, grant) of every start of a task
         self.executed: list[tuple[int, int, int, int]] = []
+        self._attempts: set[tuple[int, int, int]] = set()
         self.processes_made = 100
         self._brokers_made = 0
         self.start_broker()
@@ -93,6 +97,14 @@ class Cluster(World):
 
     def count(self, what: str, number: int = 1) -> None:
         self.faults[what] += number
+
+    def execute(self, job: int, index: int, attempt: int, grant: int) -> None:
+        """A task starts. While nothing was lost, killed or cut an attempt starts once, whoever wants tasks back."""
+        self.executed.append((job, index, attempt, grant))
+        if not self.faults and self.audited:
+            made = (job, index, attempt)
+            expect(made not in self._attempts, f"attempt {attempt} starts again, and there was no fault", (job, index))
+            self._attempts.add(made)
 
     # --- brokers --------------------------------------------------------------------------------------
 

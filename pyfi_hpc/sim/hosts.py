@@ -19,7 +19,7 @@ _NEVER = float("inf")
 #: a process wakes at least so much later than it asked, seconds: so that no rounding makes it ask for ever
 _TICK_S = 1e-6
 #: a machine that asks so often in a row to be woken at once, though nothing happens, keeps a core busy
-_SPINS_MAX = 50
+SPINS_MAX = 50
 
 
 class Host:
@@ -135,7 +135,7 @@ class Host:
     def _schedule(self, wake: float) -> None:
         if wake > self.world.now:
             self._spins = 0
-        elif self._spins > _SPINS_MAX:
+        elif self._spins > SPINS_MAX:
             raise Violation(f"{self.name} keeps a core busy: it wants to be woken at once, again and again")
         else:
             self._spins += 1

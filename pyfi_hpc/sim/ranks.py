@@ -1,58 +1,28 @@
-"""Ranks: the shipping rank machine with an imagined runner, and for a hundred thousand of them a cheap one.
-
-A task's payload is text: flags, then its seconds.
-
-    !   its process dies          ?   it raises        ^   it ignores SIGTERM
-    @   the flags before ^ hold only for the first attempt
-"""
+"""Ranks: the shipping rank machine with an imagined runner, and for a hundred thousand of them a cheap one."""
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pyfi_hpc.core.rank import AGENT, RankMachine
+from pyfi_hpc.core.rank import AGENT
 from pyfi_hpc.model import messages as m
-from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
-from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
+from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
+from pyfi_hpc.model.events import PermitsTaken, Received, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
-from pyfi_hpc.model.packed import failure, offsets_of, pick
+from pyfi_hpc.model.packed import offsets_of, pick
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.sim.hosts import Host
+from pyfi_hpc.sim.runners import IPC_S, SIGKILL, SIGTERM, Runner, result_of, work_of
 from pyfi_hpc.wire import codec
 
 if TYPE_CHECKING:
+    import random
+
     from pyfi_hpc.sim.agents import AgentHost
-
-#: over a unix socket, or a pipe
-_IPC_S = 20e-6
-_PAYLOAD = re.compile(r"([!?^@]*)([0-9.]*)")
-_SIGTERM, _SIGKILL = 15, 9
-
-
-@dataclass(slots=True)
-class Work:
-    """What a payload asks for, at one attempt."""
-
-    seconds: float
-    crashes: bool = False
-    raises: bool = False
-    stubborn: bool = False
-
-
-def work_of(payload: bytes, attempt: int) -> Work:
-    match = _PAYLOAD.match(payload.decode())
-    flags, seconds = match.groups() if match else ("", "")
-    once = "@" in flags and attempt > 1
-    return Work(float(seconds or 0.001), "!" in flags and not once, "?" in flags and not once, "^" in flags)
-
-
-def result_of(job: int, index: int) -> bytes:
-    return f"{job}.{index}".encode()
+    from pyfi_hpc.sim.cluster import Cluster
 
 
 class RankHost(Host):
@@ -64,11 +34,11 @@ class RankHost(Host):
         self.pid = cluster.processes_made
         super().__init__(agent.world, f"{agent.name}.r{number}", agent.skew)
         self.agent = agent
-        self.cluster = cluster
+        self.cluster: Cluster = cluster
         self.number = number
         self.peer = Peer(f"r{self.pid}".encode())
-        self.machine = RankMachine(cluster.limits, number, 1, self.pid, -1)
-        self.chance = cluster.chance(f"rank {self.pid}")
+        self.machine = cluster.rank_class(cluster.limits, number, 1, self.pid, -1)
+        self.chance: random.Random = cluster.chance(f"rank {self.pid}")
         self.runners: dict[int, Runner] = {}
 
     @property
@@ -82,7 +52,7 @@ class RankHost(Host):
 
     def line_down(self, messages: Sequence[Any]) -> None:
         events = [Received(AGENT, "agent", "", message) for message in messages]
-        self.world.after(_IPC_S, self.tell, *events)
+        self.world.after(IPC_S, self.tell, *events)
 
     def carry_out(self, out: Effects) -> None:
         messages = [message for _, message in out.at_once + out.messages]
@@ -100,7 +70,7 @@ class RankHost(Host):
             for message in messages:
                 self.world.tell(f"{self.name} -> {agent.name}", "", message)
         messages = codec.decode(codec.encode(messages), codec.FROM_RANK)
-        self.world.after(_IPC_S, agent.tell, *[Received(self.peer, "rank", "", message) for message in messages])
+        self.world.after(IPC_S, agent.tell, *[Received(self.peer, "rank", "", message) for message in messages])
 
     def _do(self, action: Any) -> None:
         if isinstance(action, StartRunner):
@@ -110,9 +80,13 @@ class RankHost(Host):
         if runner is None:
             return
         if isinstance(action, WriteRunner):
-            self.world.after(_IPC_S, runner.read, action.frame)
+            runner.write(action.frame, action.permits)
+        elif isinstance(action, TakePermits):
+            self.world.after(IPC_S, self.tell, PermitsTaken(action.runner, runner.take_permits()))
+        elif isinstance(action, GivePermits):
+            runner.write(None, action.count)
         elif isinstance(action, KillRunner):
-            runner.signal(_SIGKILL if action.hard else _SIGTERM)
+            runner.signal(SIGKILL if action.hard else SIGTERM)
 
     def agent_gone(self) -> None:
         """Its socket is closed: the next message finds nobody."""
@@ -121,125 +95,13 @@ class RankHost(Host):
         """SIGTERM to this process and its runners, as Slurm sends it."""
         self.tell(Signalled("stop"))
         for runner in list(self.runners.values()):
-            runner.signal(_SIGTERM)
+            runner.signal(SIGTERM)
 
     def ended(self) -> None:
         for runner in list(self.runners.values()):
             runner.dead = True
         self.runners.clear()
         self.agent.rank_ended(self)
-
-
-class Runner:
-    """The imagined child process: takes the time that a payload names and says what runner/child.py would."""
-
-    def __init__(self, rank: RankHost, number: int) -> None:
-        self.rank = rank
-        self.number = number
-        self.dead = False
-        self.broken = rank.chance.random() < rank.cluster.plan.import_fails
-        self._runs: deque[list[Any]] = deque()
-        self._skips: dict[int, list[tuple[int, int]]] = {}
-        #: the run's number, position in it, and what the task there does
-        self._task: tuple[int, int, Work] | None = None
-        self._position = 0
-        self._ready = False
-        self._turn = 0
-        plan = rank.cluster.plan
-        slow = rank.chance.random() < plan.slow_start
-        rank.world.after(plan.import_s * (20.0 if slow else 1.0), self._imported)
-
-    @property
-    def busy(self) -> bool:
-        return self._task is not None
-
-    def read(self, frame: list[Any]) -> None:
-        """A frame of the rank."""
-        if self.dead:
-            return
-        kind = frame[0]
-        if kind == "run":
-            self._runs.append(frame)
-            if self._ready and self._task is None:
-                self._next()
-        elif kind == "skip":
-            self._skips.setdefault(frame[1], []).append((frame[2], frame[3]))
-        elif kind == "stop":
-            self._exit(0, "exit code 0")
-
-    def signal(self, number: int) -> None:
-        if self.dead or (number == _SIGTERM and self._task is not None and self._task[2].stubborn):
-            return
-        name = {_SIGTERM: "Terminated", _SIGKILL: "Killed"}[number]
-        self._exit(-number, f"signal {number} ({name})")
-
-    def _imported(self) -> None:
-        if self.dead:
-            return
-        if self.broken:
-            self.rank.cluster.count("imports that fail")
-            self._speak(["broken", failure("ImportError", "no module named sample")])
-            self._exit(1, "exit code 1")
-            return
-        self._ready = True
-        self._speak(["ready", self.number, "3.12.0", 1e9 + self.rank.world.now])
-        self._next()
-
-    def _next(self) -> None:
-        """Start the next task, passing over those that are skipped."""
-        while self._runs:
-            frame = self._runs[0]
-            _, run, job, first, attempt, grant, _, offsets, data, _ = frame
-            at = self._position
-            if at >= len(offsets) // 4 - 1:
-                self._runs.popleft()
-                self._position = 0
-                continue
-            if any(lo <= at < hi for lo, hi in self._skips.get(run, ())):
-                self._position += 1
-                self._speak(["skipped", run, at])
-                continue
-            start, end = array("I", offsets[4 * at : 4 * at + 8])
-            work = work_of(data[start:end], attempt)
-            self._task = (run, at, work)
-            cluster = self.rank.cluster
-            cluster.executed.append((job, first + at, attempt, grant))
-            task = ("job", job, first + at, 1)
-            cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {work.seconds:g} s", task)
-            self._turn += 1
-            cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result_of(job, first + at))
-            return
-
-    def _end(self, turn: int, began: float, result: bytes) -> None:
-        if self.dead or self._task is None or turn != self._turn:
-            return
-        run, at, work = self._task
-        self._task = None
-        self._position += 1
-        if work.crashes:
-            self._exit(-11, "signal 11 (Segmentation fault)")
-            return
-        cause = Cause.NONE
-        if work.raises:
-            cause, result = Cause.ERROR, failure("ValueError", "as its payload asks", "builtins")
-        now = self.rank.world.now
-        self._speak(["done", run, at, int(cause), 1e9 + began, now - began, result, None, None])
-        self._next()
-
-    def _exit(self, status: int, how: str) -> None:
-        if not self.dead:
-            self.dead = True
-            self._task = None
-            self.rank.cluster.tell(self.rank.name, f"runner {self.number} ended: {how}")
-            self.rank.world.after(_IPC_S, self._told, RunnerExited(self.number, status, how))
-
-    def _speak(self, frame: list[Any]) -> None:
-        self.rank.world.after(_IPC_S, self._told, RunnerSpoke(self.number, [frame]))
-
-    def _told(self, event: RunnerSpoke | RunnerExited) -> None:
-        if isinstance(event, RunnerExited):
-            self.rank.runners.pop(self.number, None)
-        self.rank.tell(event)
 
 
 class ImaginedRank:
@@ -311,7 +173,7 @@ class ImaginedRank:
         bundle, offset = self._running = self._line.popleft()
         index = bundle.first + offset - bundle.lo
         work = work_of(pick(bundle.offsets, bundle.payload, offset - bundle.lo), bundle.attempt)
-        self.cluster.executed.append((bundle.job, index, bundle.attempt, bundle.grant))
+        self.cluster.execute(bundle.job, index, bundle.attempt, bundle.grant)
         cause = Cause.CRASH if work.crashes else Cause.ERROR if work.raises else Cause.NONE
         self.cluster.after(work.seconds, self._finish, self._running, cause, work.seconds)
 

@@ -1,13 +1,14 @@
 """A recorded ledger: written as JSON lines, read again, and fed through the code that lives by it.
 
-``replay`` compares two ways to the same state. One applies every record in its order, as the live broker did when it
-decided it. The other is a restart: the ledger in memory is filled, a broker takes it over and recovers. At up to
+``replay`` goes three ways through a record. One applies every record in its order, as the live broker did when it
+decided it. The second is a restart: the ledger in memory is filled, a broker takes it over and recovers. At up to
 ``CUTS_MAX`` places of the record, as if the broker had died there, and at the end, both must agree in every open job,
 in every task's state (running and blocked count as pending: the ledger does not know them), in the attempts that were
 charged, and in the next numbers; and a node that joins must be granted exactly the tasks that are ready, at the
-attempt that comes next. What is not compared: grants and leases, which nobody records; order between priorities;
-results, which a ledger read from Postgres does not carry here. A place within one group commit is compared too,
-though no broker can die there: more than is needed, and harmless."""
+attempt that comes next, with the arguments and results that are recorded. What is not compared: grants and leases,
+which nobody records; order between priorities. A place within one group commit is compared too, though no broker can
+die there: more than is needed, and harmless. The third lives through it all again, see ``reliving``; a ledger that was
+read from Postgres has its group commits beside it, see ``commits``."""
 
 from __future__ import annotations
 
@@ -24,15 +25,21 @@ from pyfi_hpc.core.jobs import JobBook
 from pyfi_hpc.errors import UsageError
 from pyfi_hpc.ledger.memory import MemoryLedger
 from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.budgets import BUDGETS, Budgets
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import PayloadsRead, Received, SocketSpec, ValuesRead
 from pyfi_hpc.model.ids import BatchId, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
+from pyfi_hpc.model.packed import pick
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
+from pyfi_hpc.sim.reliving import relive
+from pyfi_hpc.sim.told import Told, malformed, mark_of
 
 #: restarts that are tried on the way to the end of a record
 CUTS_MAX = 50
+#: differences that are told
+_DIFFERENCES_MAX = 100
 _KINDS: dict[str, Any] = {
     kind.__name__: kind for kind in (JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed, BatchClosed)
 }
@@ -49,21 +56,39 @@ def write(records: Sequence[Record], path: str) -> None:
 
 
 def read(path: str) -> list[Record]:
-    """Raises UsageError where the file is not such a record."""
+    """Raises UsageError where the file is not such a record, or an empty one."""
     found: list[Record] = []
+    fix = "make one with `pyfi sim --seed K --record FILE`"
     try:
         with open(path, "rb") as file:
             for line in file:
                 name, fields = _line.decode(line)
                 found.append(msgspec.json.decode(fields, type=_KINDS[name]))
     except (OSError, KeyError, msgspec.MsgspecError) as error:
-        fix = "make one with `pyfi sim --seed K --record FILE`"
         raise UsageError(f"{path} is not a recorded ledger: {error}", fix=fix) from None
+    if not found:
+        raise UsageError(f"{path} is an empty record: there is nothing to replay", fix=fix)
     return found
 
 
-def replay(records: Sequence[Record]) -> dict[str, Any]:
-    """What a record comes to, and every difference between living through it and restarting from it."""
+def replay(records: Sequence[Record], budgets: Budgets = BUDGETS) -> dict[str, Any]:
+    """What a record comes to, and every difference between it, a restart from it, and living through it again.
+
+    Parameters
+    ----------
+    budgets : Budgets
+        Those of the brokers that wrote it.
+    """
+    if broken := malformed(records):
+        return {"records": len(records), "replayed": False, "differences": broken[:_DIFFERENCES_MAX]}
+    told = Told(records)
+    found, again = _restarts(records, told), relive(records, budgets)
+    differences = found.pop("differences") + again.pop("differences")
+    tail = {"payload_digest": told.digest(), "differences": differences[:_DIFFERENCES_MAX]}
+    return found | again | tail
+
+
+def _restarts(records: Sequence[Record], told: Told) -> dict[str, Any]:
     book = JobBook(1 << 30)
     digest = hashlib.sha256()
     store, needs = MemoryLedger(), _Needs()
@@ -76,7 +101,7 @@ def replay(records: Sequence[Record]) -> dict[str, Any]:
         needs.note(record)
         digest.update(_mark(book, record))
         if position in cuts:
-            granted += _restart(store, book, needs, position, differences)
+            granted += _restart(store, book, needs, told, position, differences)
     states = Counter(
         TaskState(state).name for record in records if isinstance(record, OutcomeSettled) for state in record.states
     )
@@ -84,7 +109,7 @@ def replay(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "records": len(records), "jobs": sum(isinstance(record, JobOpened) for record in records), "tasks": tasks,
         "final": dict(states.most_common()), "open": tasks - sum(states.values()), "grants_compared": granted,
-        "restarts_compared": len(cuts - {0}), "state_digest": digest.hexdigest()[:16], "differences": differences[:100],
+        "restarts_compared": len(cuts - {0}), "state_digest": digest.hexdigest()[:16], "differences": differences,
     }  # fmt: skip
 
 
@@ -102,7 +127,9 @@ def _mark(book: JobBook, record: Record) -> bytes:
     return repr((type(record).__name__, book.open_count, len(book.jobs), len(book.batches))).encode() + states
 
 
-def _restart(ledger: MemoryLedger, book: JobBook, needs: _Needs, position: int, differences: list[str]) -> int:
+def _restart(
+    ledger: MemoryLedger, book: JobBook, needs: _Needs, told: Told, position: int, differences: list[str]
+) -> int:
     """A broker recovers here; how many tasks it grants at once."""
     ledger.store.live = None
     recovered = ledger.take_over("replay")
@@ -114,7 +141,7 @@ def _restart(ledger: MemoryLedger, book: JobBook, needs: _Needs, position: int, 
     differences += [f"after record {position}: {text}" for text in _compare(book, broker.state.book)]
     granted = _grants(broker, ledger)
     ready = {
-        (batch.job.id, batch.first + offset): batch.attempt(offset)
+        (batch.job.id, batch.first + offset): (batch.attempt(offset), told.mark((batch.id, offset)))
         for batch in book.batches.values()
         for offset, state in enumerate(batch.states)
         if state < FIRST_FINAL and needs.met(batch.id, offset)
@@ -124,8 +151,9 @@ def _restart(ledger: MemoryLedger, book: JobBook, needs: _Needs, position: int, 
         differences.append(f"after record {position}: task {task[0]}.{task[1]} {kind}")
     for task in ready.keys() & granted.keys():
         if ready[task] != granted[task]:
-            text = f"task {task[0]}.{task[1]} at attempt {granted[task]}, not {ready[task]}"
-            differences.append(f"after record {position}: {text}")
+            (due, _), (attempt, _) = ready[task], granted[task]
+            how = f"at attempt {attempt}, not {due}" if attempt != due else "with other arguments"
+            differences.append(f"after record {position}: task {task[0]}.{task[1]} is granted {how}")
     return len(granted)
 
 
@@ -174,9 +202,9 @@ def _compare(book: JobBook, live: JobBook) -> list[str]:
     return found
 
 
-def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], int]:
-    """One node with room for everything joins: task -> attempt of what it is granted."""
-    granted: dict[tuple[int, int], int] = {}
+def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple[int, bytes]]:
+    """One node with room for everything joins: task -> attempt and arguments of what it is granted."""
+    granted: dict[tuple[int, int], tuple[int, bytes]] = {}
     peer = Peer(b"n1")
     events: list[Any] = [
         Received(peer, "agent", "", m.Hello(PROTOCOL_VERSION, "agent", "n1", "x", 1, 1)),
@@ -192,7 +220,10 @@ def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], int]:
         events = _answers(ledger, out)
         for _, message in out.messages:
             for item in message.items if isinstance(message, m.Grant) else ():
-                granted.update({(item.job, item.first + k): item.attempt for k in range(item.count)})
+                for k in range(item.count):
+                    inputs = item.inputs[k] if item.inputs else []
+                    carried = mark_of(pick(item.offsets, item.payload, k), inputs)
+                    granted[item.job, item.first + k] = item.attempt, carried
         node = broker.state.nodes.by_peer[peer]
         node.lease_until, node.outstanding_bytes = now + 100.0, 0
         if any(isinstance(message, m.Grant) for _, message in out.messages) and not events:

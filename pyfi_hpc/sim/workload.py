@@ -40,6 +40,13 @@ def a_map(client: ClientHost, chance: random.Random) -> None:
     )  # fmt: skip
 
 
+def an_uneven_map(client: ClientHost, chance: random.Random) -> None:
+    """Short calls, and among more of them some that take longer: ranks that are idle want what waits behind those."""
+    short, longer = ["0.0002"] * 400, ("0.006", "0.012", "0.03")
+    mixed = [chance.choice(longer) if chance.random() < 0.2 else "0.0002" for _ in range(200)]
+    client.submit_batches([short, *(mixed[k : k + 40] for k in range(0, 200, 40))], [b""] * 6, 0.3)
+
+
 def a_chain(client: ClientHost, chance: random.Random) -> None:
     count = chance.randrange(2, 12)
     edges = [(k, 0, 0, k - 1) for k in range(1, count)]
@@ -96,7 +103,7 @@ def a_cancel(client: ClientHost, chance: random.Random) -> None:
 Order = Callable[[ClientHost, random.Random], None]
 #: orders and how often each is drawn
 ORDERS: dict[Order, int] = {
-    a_map: 8, a_chain: 2, a_fan: 2, a_structure: 3, a_limit: 2, a_follower: 1, a_cancel: 3,
+    a_map: 8, an_uneven_map: 3, a_chain: 2, a_fan: 2, a_structure: 3, a_limit: 2, a_follower: 1, a_cancel: 3,
 }  # fmt: skip
 
 

@@ -29,8 +29,21 @@ FROM_RANK = msgspec.msgpack.Decoder(Annotated[list[m.FromRank], msgspec.Meta(max
 TO_RANK = msgspec.msgpack.Decoder(list[m.ToRank])
 
 
+#: messages to one peer are cut into frames of about this size
+FRAME_BYTES_GOAL = 8 << 20
+
+
 def encode(batch: Sequence[m.Message]) -> bytes:
     return _encoder.encode(batch)
+
+
+def frames(batch: Sequence[m.Message]) -> list[bytes]:
+    """The batch as one frame, or as several where it is much; a large message goes alone."""
+    frame = _encoder.encode(batch)
+    if len(frame) <= FRAME_BYTES_GOAL or len(batch) == 1:
+        return [frame]
+    half = len(batch) // 2
+    return frames(batch[:half]) + frames(batch[half:])
 
 
 def decode(frame: bytes | memoryview, decoder: msgspec.msgpack.Decoder[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from instance_fixture import RANKS, Instance, box, healthy, instances, test_home
+from invariants import check_replay
 from ledger_fixture import administer
 from ledger_proxy import Proxy
 from load import heal
@@ -22,6 +23,7 @@ def _arena(test_home: Path) -> Iterator[Instance]:
     made = Instance(test_home, "arena")
     try:
         yield made.up()
+        check_replay(made)
     finally:
         made.down()
 

@@ -2,7 +2,7 @@
 
 The numbers are those of the fault matrix: I1 and I2 keys, I3 ranges, I4 all final, I5 results for ever, I6 epochs, I7
 attempts, I8 memory, I10 times (each test prints its own), I11 secrets; that no process is left is checked when
-an instance is stopped (``Instance.down``).
+an instance is stopped (``Instance.down``). At the end of a session the whole ledger is replayed (`check_replay`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from slurm_site import Site
 from pyfi_hpc import attach
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.ledger import embedded
+from pyfi_hpc.ledger.recorded import read_ledger
+from pyfi_hpc.sim.commits import compare
+from pyfi_hpc.sim.recording import replay
 
 #: a broker that served thousands of short tasks has this much at most, bytes
 _BROKER_BYTES = 400 << 20
@@ -76,6 +79,13 @@ def check(box: Instance | Site, told: dict[int, list[object]] | None = None, lim
         assert again == results, f"I5: job {job} changed"
     assert psutil.Process(box.pid("broker")).memory_info().rss < _BROKER_BYTES, "I8"
     no_secrets(box)
+
+
+def check_replay(box: Instance) -> None:
+    """After all faults of a session: a new broker decides the whole ledger again, and decides the same."""
+    recorded = read_ledger(embedded.connect_url(box.settings))
+    found = replay(recorded.records)["differences"] + compare(recorded)["differences"]
+    assert not found, "\n".join(found[:20])
 
 
 def no_secrets(box: Instance | Site) -> None:

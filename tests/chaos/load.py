@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,14 @@ class Load:
         again = sum(n - 1 for n in ran.values())
         assert again <= again_max, {x: n for x, n in ran.items() if n > 1}
         check(self._box, {self._results.id: self.got})
+
+
+def read(results: Iterable[Any]) -> tuple[list[Any], threading.Thread]:
+    """Read results in a thread; the list grows as they come."""
+    got: list[Any] = []
+    reader = threading.Thread(target=lambda: got.extend(results), daemon=True)
+    reader.start()
+    return got, reader
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def said(port: DealerPort, message: m.Message | None, kind: type, limit_s: float
     while True:
         if message is not None and port.send(BROKER, [message]):
             message = None
-        port.waitable.poll(20)
+        select.select([port.waitable], [], [], 0.02)
         for event in port.receive():
             if isinstance(event.message, kind):
                 return event.message  # type: ignore[no-any-return]
@@ -104,7 +105,7 @@ def test_a1_a_client_dies_before_it_is_told(arena: Instance, tmp_path: Path) -> 
         with line(arena) as port:
             while not port.send(BROKER, [submission(key, 0, 50)]):
                 time.sleep(0.001)
-            port.waitable.poll(300)  # whatever comes is not read: it dies here
+            select.select([port.waitable], [], [], 0.3)  # whatever comes is not read: it dies here
     with line(arena, "heir") as port:
         repeated = submission(again, 0, 50)
         repeated.resend = True

@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 import zmq
@@ -25,7 +26,7 @@ from instance_fixture import Instance, gone, until
 from invariants import Stopwatch, check
 from load import Load, wired
 
-from pyfi_hpc import attach
+from pyfi_hpc import Processor, attach
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.client import deploy
 from pyfi_hpc.errors import CloneFailed, PyfiError, Refused, RepositoryRefused, SettingsError
@@ -206,8 +207,7 @@ def test_h4_another_user_reads_nothing(arena: Instance, tmp_path: Path) -> None:
     assert found["connected"] == []
     assert found["proc"] == []
     assert future.result(40) == payload
-    # calls in line behind the long one are handed back; one that had just begun runs again
-    load.ends_well(again_max=2)
+    load.ends_well(again_max=0)
 
 
 def _link(path: Path, away: Path) -> None:
@@ -392,6 +392,14 @@ def test_h7_denied_repositories(arena: Instance, https_site: HttpsSite, tmp_path
     with pytest.raises(CloneFailed, match="could not fetch"):
         deploy.prepare(settings, f"{address}/moved/group/secret.git")
     assert asked and all(path.startswith("/moved/") for path in asked), asked
+    # an instance that allows nothing: asked first, and by a client that does not ask
+    with pytest.raises(RepositoryRefused, match="not on the allow list"):
+        Processor("good", gitrepo=f"{address}/group/good.git", session=arena.session)
+    spec = msgspec.to_builtins(deploy.prepare(settings, f"{address}/group/good.git"))
+    with pytest.raises(RepositoryRefused, match="not on the allow list"):
+        arena.ask("deploy", **spec)
+    events = arena.ask("ls", kind="events", filters={"name": "refused"})["rows"]
+    assert len(events) == 2 and all(f"{address}/group/good" in event["note"] for event in events)
     load.ends_well(again_max=0)
 
 

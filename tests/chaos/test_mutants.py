@@ -7,6 +7,7 @@ ledger replaced), where they must not.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 import time
@@ -84,7 +85,7 @@ def test_what_is_acknowledged_is_kept(behind: tuple[Proxy, Instance], mutant: st
         deadline = time.monotonic() + 10
         while not gone(broker):
             assert time.monotonic() < deadline, "the commit did not come by"
-            port.waitable.poll(20)
+            select.select([port.waitable], [], [], 0.02)
             told += [event.message for event in port.receive() if isinstance(event.message, m.Accepted)]
             if told:
                 heard.set()

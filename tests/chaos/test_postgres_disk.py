@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from disks import fill, small_disk
@@ -21,9 +22,6 @@ from pyfi_hpc.ledger.place import place_of
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="faults of disks are injected by root")
 _BIG = bytes(4 << 20)
-#: behind a call that takes long for its size a short one may wait; asked back for an idle rank, it may start all the
-#: same and run there too (``core/rank.py``, ``_hand_back``)
-_ASKED_BACK = 1
 
 
 @contextmanager
@@ -54,7 +52,7 @@ def test_d8_the_disk_of_the_data_is_full(arena: Instance, tmp_path: Path) -> Non
         watch = Stopwatch()
         assert big.result(30) == _BIG
         watch.tell("space again", 2)
-        load.ends_well(again_max=_ASKED_BACK)
+        load.ends_well(again_max=0)
         assert arena.log("postgres").count("PANIC") == before
 
 
@@ -65,14 +63,21 @@ def test_d9_the_disk_of_the_log_is_full(arena: Instance, tmp_path: Path) -> None
         load = Load(arena, tmp_path)
         before = epoch(arena)
         ballast = fill(disk)
-        big = [arena.executor().submit("trouble.same", _BIG) for _ in range(4)]
-        until(lambda: arena.log("postgres").count("PANIC") > panics, 30.0, "Postgres has ended itself")
+        big: list[Any] = []
+
+        def ended() -> bool:
+            # segments that were there before take some of them, how many depends on what ran before
+            if all(one.done() for one in big):
+                big.append(arena.executor().submit("trouble.same", _BIG))
+            return arena.log("postgres").count("PANIC") > panics
+
+        until(ended, 60.0, "Postgres has ended itself")
         ballast.unlink()
         watch = Stopwatch()
         arena.start_ledger()
         commits_again(arena, before, watch, "space again", 10)
         assert [one.result(30) for one in big] == [_BIG] * len(big)
-        load.ends_well(again_max=_ASKED_BACK * len(big))
+        load.ends_well(again_max=0)
 
 
 def test_d10_a_sync_fails_once(arena: Instance, tmp_path: Path) -> None:

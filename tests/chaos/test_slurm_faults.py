@@ -245,6 +245,22 @@ def test_f5_slurmctld_is_killed_and_restarted(yard: Site) -> None:
     assert cluster.job_state(job) == "RUNNING"
 
 
+def test_f5_slurmctld_is_started_twice(yard: Site) -> None:
+    """A second slurmctld ends the first and goes on with its state; one that cannot see it is refused the port."""
+    cluster = yard.cluster
+    job = yard.up(nodes=2, ntasks_per_node=2)
+    yard.wait_ranks(4, job)
+    load = Load(yard, yard.marks("f5c"), count=300, seconds=0.1)
+    before, after = cluster.start_second()
+    assert len(before) == len(after) == 1
+    assert before != after
+    assert "Address already in use" in cluster.start_blind_second()
+    load.ends_well(again_max=0)
+    assert len(live(yard)) == 2
+    assert cluster.job_state(job) == "RUNNING"
+    assert restarts(yard, job) == 0
+
+
 def test_f5_slurmctld_comes_back_without_the_job(yard: Site) -> None:
     """Killed before it saved the job: it knows none, and its nodes end what runs; the tasks go on in the next one."""
     cluster = yard.cluster
@@ -254,6 +270,9 @@ def test_f5_slurmctld_comes_back_without_the_job(yard: Site) -> None:
     cluster.kill("slurmctld")
     (cluster.state / "ctld" / "job_state").unlink(missing_ok=True)  # whether it was quick enough is not to matter
     (cluster.state / "ctld" / "job_state.old").unlink(missing_ok=True)
+    # its numbers begin anew as well; a slurmd takes no job of a number that it has seen
+    with (cluster.state / "slurm.conf").open("a") as conf:
+        conf.write(f"FirstJobId={job + 100}\n")
     watch = Stopwatch()
     cluster.start("slurmctld")
     until(lambda: not live(yard), 60.0, "Slurm has ended the job that it does not know")
@@ -303,6 +322,7 @@ def test_f7_an_allocation_never_starts(yard: Site) -> None:
     watch = Stopwatch()
     for node in cluster.nodes:
         cluster.node_resume(node)
+    yard.wait_ranks(4, job)
     assert list(results) == list(range(50))
     watch.tell("nodes resumed, tasks done", 30)
     check(yard)

@@ -105,6 +105,24 @@ def test_a_deployment_makes_processor_code_and_sockets(ask: Asker) -> None:
     ]  # fmt: skip
 
 
+def test_a_refused_repository_is_written_down(ask: Asker) -> None:
+    """Ask to deploy what the broker's lists forbid: refused whatever the client says, an event, no secret in it."""
+    ask.desk.allow, ask.desk.deny = ("https://git.example.org/group/*",), ("*/group/secret*",)
+    ask("permit", repository="https://git.example.org/group/good")
+    bad = spec("fit")
+    bad["code"]["repository"] = "https://git.example.org/group/Secret"
+    answer = ask.refused("deploy", **bad)
+    assert answer["code"] == "repository_refused" and "is denied by the pattern" in answer["what"]
+    for text in ("https://elsewhere.example.org/r", "ext::sh -c true", "http://token@git.example.org/group/good"):
+        ask.refused("permit", repository=text)
+    assert ask("ls", kind="processors")["rows"] == []
+    events = ask("ls", kind="events")["rows"]
+    assert [(e["name"], e["kind"], e["owner"]) for e in events] == [("refused", "repository", "ada")] * 4
+    notes = " ".join(e["note"] for e in events)
+    assert all(word in notes for word in ("group/Secret", "elsewhere", "ext::sh", "only https and ssh"))
+    assert "token" not in notes
+
+
 def test_the_same_deployment_again_changes_nothing(ask: Asker) -> None:
     """Deploy twice: one code version, the same socket numbers."""
     first = ask("deploy", **spec("fit"))

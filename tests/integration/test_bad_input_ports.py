@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -216,31 +216,60 @@ def test_an_agent_that_lies(box: Instance) -> None:
 
 
 @contextmanager
-def local(box: Instance) -> Iterator[zmq.Socket[bytes]]:
+def local(box: Instance) -> Iterator[socket.socket]:
     """A connection to the agent's unix socket, as a rank has it."""
-    context = zmq.Context()
-    link = context.socket(zmq.DEALER)
-    link.linger = 0
-    link.connect(f"ipc://{node.meeting_point(box.settings)}")
-    try:
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(5.0)
+        link.connect(str(node.meeting_point(box.settings)))
         yield link
-    finally:
-        context.destroy(linger=0)
+
+
+def framed(frame: bytes) -> bytes:
+    return struct.pack("<I", len(frame)) + frame
+
+
+def is_closed(link: socket.socket) -> bool:
+    """The agent closes it, and says nothing before that."""
+    try:
+        return link.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_garbage_at_the_agent(box: Instance) -> None:
-    """The same rubbish at the agent's unix socket, and a rank that was never started."""
+    """The same rubbish at the agent's unix socket: each line is closed and named with the process at its other end."""
+    logged = Logged(box, "agent")
+    for name, frame in GARBAGE.items():
+        with local(box) as link:
+            with suppress(BrokenPipeError):  # it is closed while a long one is still being sent
+                link.sendall(framed(frame))
+            assert is_closed(link), name
+    logged.says(f"dropped peer={os.getpid()}.", "role=rank", "why=malformed message", "why=a frame of 2")
+    point = node.meeting_point(box.settings)
+    assert (point.parent.stat().st_mode | point.stat().st_mode) & 0o077 == 0
+
+
+def test_half_a_message_at_the_agent(box: Instance) -> None:
+    """A line that is closed in the middle of a message: named, as soon as there is room for it in the log."""
+    logged = Logged(box, "agent")
+
+    def torn() -> bool:
+        with local(box) as link:
+            link.sendall(b"\x09\0\0\0half")
+        return "why=closed in the middle of a frame" in logged.text
+
+    until(torn, 8.0, "it is named")
+
+
+def test_a_rank_that_was_never_started(box: Instance) -> None:
+    """It reports what nobody asked for, then a message that is too large: it is not heard, then its line is closed."""
     logged = Logged(box, "agent")
     outcome = m.Outcome(1, 1, 0, 5, 1, 0, b"\0", b"", b"\1", b"", b"")
     with local(box) as link:
-        for frame in GARBAGE.values():
-            link.send(frame)
-        link.send_multipart([b"a", b"b"])
-        link.send(codec.encode([m.Done(1, outcome), m.RankBeat(3), m.Beat(1)]))
-        link.send(bytes(Limits().message_bytes_max + 1))
-        logged.says("dropped peer=", "role=rank", "frames instead of one")
-    mode = node.meeting_point(box.settings).parent.stat().st_mode
-    assert mode & 0o077 == 0
+        link.sendall(framed(codec.encode([m.Done(1, outcome), m.RankBeat(3)])))
+        link.sendall(struct.pack("<I", Limits().message_bytes_max + 1))
+        assert is_closed(link)
+    logged.says(f"why=a frame of {Limits().message_bytes_max + 1} bytes")
 
 
 # --- floods; last, because they use up what the log names ----------------------------------------------------
@@ -271,3 +300,18 @@ def test_half_open_connections(box: Instance) -> None:
     finally:
         for one in links:
             one.close()
+
+
+def test_silent_lines_at_the_agent(box: Instance) -> None:
+    """Three hundred lines that say nothing, or half a message: a bounded number of them is kept, and all goes on."""
+    agent = psutil.Process(box.pid("agent"))
+    before, logged = agent.num_fds(), Logged(box, "agent")
+    with ExitStack() as stack:
+        links = [stack.enter_context(local(box)) for _ in range(300)]
+        for link in links[::2]:
+            with suppress(BrokenPipeError):
+                link.sendall(b"\xff")
+        assert list(box.executor().map("trouble.same", range(10), timeout=10)) == list(range(10))
+        until(lambda: agent.num_fds() < before + 150, 8.0, "the oldest are closed")
+        logged.says("it said nothing")
+    until(lambda: agent.num_fds() <= before, 8.0, "all are closed")

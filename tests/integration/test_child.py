@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ import pyfi_task
 
 def add(a, b=1): return a + b
 def nap(s): time.sleep(s); return s
+def note(path, k, s):
+    with open(path, "ab", 0) as file: file.write(b"%d " % k)
+    until = time.perf_counter() + s
+    while time.perf_counter() < until: pass
 def who(): return os.getpid()
 def env(name): return os.environ.get(name)
 def token(): return str(pyfi_task.current()), env("PYFI_TASK"), env("PYFI_ATTEMPT"), env("PYFI_GRANT")
@@ -43,6 +47,9 @@ def leave(code): print("bye", flush=True); os._exit(code)
 def quit(code): sys.exit(code)
 def segfault(): print("before"); ctypes.string_at(0)
 def fork_and_return(): return "parent" if os.fork() else "child"
+def fork_and_stay(s): return "parent" if os.fork() else time.sleep(s)
+def close_permits():
+    os.close(max(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd)))
 def fork_and_raise():
     if os.fork() == 0: raise SystemExit(3)
     time.sleep(0.05); return "parent"
@@ -135,6 +142,12 @@ class Rig:
                 return
             self.poll.poll(max(left, 0) * 1000)
             self.turn(self.runners.receive())
+
+    def spin_until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"not within {seconds} s"
+            self.spin(0.01)
 
     def results(self, bundle: int, seconds: float = 20.0) -> list[Task]:
         """Wait for all outcomes of a bundle."""
@@ -479,26 +492,28 @@ def test_kill_running_and_waiting_tasks(rig: Rig) -> None:
 
 
 def test_handing_back_leaves_the_running_one(rig: Rig) -> None:
-    """RELEASED for a whole bundle: the task that runs goes on to its result, the others come back unrun."""
-    n = rig.run("nap", 0.6, 60, 60)
+    """RELEASED for a whole bundle: the task that runs goes on to its result, the others come back before it, unrun."""
+    ran = rig.folder / "ran"
+    n = rig.run("note", (str(ran), 0, 1.0), (str(ran), 1, 60), (str(ran), 2, 60))
     ahead = rig.run("nap", 60)
-    rig.spin(0.4)
+    rig.spin_until(ran.exists)
     rig.tell(Kill(bundle=n, lo=10, count=3, cause=Cause.RELEASED))
     rig.tell(Kill(bundle=ahead, lo=0, count=-1, cause=Cause.RELEASED))
-    assert [t.cause for t in rig.results(n)] == [Cause.NONE, Cause.RELEASED, Cause.RELEASED]
     assert [t.cause for t in rig.results(ahead)] == [Cause.RELEASED]
+    assert [t.cause for t in rig.results(n)] == [Cause.NONE, Cause.RELEASED, Cause.RELEASED]
+    assert ran.read_text() == "0 "
 
 
 def test_draining_finishes_what_runs(rig: Rig) -> None:
     """Stop with drain: the running task's result comes, the rest is handed back, the rank stops."""
-    n = rig.run("nap", 0.5, 60)
+    ran = rig.folder / "ran"
+    n = rig.run("note", (str(ran), 0, 0.5), (str(ran), 1, 60))
     m = rig.run("add", 1, module="other")
-    rig.spin(0.3)
+    rig.spin_until(ran.exists)
     rig.tell(Stop(drain=True))
     assert [t.cause for t in rig.results(n)] == [Cause.NONE, Cause.RELEASED]
     assert [t.cause for t in rig.results(m)] == [Cause.RELEASED]
-    rig.spin(0.5)
-    assert rig.machine.stopped
+    rig.spin_until(lambda: rig.machine.stopped)
 
 
 def test_stopping_at_once(rig: Rig) -> None:

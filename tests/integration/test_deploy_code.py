@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import textwrap
-import threading
 import time
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deploy_fixture import Repository, _repository, _settings, call, left_over  # noqa: F401  fixtures
 
-from pyfi_hpc.adapters import environment
 from pyfi_hpc.client.deploy import prepare
 from pyfi_hpc.errors import (
     CodeError,
@@ -27,99 +23,7 @@ from pyfi_hpc.errors import (
     RepositoryRefused,
     UsageError,
 )  # fmt: skip
-from pyfi_hpc.model.deployment import DeploymentSpec
 from pyfi_hpc.settings import Settings
-
-SHAPES = "pyfi-test-shapes"
-
-
-class Repository:
-    """A git repository to write to; ``git`` runs with an identity and no configuration of this machine."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir(parents=True)
-        self.git("init", "--quiet", "--initial-branch=main")
-
-    def git(self, *args: str) -> str:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        env |= {
-            "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_AUTHOR_NAME": "t",
-            "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t",
-        }  # fmt: skip
-        argv = ["git", "-c", "protocol.file.allow=always", *args]
-        done = subprocess.run(argv, cwd=self.path, env=env, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def write(self, files: Mapping[str, str]) -> Repository:
-        for name, text in files.items():
-            path = self.path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(textwrap.dedent(text))
-        return self
-
-    def commit(self, files: Mapping[str, str] | None = None) -> str:
-        self.write(files or {})
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", "change")
-        return self.git("rev-parse", "HEAD")
-
-
-@pytest.fixture(name="settings")
-def _settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", scratch=tmp_path)
-
-
-@pytest.fixture(name="repository")
-def _repository(tmp_path: Path) -> Repository:
-    return Repository(tmp_path / "work" / "calc")
-
-
-@pytest.fixture(name="links")
-def _links(tmp_path: Path) -> Path:
-    """A folder with versions 1 and 2 of a small pure Python package, as wheels."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    for version in ("1.0", "2.0"):
-        about = f"pyfi_test_shapes-{version}.dist-info"
-        with zipfile.ZipFile(folder / f"pyfi_test_shapes-{version}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr("pyfi_test_shapes.py", f"VERSION = {version!r}\n")
-            wheel.writestr(
-                f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {SHAPES}\nVersion: {version}\n"
-            )
-            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            wheel.writestr(f"{about}/RECORD", "")
-    return folder
-
-
-def call(spec: DeploymentSpec, function: str, *args: Any) -> Any:
-    """Call a function the way a runner does: the environment's python, isolated, the workdir first."""
-    script = (
-        "import sys, json, importlib; sys.path.insert(0, sys.argv[1]); import msgspec;"
-        "m = importlib.import_module(sys.argv[2]);"
-        "print(json.dumps(getattr(m, sys.argv[3])(*json.loads(sys.argv[4]))))"
-    )
-    argv = [
-        spec.code.python,
-        "-I",
-        "-c",
-        script,
-        spec.code.workdir,
-        spec.code.module,
-        function,
-        json.dumps(args),
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def left_over(settings: Settings) -> list[str]:
-    """Environments and unfinished checkouts in the cache."""
-    cache = settings.cache_dir
-    return [p.name for p in cache.glob("envs/*") if p.is_dir()] + [p.name for p in cache.glob("code/.new-*")]
-
 
 # --- the good case ------------------------------------------------------------------------------------
 
@@ -429,149 +333,6 @@ def test_a_module_that_cannot_be_imported(settings: Settings, repository: Reposi
         with pytest.raises(ModuleFailed) as caught:
             prepare(settings, repository.path)
         assert all(word in str(caught.value) for word in words), str(caught.value)
-
-
-# --- environments ---------------------------------------------------------------------------------------
-
-
-def test_two_versions_of_one_package_side_by_side(settings: Settings, links: Path, tmp_path: Path) -> None:
-    """Two processors with different requirements each see their own version; equal requirements share."""
-    specs = []
-    for number, version in enumerate(("1.0", "2.0", "2.0")):
-        repository = Repository(tmp_path / str(number) / f"p{number}")
-        repository.commit(
-            {
-                "main.py": "import pyfi_test_shapes\ndef version(): return pyfi_test_shapes.VERSION",
-                "requirements.txt": f"--find-links {links}\n{SHAPES}=={version}\n",
-            }
-        )
-        specs.append(prepare(settings, repository.path))
-    assert [call(spec, "version") for spec in specs] == ["1.0", "2.0", "2.0"]
-    assert specs[0].code.environment != specs[1].code.environment
-
-
-def test_requirements_without_files_share_an_environment(tmp_path: Path) -> None:
-    """The key follows the requirements' text; where it points to files of the checkout, the tree too."""
-
-    def key(text: str, tree: str) -> str:
-        (tmp_path / "requirements.txt").write_text(text)
-        return environment.read_recipe(tmp_path, tree).key
-
-    for text in (
-        "numpy>=2\nscipy\n",
-        "",
-        "a @ https://h.invalid/a.whl\n",
-        "x[y]==1 ; python_version > '3'\n",
-    ):
-        assert key(text, "1") == key(text, "2")
-    for text in (
-        "-r more.txt\n",
-        "-e .\n",
-        ".\n",
-        "./lib\n",
-        "a @ file:///x\n",
-        "--find-links w\n",
-        "lib/a.whl\n",
-    ):
-        assert key(text, "1") != key(text, "2"), text
-    assert key("a\n", "1") != key("b\n", "1")
-
-
-@pytest.mark.parametrize("kind", ["pyproject", "setup"])
-def test_a_project_is_installed_without_touching_its_checkout(
-    settings: Settings, repository: Repository, links: Path, kind: str
-) -> None:
-    """pyproject.toml or setup.py, src layout: imported from where it is installed, with what it requires."""
-    requires = f"{SHAPES} @ file://{links}/pyfi_test_shapes-1.0-py3-none-any.whl"
-    if kind == "pyproject":
-        repository.write(
-            {"pyproject.toml": f'[project]\nname = "calc"\nversion = "1"\ndependencies = ["{requires}"]\n'}
-        )
-    else:
-        repository.write(
-            {
-                "setup.py": "from setuptools import setup\n"
-                "setup(name='calc', version='1', packages=['calc'], "
-                f"package_dir={{'': 'src'}}, install_requires=['{requires}'])\n"
-            }
-        )
-    repository.commit(
-        {"src/calc/__init__.py": "import pyfi_test_shapes\ndef v(): return pyfi_test_shapes.VERSION"}
-    )
-    spec = prepare(settings, repository.path)
-    assert (spec.code.module, call(spec, "v")) == ("calc", "1.0")
-    assert Path(spec.code.workdir).name == "site-packages"
-    (checkout,) = settings.cache_dir.glob("code/*/src")
-    assert [p.name for p in checkout.iterdir()] == ["calc"]
-
-
-def test_venv_and_pip_where_there_is_no_uv(
-    settings: Settings, repository: Repository, links: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without uv the environment is made by venv and pip, and works the same."""
-    monkeypatch.setattr(environment, "find_uv", lambda: None)
-    repository.commit(
-        {
-            "calc.py": "import pyfi_test_shapes\ndef v(): return pyfi_test_shapes.VERSION",
-            "requirements.txt": f"--find-links {links}\n{SHAPES}<2\n",
-        }
-    )
-    told: list[str] = []
-    spec = prepare(settings, repository.path, progress=told.append)
-    assert "building the environment with venv and pip" in told
-    assert call(spec, "v") == "1.0"
-
-
-@pytest.mark.parametrize("uv", [True, False])
-def test_a_failed_build_shows_the_installer_and_leaves_nothing(
-    settings: Settings, repository: Repository, links: Path, monkeypatch: pytest.MonkeyPatch, uv: bool
-) -> None:
-    """A version that does not exist: the installer's last lines in the error, no folder in the cache."""
-    if not uv:
-        monkeypatch.setattr(environment, "find_uv", lambda: None)
-    repository.commit(
-        {"calc.py": "def f(): return 1", "requirements.txt": f"--find-links {links}\n{SHAPES}==9.9\n"}
-    )
-    with pytest.raises(EnvironmentFailed) as caught:
-        prepare(settings, repository.path)
-    assert "9.9" in str(caught.value)
-    assert "last lines" in str(caught.value)
-    assert left_over(settings) == []
-    monkeypatch.undo()
-    repository.commit({"requirements.txt": ""})
-    assert call(prepare(settings, repository.path), "f") == 1
-
-
-def test_a_half_built_or_broken_environment_is_built_again(
-    settings: Settings, repository: Repository
-) -> None:
-    """No marker (a builder was killed) or a python that does not start: thrown away and built."""
-    repository.commit({"calc.py": "def f(): return 1"})
-    spec = prepare(settings, repository.path)
-    folder = settings.cache_dir / "envs" / spec.code.environment
-    (folder / environment.MARKER).unlink()
-    (folder / "left-over").write_text("")
-    assert prepare(settings, repository.path).built
-    assert not (folder / "left-over").exists()
-    (folder / "bin" / "python").unlink()
-    (folder / "bin" / "python").symlink_to("/nonexistent/python")
-    again = prepare(settings, repository.path)
-    assert (again.built, call(again, "f")) == (True, 1)
-
-
-def test_two_at_once_build_once(settings: Settings, repository: Repository) -> None:
-    """Four deployments at the same time: one builds, the others wait for it, all are equal."""
-    repository.commit({"calc.py": "def f(): return 1"})
-    specs: list[DeploymentSpec] = []
-    threads = [
-        threading.Thread(target=lambda: specs.append(prepare(settings, repository.path))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert [spec.built for spec in specs].count(True) == 1
-    assert len({spec.code for spec in specs}) == 1
 
 
 def test_errors_are_code_errors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
 from pyfi_hpc.adapters import launcher, node
+from pyfi_hpc.adapters.unix_line import RanksPort
+from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Beat, Bundle, Done, RankReady, Stop
 from pyfi_hpc.runner.payload import decode_value, encode_call
 from pyfi_hpc.settings import Settings
@@ -23,14 +26,12 @@ from pyfi_hpc.wire import codec
 
 
 class Agent:
-    """A ROUTER at the meeting point that beats."""
+    """The agent's port at the meeting point; it beats."""
 
     def __init__(self, folder: Path) -> None:
         self.settings = Settings(instance="t", home=folder / "home", scratch=folder)
         self.environment = dict(os.environ, PYFI_SCRATCH=str(folder), PYTHONWARNINGS="")
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.ROUTER)
-        self.socket.bind(f"ipc://{node.meeting_point(self.settings)}")
+        self.port = RanksPort(node.meeting_point(self.settings), codec.FROM_RANK, Limits().message_bytes_max)
         self.folder = folder
         (folder / "code").mkdir()
         (folder / "code" / "m.py").write_text(
@@ -38,7 +39,7 @@ class Agent:
         )
         self.processes: list[subprocess.Popen[bytes]] = []
         self.ready: dict[int, RankReady] = {}
-        self.peers: dict[int, bytes] = {}
+        self.peers: dict[int, Peer] = {}
         self.got: list[Any] = []
         self.beat_at = 0.0
         self.beating = True
@@ -68,15 +69,15 @@ class Agent:
                 self.beat_at = time.monotonic() + 0.5
                 for rank in self.peers:
                     self.send(rank, Beat(counter=1))
-            if self.socket.poll(20):
-                peer, frame = self.socket.recv_multipart()
-                for message in codec.decode(frame, codec.FROM_RANK):
-                    if isinstance(message, RankReady):
-                        self.ready[message.rank], self.peers[message.rank] = message, peer
-                    self.got.append(message)
+            select.select([self.port.waitable], [], [], 0.02)
+            for event in self.port.receive():
+                message = event.message
+                if isinstance(message, RankReady):
+                    self.ready[message.rank], self.peers[message.rank] = message, event.peer
+                self.got.append(message)
 
     def send(self, rank: int, message: Any) -> None:
-        self.socket.send_multipart([self.peers[rank], codec.encode([message])])
+        self.port.send(self.peers[rank], [message])
 
     def run(self, rank: int, number: int, function: str, value: Any) -> None:
         payload = encode_call((value,))
@@ -96,8 +97,7 @@ class Agent:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
-        self.socket.close(linger=0)
-        self.context.term()
+        self.port.close()
 
 
 @pytest.fixture

@@ -24,8 +24,6 @@ Make = Callable[..., Instance]
 WAIT_S = 40.0
 #: the target is 2 s on a quiet machine
 TAKEOVER_S = 10.0
-#: calls in line behind a long one are handed back to idle ranks; one that had just begun runs again
-BEGUN_MAX = 2
 #: longer than a takeover, and than the lease of 5 s
 LONG_S = 8.0
 
@@ -91,7 +89,7 @@ def test_a_standby_takes_over_from_a_broker_that_was_killed(guarded: Instance, t
     print(f"taken over after {ready:.2f} s, a client was answered after {time.monotonic() - begun:.2f} s")
     assert time.monotonic() - begun < TAKEOVER_S
     assert access_file.read(box.settings) == before
-    work.ends_well(BEGUN_MAX)
+    work.ends_well(0)
     long.ran_once()
     assert standby_pids(box) == []
     serves(box, 3)
@@ -218,7 +216,7 @@ def test_a_restart_disturbs_nobody(instances: Make, tmp_path: Path) -> None:
             print(f"away for {away_s:.2f} s")
             assert away_s < TAKEOVER_S
             serves(box, 3)
-        work.ends_well(BEGUN_MAX)
+        work.ends_well(0)
         long.ran_once()
     assert callers.errors == []
     assert callers.count > 0
@@ -266,7 +264,7 @@ def test_postgres_is_killed_and_started_again(instances: Make, tmp_path: Path, s
     work = Map(box, tmp_path, count=60)
     begun = time.monotonic()
     os.kill(before, signal.SIGKILL)
-    work.ends_well(BEGUN_MAX)
+    work.ends_well(0)
     print(f"the map went on after less than {time.monotonic() - begun:.2f} s")
     assert postmaster(box) != before
     long.ran_once()

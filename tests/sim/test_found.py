@@ -124,3 +124,17 @@ def test_a_draining_agent_sleeps_while_a_rank_does_not_answer() -> None:
     before = world.steps
     world.run_for(2.0)
     assert world.steps - before < 100
+
+
+def test_a_client_that_waits_to_send_again_sleeps_while_no_broker_answers() -> None:
+    """A batch is to be sent again in a while, and the broker dies: when it is time there is nobody to send it to."""
+    world = Cluster()
+    client = world.join()
+    world.run_for(1.0)
+    submission = client.submit(["0.01"] * 3)
+    client.hear([m.Refused(submission.key, 0, "busy", "the ledger is away", "", 8.0)])
+    world.kill_broker()
+    world.run_for(10.0)  # it has said hello again
+    before = world.steps
+    world.run_for(2.0)
+    assert world.steps - before < 1000

@@ -16,6 +16,8 @@ at 0.040  n1: Finished g1 1.0 NONE
   to n1   Kept g1 1.0
 at 0.050  people: queue
   shown   job 1 blocked=0 pending=1 running=0 reason=LedgerDown
+at 0.060  c1: Ask ls
+  at once c1: Answer no {'code': 'ledger_unavailable', 'what': 'the ledger is away: disk full', 'where': 'the broker', 'fix': 'it is tried again all the time; `pyfi info` shows when it is back'}
 at 0.100  ledger: up
   to n1   Grant g2 1.1 attempt 1
 at 0.600  c1: Submit k2

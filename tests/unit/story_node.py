@@ -241,16 +241,21 @@ class RankTeller(Teller):
         return ev.RunnerSpoke(runner, [["broken", b""]])
 
     def _runner_done(self, runner: int, w: Words) -> Any:
-        """``done 1.0..2 NONE``: in the oldest run."""
-        _, first, count = read_span(w.alone[0])
+        """``done 1.0..2 NONE``: in the newest run that has it."""
+        job, first, count = read_span(w.alone[0])
         frames = []
         for index in range(first, first + count):
-            run, base = next((r, b.first + at) for r, (b, at) in reversed(self._runs.items()) if self._in(b, at, index))
+            runs = ((r, b.first + at) for r, (b, at) in reversed(self._runs.items()) if self._in(b, at, job, index))
+            run, base = next(runs)
             frames.append(["done", run, index - base, int(Cause[w.alone[1]]), self.now, 0.01, b"", None, None])
         return ev.RunnerSpoke(runner, frames)
 
-    def _in(self, bundle: m.Bundle, at: int, index: int) -> bool:
-        return bundle.first + at <= index < bundle.first + bundle.count
+    def _in(self, bundle: m.Bundle, at: int, job: int, index: int) -> bool:
+        return bundle.job == job and bundle.first + at <= index < bundle.first + bundle.count
+
+    def _runner_permits(self, runner: int, w: Words) -> Any:
+        """``permits 2``: so many were taken back, so the last two tasks of its line have not begun."""
+        return ev.PermitsTaken(runner, int(w.alone[0]))
 
     def _runner_died(self, runner: int, w: Words) -> Any:
         """``died 11``: of a signal; ``died 9 out_of_memory=1``."""
@@ -271,7 +276,12 @@ class RankTeller(Teller):
 
     def _action(self, x: Any) -> str:
         if isinstance(x, e.WriteRunner):
-            return f"tell runner {x.runner} {self._frame(x.frame)}"
+            permits = f", permits {x.permits}" if x.permits else ""
+            return f"tell runner {x.runner} {self._frame(x.frame)}{permits}"
+        if isinstance(x, e.TakePermits):
+            return f"take permits of runner {x.runner}"
+        if isinstance(x, e.GivePermits):
+            return f"give runner {x.runner} permits {x.count}"
         if isinstance(x, e.KillRunner):
             return f"kill runner {x.runner} {'SIGKILL' if x.hard else 'SIGTERM'}"
         assert isinstance(x, e.StartRunner)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -27,17 +27,22 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """The fastest of several: other work on the machine must not fail it."""
+    """Under 0.3 s of processor time, so that other work on the machine cannot fail it."""
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        before = _children_s()
         subprocess.run(
-            [sys.executable, "-m", "pyfi_hpc.cli.main", "--help"], capture_output=True, timeout=30, check=True
+            [sys.executable, "-m", "pyfi_hpc.cli.main", "--help"], capture_output=True, timeout=60, check=True
         )
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(_children_s() - before)
         if min(seconds) < 0.3:
             return
     pytest.fail(f"pyfi --help took {min(seconds):.2f} s")
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("name", COMMANDS)

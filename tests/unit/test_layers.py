@@ -26,7 +26,7 @@ NEIGHBOURS = {("ledger", "adapters"), ("model", "errors"), ("settings", "loop")}
 
 #: libraries that have a home: only these files or folders import them
 HOMES = {
-    "zmq": {"adapters", "loop.py", "client/link.py", "hosts", "cli/checks.py", "cli/doctor.py"},
+    "zmq": {"adapters", "client/link.py", "hosts", "cli/checks.py", "cli/doctor.py"},
     "mpi4py": {"adapters/mpi.py"},
     "psycopg2": {"ledger"},
     "sqlalchemy": {"ledger", "hosts/broker.py"},

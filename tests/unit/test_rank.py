@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pyfi_hpc.core.rank import AGENT, RankMachine
 from pyfi_hpc.errors import RemoteProtocolError
-from pyfi_hpc.model.effects import Effects, KillRunner, StartRunner, WriteRunner
-from pyfi_hpc.model.events import Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
+from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
+from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Beat, Bundle, Done, Kill, RankBeat, RankReady, Stop
 from pyfi_hpc.model.states import Cause
@@ -31,6 +31,8 @@ class Story:
         self.outcomes: dict[int, list[tuple[int, Cause]]] = {}
         self.errors: list[bytes] = []
         self.payloads: list[bytes] = []
+        #: run -> permits that were given with it
+        self.permits: dict[int, int] = {}
         assert self.turn() == ["ready rank=1"]
         assert self.hear(Beat(counter=1)) == ["beat"]
 
@@ -49,6 +51,9 @@ class Story:
 
     def say(self, runner: int, *frames: list[Any]) -> list[str]:
         return self.turn(RunnerSpoke(runner, list(frames)))
+
+    def taken(self, runner: int, count: int) -> list[str]:
+        return self.turn(PermitsTaken(runner, count))
 
     def exit(self, runner: int, how: str = "exit code 1", **more: Any) -> list[str]:
         return self.turn(RunnerExited(runner, 1, how, **more))
@@ -79,9 +84,14 @@ class Story:
             return f"start {x.runner} {x.module}"
         if isinstance(x, KillRunner):
             return f"kill {x.runner} {'hard' if x.hard else 'soft'}"
+        if isinstance(x, TakePermits):
+            return f"take permits {x.runner}"
+        if isinstance(x, GivePermits):
+            return f"give permits {x.runner} x{x.count}"
         if isinstance(x, WriteRunner):
             f = x.frame
             if f[0] == "run":
+                self.permits[f[1]] = x.permits
                 return f"write {x.runner} run {f[1]} first={f[3]} x{len(f[7]) // 4 - 1}"
             return f"write {x.runner} " + " ".join(map(str, f))
         if isinstance(x, Done):
@@ -226,22 +236,45 @@ def test_time_limit() -> None:
     s.say(1, done(1, 0))
     assert s.after(4.9) == []
     assert s.machine.wake_at() == pytest.approx(s.now + 0.1)
-    assert s.after(0.2) == ["kill 1 soft"]
+    assert s.after(0.2) == ["take permits 1"]
+    assert s.taken(1, 1) == ["kill 1 soft"]
     assert s.after(1.9) == []
     assert s.after(0.2) == ["kill 1 hard"]
     assert s.exit(1, "signal 9") == ["start 2 m", "done 1 11+1 TIME_LIMIT"]
     assert s.say(2, ["ready", 9, "3.11", 5000.0]) == ["write 2 run 2 first=52 x1"]
 
 
-def test_a_signal_that_came_too_late_charges_nobody() -> None:
-    """The head ended as it was signalled: its result counts, and the next one, which got the
-    signal, runs again."""
+def test_a_time_limit_that_came_too_late_ends_nothing() -> None:
+    """The head ended as its time was over, and the next one runs: it goes on, in its own time."""
+    s = Story(lease_s=100, heartbeat_s=50)
+    s.running(1, 3, limit=5.0)
+    assert s.after(5.1) == ["take permits 1"]
+    assert s.taken(1, 1) == ["give permits 1 x1"]
+    assert s.say(1, done(1, 0)) == ["done 1 10+1 NONE"]
+    assert s.after(4.9) == []
+    assert s.after(0.2) == ["take permits 1"]
+    assert s.taken(1, 1) == ["kill 1 soft"]
+    assert s.exit(1, "signal 15") == ["start 2 m", "done 1 11+1 TIME_LIMIT"]
+
+
+def test_a_signal_that_came_too_late_hits_nobody() -> None:
+    """The one that runs ends by itself just before the signal: nothing else could begin, so the next runs elsewhere."""
     s = Story(lease_s=100, heartbeat_s=50)
     s.running(1, 2, limit=5.0)
-    assert s.after(5.1) == ["kill 1 soft"]
+    assert s.after(5.1) == ["take permits 1"]
+    assert s.taken(1, 1) == ["kill 1 soft"]
     assert s.say(1, done(1, 0)) == ["done 1 10+1 NONE"]
     assert s.exit(1, "signal 15") == ["start 2 m"]
     assert s.say(2, ["ready", 9, "3.11", 5000.0]) == ["write 2 run 2 first=51 x1"]
+
+
+def test_a_head_that_cannot_begin_is_ended_at_its_limit() -> None:
+    """What ran before has left a runner that hangs: no permit of it is gone, and it is ended all the same."""
+    s = Story(lease_s=100, heartbeat_s=50)
+    s.running(1, 2, limit=5.0)
+    assert s.after(5.1) == ["take permits 1"]
+    assert s.taken(1, 2) == ["kill 1 soft"]
+    assert s.exit(1, "signal 15") == ["start 2 m", "done 1 10+1 TIME_LIMIT"]
 
 
 def test_a_module_that_fails() -> None:
@@ -279,7 +312,8 @@ def test_killing_what_waits() -> None:
     s.bundle(2, 3)
     assert s.hear(Kill(bundle=2, lo=11, count=1, cause=Cause.CANCELLED)) == []  # in order: behind task 10
     assert s.say(1, ["ready", 9, "3.11", 5000.0]) == ["write 1 skip 1 1 2", "write 1 run 1 first=50 x3"]
-    assert s.say(1, done(1, 0), ["skipped", 1, 1], done(1, 2)) == ["done 2 10+3 NONE,CANCELLED,NONE"]
+    assert s.permits == {1: 2}
+    assert s.say(1, done(1, 0), done(1, 2)) == ["done 2 10+3 NONE,CANCELLED,NONE"]
     assert s.hear(Kill(bundle=9, lo=0, count=-1, cause=Cause.CANCELLED)) == []
 
 
@@ -287,34 +321,87 @@ def test_killing_the_one_that_runs() -> None:
     """It is ended by signal and reported with the cause; those behind it run elsewhere."""
     s = Story()
     s.running(1, 3)
-    said = s.hear(Kill(bundle=1, lo=10, count=1, cause=Cause.CANCELLED))
-    assert said == ["write 1 skip 1 0 1", "kill 1 soft"]
+    assert s.hear(Kill(bundle=1, lo=10, count=1, cause=Cause.CANCELLED)) == ["take permits 1"]
+    assert s.taken(1, 2) == ["kill 1 soft"]
     assert s.exit(1, "signal 15") == ["start 2 m", "done 1 10+1 CANCELLED"]
     assert decode_error(s.errors[0]).type_name == "TaskCancelled"
     assert s.say(2, ["ready", 9, "3.11", 5000.0]) == ["write 2 run 2 first=51 x2"]
 
 
-def test_killing_one_that_began_in_the_meantime() -> None:
-    """The skip came too late and the task runs: when no answer comes it is ended like any that runs."""
-    s = Story()
-    s.running(1, 2)
-    assert s.hear(Kill(bundle=1, lo=11, count=1, cause=Cause.CANCELLED)) == ["write 1 skip 1 1 2"]
-    assert s.say(1, done(1, 0)) == ["done 1 10+1 NONE"]
-    assert s.after(0.06) == ["kill 1 soft"]
-    assert s.exit(1, "signal 15") == ["done 1 11+1 CANCELLED"]
+def test_killing_one_behind_it() -> None:
+    """Whether it has begun, the permits say: if not, it is skipped; if so, ended like any that runs."""
+    for begun in (1, 2):
+        s = Story()
+        s.running(1, 3)
+        assert s.hear(Kill(bundle=1, lo=11, count=1, cause=Cause.CANCELLED)) == ["take permits 1"]
+        if begun == 1:
+            assert s.taken(1, 2) == ["write 1 skip 1 1 2", "give permits 1 x1"]
+            assert s.say(1, done(1, 0), done(1, 2)) == ["done 1 10+3 NONE,CANCELLED,NONE"]
+        else:
+            assert s.taken(1, 1) == ["kill 1 soft"]
+            assert s.say(1, done(1, 0)) == ["done 1 10+1 NONE"]
+            assert s.exit(1, "signal 15") == ["start 2 m", "done 1 11+1 CANCELLED"]
 
 
 def test_handing_back() -> None:
     """RELEASED ends nothing that runs and hands back what waits behind it at once; a later CANCELLED ends it."""
     s = Story(lease_s=100, heartbeat_s=50)
     s.running(1, 2)
-    assert s.hear(Kill(bundle=1, lo=10, count=2, cause=Cause.RELEASED)) == [
-        "write 1 skip 1 0 2", "done 1 11+1 RELEASED",
-    ]  # fmt: skip
+    assert s.permits == {1: 2}
+    assert s.hear(Kill(bundle=1, lo=10, count=2, cause=Cause.RELEASED)) == ["take permits 1"]
+    assert s.taken(1, 1) == ["write 1 skip 1 1 2", "done 1 11+1 RELEASED"]
     assert s.after(1.0) == []
-    said = s.hear(Kill(bundle=1, lo=10, count=1, cause=Cause.CANCELLED))
-    assert said == ["write 1 skip 1 0 1", "kill 1 soft"]
+    assert s.hear(Kill(bundle=1, lo=10, count=2, cause=Cause.CANCELLED)) == ["take permits 1"]
+    assert s.taken(1, 0) == ["kill 1 soft"]
     assert s.exit(1, "signal 15") == ["done 1 10+1 CANCELLED"]
+
+
+def test_what_has_begun_is_not_handed_back() -> None:
+    """The rank thinks that the first of four runs; the permits say that the second has begun, and that stays."""
+    s = Story()
+    s.running(1, 4)
+    assert s.hear(Kill(bundle=1, lo=11, count=3, cause=Cause.RELEASED)) == ["take permits 1"]
+    assert s.taken(1, 2) == ["write 1 skip 1 2 4", "done 1 12+2 RELEASED,RELEASED"]
+    assert s.say(1, done(1, 0), done(1, 1)) == ["done 1 10+2 NONE,NONE"]
+    assert s.bundle(2) == ["write 1 run 2 first=50 x1"]
+
+
+def test_handing_back_from_the_middle_of_a_line() -> None:
+    """Another bundle is behind what is asked for: its permits are given again, and a third bundle waits meanwhile."""
+    s = Story()
+    s.running(1, 3)
+    s.bundle(2, 2)
+    assert s.hear(Kill(bundle=1, lo=11, count=2, cause=Cause.RELEASED)) == ["take permits 1"]
+    assert s.hear(Kill(bundle=2, lo=11, count=1, cause=Cause.RELEASED)) == []
+    assert s.say(1, done(1, 0)) == ["done 1 10+1 NONE"]
+    assert s.bundle(3) == []
+    assert s.taken(1, 4) == [
+        "write 1 skip 1 1 3", "write 1 skip 2 1 2", "give permits 1 x1", "write 1 run 3 first=50 x1",
+        "done 1 11+2 RELEASED,RELEASED", "done 2 11+1 RELEASED",
+    ]  # fmt: skip
+    assert s.say(1, done(2, 0), done(3, 0)) == ["done 2 10+1 NONE", "done 3 10+1 NONE"]
+
+
+def test_what_a_dead_runner_has_left_is_handed_back() -> None:
+    """It dies before the permits are counted: the head is charged, and what is asked for behind it never began."""
+    s = Story()
+    s.running(1, 3)
+    assert s.hear(Kill(bundle=1, lo=10, count=3, cause=Cause.RELEASED)) == ["take permits 1"]
+    assert s.exit(1) == ["done 1 10+3 CRASH,RELEASED,RELEASED"]
+    assert s.taken(1, 2) == []
+
+
+def test_a_runner_that_is_ended_starts_nothing_more() -> None:
+    """What is asked for behind a task that ignores its signal is handed back at once."""
+    s = Story(lease_s=100, heartbeat_s=50)
+    s.running(1, 4)
+    s.hear(Kill(bundle=1, lo=10, count=1, cause=Cause.CANCELLED))
+    assert s.taken(1, 3) == ["kill 1 soft"]
+    assert s.hear(Kill(bundle=1, lo=12, count=2, cause=Cause.RELEASED)) == ["done 1 12+2 RELEASED,RELEASED"]
+    assert s.exit(1, "signal 9") == ["start 2 m", "done 1 10+1 CANCELLED"]
+    assert s.say(2, ["ready", 9, "3.11", 5000.0]) == ["write 2 skip 2 1 3", "write 2 run 2 first=51 x3"]
+    assert s.permits[2] == 1
+    assert s.say(2, done(2, 0)) == ["done 1 11+1 NONE"]
 
 
 def test_draining() -> None:
@@ -323,13 +410,12 @@ def test_draining() -> None:
     s.running(1, 2)
     s.bundle(2)
     s.bundle(3)
-    assert s.hear(Stop(drain=True)) == [
-        "write 1 skip 1 0 2", "write 1 skip 2 0 1", "done 1 11+1 RELEASED", "done 2 10+1 RELEASED",
-        "done 3 10+1 RELEASED",
+    assert s.hear(Stop(drain=True)) == ["take permits 1", "done 3 10+1 RELEASED"]
+    assert s.taken(1, 2) == [
+        "write 1 skip 1 1 2", "write 1 skip 2 0 1", "done 1 11+1 RELEASED", "done 2 10+1 RELEASED",
     ]  # fmt: skip
     assert s.bundle(4) == ["done 4 10+1 RELEASED"]
-    assert s.say(1, done(1, 0)) == ["done 1 10+1 NONE"]
-    assert s.say(1, ["skipped", 1, 1], ["skipped", 2, 0]) == ["write 1 stop"]
+    assert s.say(1, done(1, 0)) == ["write 1 stop", "done 1 10+1 NONE"]
     assert not s.machine.stopped
     assert s.exit(1, "exit code 0") == []
     assert s.machine.stopped
@@ -387,43 +473,84 @@ def test_large_results_are_cut_into_messages() -> None:
 
 
 class Imagined:
-    """A runner that obeys the protocol; ``draw`` decides what happens next."""
+    """A runner that obeys the protocol; a test decides when it goes on and when it is heard."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.ready = False
-        self.runs: list[tuple[int, int]] = []
-        self.at = 0
+        self.ready = self.dying = False
+        self.inbox: list[list[Any]] = []
+        #: True: the inbox is to be read first
+        self.permits: list[bool] = []
+        self.look_first = self.has_permit = False
+        #: run, its first task, its end, the next position
+        self.runs: list[list[int]] = []
         self.skips: set[tuple[int, int]] = set()
-        self.dying = False
+        self.running: tuple[int, int] | None = None
+        #: tasks that it began, and what the rank has not heard
+        self.began: list[int] = []
+        self.spoken: list[list[Any]] = []
 
-    def write(self, frame: list[Any]) -> None:
-        if frame[0] == "run":
-            self.runs.append((frame[1], len(frame[7]) // 4 - 1))
-        elif frame[0] == "skip":
-            self.skips.update((frame[1], i) for i in range(frame[2], frame[3]))
-        else:
-            self.dying = True
+    def give(self, permits: int) -> None:
+        for _ in range(permits):
+            self.permits.append(self.look_first)
+            self.look_first = False
 
-    def step(self) -> list[Any] | None:
+    def take_back(self) -> PermitsTaken:
+        taken, self.permits, self.look_first = len(self.permits), [], True
+        return PermitsTaken(self.number, taken)
+
+    def look(self) -> None:
+        for frame in self.inbox:
+            if frame[0] == "run":
+                self.runs.append([frame[1], frame[3], len(frame[7]) // 4 - 1, 0])
+            elif frame[0] == "skip":
+                self.skips.update((frame[1], i) for i in range(frame[2], frame[3]))
+            else:
+                self.dying = True
+        self.inbox = []
+
+    def step(self) -> bool:
+        """End what runs, or begin the next one; False: it waits."""
+        if self.running is not None:
+            self.spoken.append(done(*self.running))
+            self.running = None
+            return True
         if not self.runs:
-            return None
-        run, count = self.runs[0]
-        index = self.at
-        self.at += 1
-        if self.at == count:
-            self.runs.pop(0)
-            self.at = 0
-        return ["skipped", run, index] if (run, index) in self.skips else done(run, index)
+            self.look()
+        while self.runs:
+            run, first, count, at = self.runs[0]
+            if at == count:
+                self.runs.pop(0)
+                if not self.runs:
+                    self.look()
+            elif (run, at) in self.skips:
+                self.runs[0][3] += 1
+            elif not self.has_permit and not self.permits:
+                if not self.inbox:
+                    return False
+                self.look()
+            elif not self.has_permit and self.permits.pop(0):
+                self.has_permit = True
+                self.look()
+            else:
+                self.has_permit = False
+                self.running = (run, at)
+                self.began.append(first + at)
+                self.runs[0][3] += 1
+                return True
+        return False
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_every_task_ends_exactly_once_in_order(data: st.DataObject) -> None:
-    """Random bundles, kills, deaths, slow tasks and broken imports: each task has one outcome, in order."""
+    """Random bundles, kills, deaths, slow tasks and broken imports, and a rank that hears late: each task has one
+    outcome, in order, begins once at most, and never if it was handed back."""
     s = Story(lease_s=1e9, heartbeat_s=1e8)
     runners: dict[int, Imagined] = {}
     counts: dict[int, int] = {}
+    answers: list[PermitsTaken] = []
+    began: list[int] = []
 
     def turn(*events: Any) -> None:
         out = Effects()
@@ -432,52 +559,69 @@ def test_every_task_ends_exactly_once_in_order(data: st.DataObject) -> None:
         s.machine.advance(s.now, out)
         for action in out.actions:
             if isinstance(action, StartRunner):
-                assert not any(r.runs for r in runners.values()), "one active at a time"
+                assert not any(r.running for r in runners.values()), "one active at a time"
                 runners[action.runner] = Imagined(action.runner)
             elif action.runner in runners:
                 runner = runners[action.runner]
                 if isinstance(action, WriteRunner):
-                    runner.write(action.frame)
+                    runner.inbox.append(action.frame)
+                    runner.give(action.permits)
+                elif isinstance(action, TakePermits):
+                    answers.append(runner.take_back())
+                elif isinstance(action, GivePermits):
+                    runner.give(action.count)
                 else:
                     runner.dying = True
         for _, message in out.at_once:
             s._say(message)
 
+    def hear(runner: Imagined, count: int) -> None:
+        frames, runner.spoken = runner.spoken[:count], runner.spoken[count:]
+        if frames:
+            turn(RunnerSpoke(runner.number, frames))
+
+    def die(runner: Imagined, status: int) -> None:
+        hear(runner, len(runner.spoken))
+        began.extend(runner.began)
+        del runners[runner.number]
+        turn(RunnerExited(runner.number, status, "it died"))
+
     def move() -> None:
-        living = list(runners.values())
-        if not living:
-            return
-        runner = data.draw(st.sampled_from(living))
-        what = data.draw(st.sampled_from(["step"] * 6 + ["die", "slow"]))
-        if not runner.ready and what == "step":
-            if data.draw(st.integers(0, 4)) == 0:
-                turn(RunnerSpoke(runner.number, [["broken", ERROR]]))
-                runner.dying = True
-            else:
-                runner.ready = True
-                turn(RunnerSpoke(runner.number, [["ready", 1, "3", 5000.0]]))
-        elif what == "die" or (runner.dying and data.draw(st.booleans())):
-            del runners[runner.number]
-            turn(RunnerExited(runner.number, data.draw(st.sampled_from([1, -15])), "it died"))
+        what = data.draw(st.sampled_from(["step"] * 6 + ["hear"] * 3 + ["answer"] * 3 + ["die", "slow"]))
+        if what == "answer" and answers:
+            turn(answers.pop(0))
         elif what == "slow":
             s.now += data.draw(st.sampled_from([0.03, 1.0, 20.0]))
             turn()
-        elif runner.ready:
-            frames = [f for f in (runner.step() for _ in range(data.draw(st.integers(1, 4)))) if f]
-            turn(RunnerSpoke(runner.number, frames))
+        if not runners:
+            return
+        runner = data.draw(st.sampled_from(list(runners.values())))
+        if what == "hear":
+            hear(runner, data.draw(st.integers(1, 3)))
+        elif what == "die" or (runner.dying and data.draw(st.booleans())):
+            die(runner, data.draw(st.sampled_from([1, -15])))
+        elif what == "step" and runner.ready:
+            for _ in range(data.draw(st.integers(1, 4))):
+                runner.step()
+        elif what == "step" and data.draw(st.integers(0, 4)) == 0:
+            turn(RunnerSpoke(runner.number, [["broken", ERROR]]))
+            runner.dying = True
+        elif what == "step":
+            runner.ready = True
+            turn(RunnerSpoke(runner.number, [["ready", 1, "3", 5000.0]]))
 
-    for _ in range(data.draw(st.integers(1, 40))):
-        kind = data.draw(st.sampled_from(["bundle", "kill", "move", "move", "move"]))
+    for _ in range(data.draw(st.integers(1, 60))):
+        kind = data.draw(st.sampled_from(["bundle", "kill", "move", "move", "move", "move"]))
         if kind == "bundle":
             number, count = len(counts) + 1, data.draw(st.integers(1, 4))
             counts[number] = count
             turn(Received(AGENT, "agent", "", Bundle(
-                number, 5, 6, 7, 50, 10, count, 1, "py", "w", data.draw(st.sampled_from("mn")), "f",
+                number, 5, 6, 7, 100 * number + 10, 10, count, 1, "py", "w", data.draw(st.sampled_from("mmmn")), "f",
                 data.draw(st.sampled_from([0.0, 5.0])), struct.pack(f"<{count + 1}I", *range(count + 1)),
                 b"p" * count,
             )))  # fmt: skip
         elif kind == "kill" and counts:
-            cause = data.draw(st.sampled_from([Cause.CANCELLED, Cause.RELEASED]))
+            cause = data.draw(st.sampled_from([Cause.CANCELLED, Cause.RELEASED, Cause.RELEASED]))
             lo, count = data.draw(st.integers(10, 13)), data.draw(st.integers(-1, 3))
             number = data.draw(st.sampled_from(list(counts)))
             turn(Received(AGENT, "agent", "", Kill(bundle=number, lo=lo, count=count, cause=cause)))
@@ -486,19 +630,28 @@ def test_every_task_ends_exactly_once_in_order(data: st.DataObject) -> None:
     for _ in range(5000):
         if not s.machine._work:
             break
+        if answers:
+            turn(answers.pop(0))
         for runner in list(runners.values()):
             if runner.dying:
-                del runners[runner.number]
-                turn(RunnerExited(runner.number, 1, "it died"))
+                die(runner, 1)
             elif not runner.ready:
                 runner.ready = True
                 turn(RunnerSpoke(runner.number, [["ready", 1, "3", 5000.0]]))
-            elif frame := runner.step():
-                turn(RunnerSpoke(runner.number, [frame]))
+            else:
+                runner.step()
+                hear(runner, 9)
         s.now += 0.01
         turn()
+    for runner in runners.values():
+        began += runner.began
+    assert len(set(began)) == len(began), "none begins twice"
     for number, count in counts.items():
         ended = s.outcomes.get(number, [])
         assert sorted(at for at, _ in ended) == list(range(10, 10 + count))
         in_order = [at for at, cause in ended if cause is not Cause.RELEASED]
         assert in_order == sorted(in_order)
+        back = {100 * number + at for at, cause in ended if cause is Cause.RELEASED}
+        assert not back & set(began), "handed back, and begun"
+        ran = {100 * number + at for at, cause in ended if cause is Cause.NONE}
+        assert ran <= set(began)

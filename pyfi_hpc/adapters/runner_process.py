@@ -1,0 +1,309 @@
+"""One runner process of a rank: its process group, its pipes, its permits, the memory files behind its output.
+
+Permits are bytes in a pipe that both the runner and the rank read: the kernel gives each byte to one of them. The rank
+writes one for each task behind the run that holds it; the runner takes one before it starts a task, so what the rank
+has taken back cannot start. The first permit after that is another byte: "look at your inbox first".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import struct
+import subprocess
+from collections import deque
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from pyfi_hpc.adapters.surroundings import MemoryKills, runner_environment
+from pyfi_hpc.model.effects import StartRunner
+from pyfi_hpc.model.events import RunnerExited
+from pyfi_hpc.model.limits import Limits
+
+CHILD = Path(__file__).parent.parent / "runner" / "child.py"
+#: bytes read from one runner at once; one frame may be larger
+READ_MAX = 1 << 20
+_PIPE_BYTES = 256 << 10
+#: two pages: a read page is given back whole, so in one page a single permit may leave no room for the next
+_PERMIT_PIPE_BYTES = 8 << 10
+#: for one read; malloc asks the kernel for anything larger, and gives it back, each time
+_READ_BYTES = 64 << 10
+#: output in a memory file while a task runs; beyond it only its beginning is kept
+_FLOOD_BYTES = 4 << 20
+#: how often the output of a running task is looked at, seconds
+_LOOK_MIN_S, _LOOK_MAX_S = 0.05, 0.2
+_U32 = struct.Struct("<I")
+#: as in runner/child.py
+_PERMIT, _LOOK_FIRST = b"\1", b"\2"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class RunnerProcess:
+    """One runner; OSError if it cannot be started."""
+
+    def __init__(self, action: StartRunner, limits: Limits, scratch: Path) -> None:
+        self.number = action.runner
+        self.folder = scratch / f"runner-{os.getpid()}-{action.runner}"
+        self.folder.mkdir(mode=0o700)
+        self.mark = f"{os.getpid()}-{action.runner}"
+        child_read, self.write_fd = _pipe()
+        self.read_fd, child_write = _pipe()
+        self._permits_back, self._permits_out = _permit_pipe()
+        self.outputs = (_memory_file("stdout"), _memory_file("stderr"))
+        arguments = [
+            action.python, "-I", "-X", "faulthandler", str(CHILD), str(child_read), str(child_write),
+            str(self._permits_back), str(os.getpid()),
+            action.workdir, action.module, str(limits.output_bytes_max), str(limits.payload_bytes_max),
+        ]  # fmt: skip
+        try:
+            # start_new_session: one signal reaches everything that the function started
+            self._popen = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=self.outputs[0], stderr=self.outputs[1],
+                pass_fds=(child_read, child_write, self._permits_back), cwd=self.folder,
+                env=runner_environment(action.python, self.mark),
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            for fd in self._pipes():
+                os.close(fd)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        finally:
+            os.close(child_read)
+            os.close(child_write)
+        self.pid = self._popen.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        os.set_blocking(self.write_fd, False)
+        os.set_blocking(self.read_fd, False)
+        self.in_flight = 0
+        self.gathering = False
+        self.read_at = 0.0
+        self.look_at = 0.0
+        self._look_s = _LOOK_MIN_S
+        self.hung_up = False
+        #: what ``Runners`` waits for to become writable; -1: nothing
+        self.watched = -1
+        self._killed = False
+        self._scribbled = False
+        self._frame_bytes_max = 2 * (limits.payload_bytes_max + limits.output_bytes_max) + (1 << 20)
+        self._inbox = bytearray()
+        #: descriptor and what is to be written there, in this order
+        self._outbox: deque[tuple[int, memoryview]] = deque()
+        #: the next permit says "look first"
+        self._look_first = False
+        self._dropped = [0, 0]
+        self._dropped_of = 0
+
+    @property
+    def blocked(self) -> int:
+        """The pipe that takes no more now, though something waits to be written; -1: none."""
+        return self._outbox[0][0] if self._outbox else -1
+
+    def write(self, frame: list[Any], permits: int = 0) -> None:
+        """Write a frame and behind it so many permits; never blocks."""
+        data = _encode(frame)
+        if frame[0] == "run":
+            self.in_flight += len(frame[7]) // 4 - 1
+            self._look_s = _LOOK_MIN_S
+            self.look_at = monotonic() + _LOOK_MIN_S
+        elif frame[0] == "skip":
+            self.in_flight -= frame[3] - frame[2]
+        self._outbox.append((self.write_fd, memoryview(_U32.pack(len(data)) + data)))
+        if permits:
+            self._give(permits)
+        self.flush()
+
+    def _give(self, permits: int) -> None:
+        """Behind the frame, which the runner then finds: a permit never arrives before its task."""
+        data = (_LOOK_FIRST if self._look_first else _PERMIT) + _PERMIT * (permits - 1)
+        self._look_first = False
+        self._outbox.append((self._permits_out, memoryview(data)))
+
+    def take_permits(self) -> int:
+        """Take back all permits that the runner has not taken, and say how many: so many tasks cannot start."""
+        unsent = [data for fd, data in self._outbox if fd == self._permits_out]
+        self._outbox = deque(entry for entry in self._outbox if entry[0] != self._permits_out)
+        taken = sum(map(len, unsent))
+        try:
+            while data := os.read(self._permits_back, _READ_BYTES):
+                taken += len(data)
+        except BlockingIOError:
+            pass
+        self._look_first = True
+        return taken
+
+    def give_permits(self, permits: int) -> None:
+        self._give(permits)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the pipes take now."""
+        while self._outbox:
+            fd, head = self._outbox[0]
+            try:
+                written = os.write(fd, head)
+            except BlockingIOError:
+                return
+            except OSError:  # it is gone: RunnerExited follows
+                self._outbox.clear()
+                return
+            if written == len(head):
+                self._outbox.popleft()
+            else:
+                self._outbox[0] = fd, head[written:]
+
+    def read(self) -> list[list[Any]]:
+        """Complete frames; at most ``READ_MAX`` bytes are taken from the pipe unless one frame is longer."""
+        frames: list[list[Any]] = []
+        taken = 0
+        while not self.hung_up and (taken < READ_MAX or not frames):
+            try:
+                data = os.read(self.read_fd, _READ_BYTES)
+            except BlockingIOError:
+                break
+            if not data:
+                self.hung_up = True
+            self._inbox += data
+            taken += len(data)
+            self._cut(frames)
+            if len(data) < _READ_BYTES:
+                break  # the pipe is empty: spare the read that says so
+        return frames
+
+    def _cut(self, frames: list[list[Any]]) -> None:
+        at = 0
+        with memoryview(self._inbox) as view:
+            while len(view) - at >= 4:
+                size = _U32.unpack_from(view, at)[0]
+                end = at + 4 + size
+                if len(view) < end and size <= self._frame_bytes_max:
+                    break
+                frame = _decode_frame(view[at + 4 : end])
+                if frame is None or size > self._frame_bytes_max:
+                    self._distrust()
+                    return
+                if frame[0] == "done":
+                    self.in_flight -= 1
+                frames.append(frame)
+                at = end
+        del self._inbox[:at]
+
+    def _distrust(self) -> None:
+        """The function wrote into the runner's pipe: nothing that comes from it can be believed any more."""
+        self.hung_up = self._scribbled = True
+        self._signal(signal.SIGKILL)
+
+    def look(self, now: float, output_max: int) -> None:
+        """Keep the memory files small while a task floods them; its beginning is kept."""
+        grown = False
+        if self._dropped_of != self.in_flight:  # another task runs now
+            self._dropped, self._dropped_of = [0, 0], self.in_flight
+        for i, fd in enumerate(self.outputs):
+            size = os.fstat(fd).st_size
+            if size > _FLOOD_BYTES:
+                grown = True
+                keep = output_max // 2 - 100
+                self._dropped[i] += size - keep
+                os.ftruncate(fd, keep)
+                os.write(fd, f"\n[... {self._dropped[i]} bytes left out while it ran ...]\n".encode())
+        self._look_s = _LOOK_MIN_S if grown else min(2 * self._look_s, _LOOK_MAX_S)
+        self.look_at = now + self._look_s
+
+    def kill(self, hard: bool) -> None:
+        self._killed = True
+        self._signal(signal.SIGKILL if hard else signal.SIGTERM)
+
+    def end_group(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _pipes(self) -> tuple[int, ...]:
+        return (self.read_fd, self.write_fd, self._permits_back, self._permits_out, *self.outputs)
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def reap(self, output_max: int, memory: MemoryKills) -> RunnerExited:
+        """Its end in words, and what it had written; closes and removes everything of it."""
+        code = self._popen.wait()
+        out_of_memory = memory.happened() and code == -signal.SIGKILL and not self._killed
+        stdout, stderr = (_ends(fd, output_max) for fd in self.outputs)
+        for fd in (*self._pipes(), self.pidfd):
+            os.close(fd)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        how = "out of memory, killed by the kernel" if out_of_memory else _words(code)
+        if self._scribbled:
+            how = "something was written into the runner's pipe; did the function write to a descriptor not its own?"
+        return RunnerExited(
+            runner=self.number,
+            status=code,
+            how=how,
+            out_of_memory=out_of_memory,
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+
+def _decode_frame(data: memoryview) -> list[Any] | None:
+    """A frame of a runner; None: it is not one."""
+    try:
+        frame = _decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return frame if type(frame) is list and frame and _FRAME_LENGTHS.get(frame[0]) == len(frame) else None
+
+
+#: kinds of frames that runners write, and how many elements each has
+_FRAME_LENGTHS = {"ready": 4, "broken": 2, "done": 9}
+
+
+def _words(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code} ({signal.strsignal(-code)})"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _pipe() -> tuple[int, int]:
+    read_fd, write_fd = os.pipe()
+    try:
+        fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        pass  # over the user's share of pipe pages: the default size works as well
+    return read_fd, write_fd
+
+
+def _permit_pipe() -> tuple[int, int]:
+    """Its read end is the rank's and the runner's."""
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PERMIT_PIPE_BYTES)
+    except OSError:
+        pass  # one page is all that the user gets: it works, and sometimes a permit waits until the page is read
+    return read_fd, write_fd
+
+
+def _memory_file(name: str) -> int:
+    fd = os.memfd_create(f"pyfi-{name}")
+    # appending: whoever still writes after the file was emptied writes at its end, not behind a hole
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    return fd
+
+
+def _ends(fd: int, limit: int) -> bytes:
+    size = os.fstat(fd).st_size
+    if size <= limit:
+        return os.pread(fd, size, 0)
+    half = limit // 2
+    note = f"\n[... {size - 2 * half} bytes left out ...]\n".encode()
+    return os.pread(fd, half, 0) + note + os.pread(fd, half, size - half)
