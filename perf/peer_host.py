@@ -127,14 +127,6 @@ class PeerHost:
             killed.send_signal(signal.SIGKILL)
             bench.until(lambda p=killed: not _lives(p), 20, f"{pid} is dead")  # type: ignore[misc]
 
-    def holds_line(self) -> bool:
-        """The program that submitted the tasks still answers."""
-        try:
-            self.ask("about", 5)
-        except PeerProblem:
-            return False
-        return True
-
     def restart_postgres(self) -> None:
         if self._postgres:
             self._postgres.start()

@@ -24,6 +24,7 @@ import ask
 import bench
 import figure
 import machine
+import venvs
 from figure import Figure
 
 from pyfi_hpc import settings as settings_module
@@ -59,8 +60,11 @@ def main() -> int:
     print("\n".join([*figure.table(figures), *compared]))
     for name, problem in failures.items():
         print(f"{name:44} NO FIGURE: {problem}")
+    about |= {"failures": failures}
     if options.json:
-        figure.write(options.json, about | {"failures": failures}, figures)
+        figure.write(options.json, about, figures)
+    if options.report:
+        _report(options.report, about, figures)
     return 1 if failures or any(found.failed for found in figures) else 0
 
 
@@ -70,6 +74,7 @@ def _options() -> Namespace:
     made.add_argument("--only", nargs="*", choices=QUESTIONS, metavar="NAME", help=", ".join(QUESTIONS))
     made.add_argument("--peers", nargs="*", metavar="NAME", help="the same work through other systems: all, or these")
     made.add_argument("--json", metavar="OUT", help="write commit, machine, seed, versions and all runs")
+    made.add_argument("--report", metavar="FILE", help="write one page of HTML with tables and plots")
     made.add_argument("--list", action="store_true", help="print what each question asks, and end")
     options = made.parse_args()
     if options.list:
@@ -87,6 +92,15 @@ def _peers(options: Namespace, figures: list[Figure]) -> list[str]:
     found, lines = peer_work.ask(ask.plan_of(options), options.peers, _progress)
     figures += found
     return ["", "the same work through others, in turn with ours", *lines]
+
+
+def _report(target: str, about: dict[str, Any], figures: list[Figure]) -> None:
+    """The page is made in an environment of its own: only it needs matplotlib."""
+    folder = bench.HERE / "report"
+    python = venvs.ensure("report", folder / "requirements.txt")
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        figure.write(file.name, about, figures)
+        subprocess.run([python, folder / "report.py", file.name, target], check=True, timeout=120)
 
 
 def _ask(name: str, options: Namespace, take: Callable[[Figure], None]) -> str:

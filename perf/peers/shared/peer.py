@@ -139,7 +139,7 @@ class Peer:
         return self.restart()
 
     def ask_about(self) -> Any:
-        return {"note": self.note, "depends": self.depends}
+        return {"note": self.note, "depends": self.depends, "pid": os.getpid()}
 
     def _check(self, found: list[Any], count: int) -> None:
         assert len(found) >= count, f"{len(found)} of {count} results"
