@@ -10,11 +10,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import in_slurm
 import msgspec
 import psutil
 from figure import Figure
@@ -22,7 +23,7 @@ from figure import Figure
 from pyfi_hpc import settings as settings_module
 from pyfi_hpc.client import deploy, session
 from pyfi_hpc.client.executor import Executor
-from pyfi_hpc.hosts import instance
+from pyfi_hpc.hosts import allocation, instance
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings
 
@@ -57,14 +58,19 @@ def fresh_instance(ranks: int, *processors: str, name: str = "perf") -> Iterator
     with home_folder() as home:
         os.environ.update(PYFI_HOME=home, PYFI_INSTANCE=name)
         settings = settings_module.load()
+        if in_slurm.inside():
+            settings = allocation.reachable(settings)
         try:
             instance.start_ledger(settings)
             instance.start_broker(settings)
-            if ranks:
-                add_agent(settings, ranks)
-            for processor in ("noop", *processors):
-                deploy_folder(settings, HERE / processor)
-            yield settings
+            with in_slurm.steps(settings, ranks) if ranks and in_slurm.inside() else nullcontext():
+                if ranks and in_slurm.inside():
+                    instance.wait_for_ranks(settings, live_nodes, ranks, 60)
+                elif ranks:
+                    add_agent(settings, ranks)
+                for processor in ("noop", *processors):
+                    deploy_folder(settings, HERE / processor)
+                yield settings
         finally:
             remove(settings)
 

@@ -23,11 +23,13 @@ from typing import Any
 import ask
 import bench
 import figure
+import in_slurm
 import machine
 import venvs
 from figure import Figure
 
 from pyfi_hpc import settings as settings_module
+from pyfi_hpc.client import deploy
 
 #: in this order: what people ask first comes first
 QUESTIONS = (
@@ -48,8 +50,7 @@ def main() -> int:
     print(f"{about['machine']['text']}, commit {about['commit']}, seed {about['seed']}", flush=True)
     figures: list[Figure] = []
     failures: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="pyfi-perf-") as home:
-        os.environ[bench.HOME] = home
+    with _home():
         for name in QUESTIONS if options.only is None else options.only:
             begun = time.monotonic()
             problem = _ask(name, options, figures.append)
@@ -68,6 +69,21 @@ def main() -> int:
     return 1 if failures or any(found.failed for found in figures) else 0
 
 
+@contextmanager
+def _home() -> Iterator[None]:
+    """The home that all questions share; in an allocation the prepared one, because nodes may have no network."""
+    with tempfile.TemporaryDirectory(prefix="pyfi-perf-") as fresh:
+        os.environ[bench.HOME] = os.environ.get(in_slurm.SHARED) or fresh
+        yield
+
+
+def _prepare(home: str) -> None:
+    """Build the environments of what is called."""
+    settings = settings_module.load(home=home, instance="perf")
+    for processor in ("noop", "arrays"):
+        deploy.prepare(settings, str(bench.HERE / processor), allow_dirty=True, progress=_progress)
+
+
 def _options() -> Namespace:
     made = ask.parser("Print the figures of this machine; exit 1 if a floor is not reached or a question fails.")
     made.prog = "perf/run"
@@ -76,7 +92,11 @@ def _options() -> Namespace:
     made.add_argument("--json", metavar="OUT", help="write commit, machine, seed, versions and all runs")
     made.add_argument("--report", metavar="FILE", help="write one page of HTML with tables and plots")
     made.add_argument("--list", action="store_true", help="print what each question asks, and end")
+    made.add_argument("--prepare", metavar="HOME", help="only build environments there, for perf/slurm.sbatch")
     options = made.parse_args()
+    if options.prepare:
+        _prepare(options.prepare)
+        sys.exit(0)
     if options.list:
         for name in QUESTIONS:
             text = ast.get_docstring(ast.parse((bench.HERE / "questions" / f"{name}.py").read_text()))

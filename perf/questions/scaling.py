@@ -1,7 +1,7 @@
 """Does the efficiency hold when there are more ranks?
 
 Tasks of 10 ms that wait, so that more ranks than cores say something about the scheduling; each number of ranks is an
-instance of its own.
+instance of its own. In an allocation up to all of its ranks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import bench
+import in_slurm
 import work
 from bench import Plan
 from figure import Figure
@@ -19,7 +20,7 @@ _SECONDS = 0.01
 
 
 def ask(plan: Plan) -> Iterator[Figure]:
-    for ranks in (1, 2, 4) if plan.quick else (1, 2, 4, 8, 16):
+    for ranks in in_slurm.rank_counts(plan.ranks) if in_slurm.inside() else [1, 2, 4] + [8, 16] * (not plan.quick):
         with bench.fresh_instance(ranks), Executor() as executor:
             tasks = work.tasks_for(_SECONDS, ranks, plan.size(4, 1), 1_000_000)
 
