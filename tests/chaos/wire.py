@@ -90,7 +90,8 @@ class Wire:
                 self._ends += [near, far]
                 self.heard.append(bytearray())
             for source, sink, passes, tap in ((near, far, self.up, self.heard[-1]), (far, near, self.down, None)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with suppress(OSError):  # it was cut in this moment
+                    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self._carry, args=(source, sink, passes, tap), daemon=True).start()
 
     def _carry(
