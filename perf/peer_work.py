@@ -135,7 +135,7 @@ def _one(peer: PeerHost, work: Work, plan: Plan, found: Found) -> float:
             if (seconds > goal_s and seconds > 1.5 * before) or tasks >= work.largest:
                 break
             before, tasks = seconds, min(work.largest, 4 * tasks)
-        found.sizes[work.name] = max(work.first, min(work.largest, round(tasks * goal_s / seconds)))
+        found.sizes[work.name] = max(work.first, min(work.largest, round(tasks * max(goal_s, 3 * before) / seconds)))
     tasks = found.sizes[work.name]
     return work.figure(peer.ask(work.ask, _LIMIT_S, tasks=tasks, **work.given), tasks, plan.ranks)
 
