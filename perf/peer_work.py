@@ -126,15 +126,16 @@ def _one(peer: PeerHost, work: Work, plan: Plan, found: Found) -> float:
     if work.name not in found.sizes:
         tasks = work.first
         peer.ask(work.ask, _LIMIT_S, tasks=tasks, **work.given)  # what starts with the first tasks
+        before = 0.0
         while True:
             begun = time.perf_counter()
             peer.ask(work.ask, _LIMIT_S, tasks=tasks, **work.given)
             seconds = time.perf_counter() - begun
-            # long enough that a poll at the end does not count
-            if seconds > goal_s or tasks >= work.largest:
+            # long enough, and longer with more tasks: not only the poll at the end, of a second with one peer
+            if (seconds > goal_s and seconds > 1.5 * before) or tasks >= work.largest:
                 break
-            tasks = min(work.largest, 4 * tasks)
-        found.sizes[work.name] = max(work.first, min(work.largest, round(tasks * goal_s / seconds)))
+            before, tasks = seconds, min(work.largest, 4 * tasks)
+        found.sizes[work.name] = max(work.first, min(work.largest, round(tasks * max(goal_s, 3 * before) / seconds)))
     tasks = found.sizes[work.name]
     return work.figure(peer.ask(work.ask, _LIMIT_S, tasks=tasks, **work.given), tasks, plan.ranks)
 
