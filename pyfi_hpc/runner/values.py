@@ -163,6 +163,7 @@ def decode_with(data: bytes, decode: Callable[[bytes], Any]) -> Any:
         raise ValueError("malformed payload: nested too deep") from None
     except (
         TypeError,
+        AttributeError,
         KeyError,
         IndexError,
         OverflowError,

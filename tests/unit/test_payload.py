@@ -214,6 +214,7 @@ def test_references_are_refused_in_sets_keys_and_without_a_hook() -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=200))
+@example(b"\xd6\x06\xd5\x03\x55\x0d")  # a scalar of numpy whose bytes are a text: once AttributeError
 @example(b"\xd4\x17\x00")  # a path of another system's kind: once NotImplementedError
 def test_random_bytes_raise_nothing_but_valueerror(data: bytes) -> None:
     """Decoding garbage gives a value or a ValueError."""
