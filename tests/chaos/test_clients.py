@@ -41,6 +41,17 @@ for value in results:
 """
 
 
+_NESTS = """
+import sys
+from pyfi_hpc.client.api import *
+note, same, add = functions("trouble.note", "trouble.same", "trouble.add")
+part = lambda k: pipeline([note(sys.argv[1], k, 0.05), same.p(), add.p(k)])
+rows = [funnel([part(10 * row + k) for k in range(8)], same.p()) for row in range(6)]
+print(parallel(rows)(wait=False).id, flush=True)
+sys.stdin.read()
+"""
+
+
 @contextmanager
 def client(box: Instance, folder: Path, count: int, seconds: float) -> Iterator[subprocess.Popen[str]]:
     """Another process that reads a map, a line per result; it has read the first one."""
@@ -129,6 +140,27 @@ def test_a1_a_client_is_killed_in_its_map(arena: Instance, tmp_path: Path) -> No
     ran = (tmp_path / "ran").read_text().split()
     assert sorted(map(int, ran)) == list(range(len(results)))
     check(arena, {row["job"]: results}, limit_s=90.0)
+
+
+def test_a1_a_client_is_killed_in_a_nested_structure(arena: Instance, tmp_path: Path) -> None:
+    """Pipelines in funnels in a parallel; SIGKILL when some have run; another process attaches: every result once."""
+    named = {"PYFI_HOME": str(arena.settings.home), "PYFI_INSTANCE": arena.settings.instance}
+    command = [sys.executable, "-c", _NESTS, str(tmp_path)]
+    with subprocess.Popen(
+        command, env=os.environ | named, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        job = int(process.stdout.readline())
+        ran = tmp_path / "ran"
+        until(lambda: ran.exists() and ran.read_text().count("\n") >= 5, 20.0, "some have run")
+        process.kill()
+    notes = [[10 * row + k for k in range(8)] for row in range(6)]
+    assert len(ran.read_text().split()) < 48, "it was killed in the middle"
+    value = attach(job, session=arena.session).get(60)
+    assert value == [[x * x + x for x in row] for row in notes]
+    assert sorted(map(int, ran.read_text().split())) == [x for row in notes for x in row]
+    assert attach(job, session=arena.session).get(60) == value
+    check(arena)
 
 
 def test_a2_answers_are_lost_and_the_client_repeats_itself(arena: Instance, tmp_path: Path) -> None:

@@ -46,17 +46,17 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become a
 def test_h1_wrong_keys_or_none(arena: Instance, tmp_path: Path) -> None:
     """NULL, PLAIN, a wrong server key, an unknown key, halves of good pairs: none is heard, each is counted."""
     load = Load(arena, tmp_path, count=400)
-    logged = Logged(arena)
     found = access_file.read(arena.settings)
     stranger = tuple(key.decode() for key in zmq.curve_keypair())
     for plain in (False, True):
+        logged = Logged(arena)
         with zmq.Context() as context, context.socket(zmq.DEALER) as link:
             link.linger = 0
             if plain:
                 link.plain_username, link.plain_password = b"owner", b"owner"
             link.connect(found.endpoint)
             unheard(link)
-    logged.says("handshake failed address=", "no CURVE")
+            logged.says("handshake failed address=")  # whichever end sees first that they do not match
     wrong = {
         "another server's key": {"server": stranger[0]},
         "an unknown key": {"keys": stranger},

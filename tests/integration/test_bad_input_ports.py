@@ -67,15 +67,15 @@ def test_random_bytes(box: Instance) -> None:
 
 def test_zmtp_without_curve(box: Instance) -> None:
     """NULL and PLAIN clients of plain ZeroMQ never get a message in."""
-    logged = Logged(box)
     for plain in (False, True):
+        logged = Logged(box)
         with zmq.Context() as context, context.socket(zmq.DEALER) as link:
             link.linger = 0
             if plain:
                 link.plain_username, link.plain_password = b"admin", b"admin"
             link.connect(access_file.read(box.settings).endpoint)
             unheard(link)
-    logged.says("handshake failed address=", "no CURVE")
+            logged.says("handshake failed address=")  # whichever end sees first that they do not match
 
 
 def test_wrong_server_key(box: Instance) -> None:

@@ -21,6 +21,18 @@ def rows(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
 
 
+def test_the_guarantees_name_the_tests_that_show_them() -> None:
+    """Each fault that is made is on the page, and each test that the page names is there."""
+    tests = Path(__file__).parents[1]
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "guarantees.md").read_text()))
+    made = {
+        name
+        for file in (tests / "chaos").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
+    }
+    assert named == made, (named - made, made - named)
+
+
 def test_every_error_is_explained() -> None:
     """troubleshooting.md has each class with its code and its exit code, and no other."""
     explained = [row for row in rows("troubleshooting.md") if row[0].startswith("`")]
