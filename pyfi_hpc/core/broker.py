@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, dispatch, health, settle
+from pyfi_hpc.core import admit, dispatch, follow, health, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.graph import Graph, edges_of
-from pyfi_hpc.core.jobs import JobBook
+from pyfi_hpc.core.jobs import Batch, JobBook
 from pyfi_hpc.core.nodes import Grant, Node, NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.core.state import State
@@ -228,8 +228,9 @@ class Broker:
             name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, hello.rank_count
         )
         s.nodes.join(node)
-        for held in hello.held:
-            self._adopt(node, held, now)
+        adopted: set[tuple[int, int]] = set()
+        for held in sorted(hello.held, key=lambda held: held.grant):  # what others follow was granted before them
+            self._adopt(node, held, adopted)
         self._forget_unknown(node, hello.held, out)
         self._mount_held(node, out)
         return True
@@ -252,7 +253,7 @@ class Broker:
         self._forget_unknown(node, held, out)
         self._mount_held(node, out)
 
-    def _adopt(self, node: Node, held: m.Held, now: float) -> None:
+    def _adopt(self, node: Node, held: m.Held, adopted: set[tuple[int, int]]) -> None:
         """A grant of an earlier epoch whose tasks run on: they are not started again."""
         s = self.state
         batch = s.book.batches.get(BatchId(held.batch))
@@ -263,14 +264,21 @@ class Broker:
             return
         left = bytearray(held.left)
         for at in range(held.count):
-            free = batch.states[lo + at] == TaskState.PENDING and batch.attempt(lo + at) == held.attempt
-            left[at] = 1 if left[at] and free else 0
+            left[at] = 1 if left[at] and self._goes_on(node, batch, lo + at, held.attempt, adopted) else 0
             if left[at]:
                 batch.states[lo + at] = TaskState.RUNNING
+                adopted.add((batch.id, lo + at))
         count = sum(left)
         if count:
             s.nodes.add(Grant(GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count))
             s.queue.started(batch.socket, count)
+
+    def _goes_on(self, node: Node, batch: Batch, offset: int, attempt: int, adopted: set[tuple[int, int]]) -> bool:
+        if batch.attempt(offset) != attempt:
+            return False
+        state = batch.states[offset]
+        blocked = state == TaskState.BLOCKED and follow.adopt(self.state, node, batch, offset, adopted)
+        return blocked or state == TaskState.PENDING
 
     def _forget_unknown(self, node: Node, held: list[m.Held], out: Effects) -> None:
         """Tell an agent to drop what it holds and nobody wants."""
@@ -333,9 +341,7 @@ class Broker:
             readers = s.graph.readers.pop(key, [])
             state, data = event.found.get(key, (-1, b""))
             if state == TaskState.COMPLETED:
-                for batch, offset in s.graph.arrived(key, data, readers):
-                    batch.states[offset] = TaskState.PENDING
-                    s.queue.push(batch, offset, offset + 1)
+                settle.arrived(s, key, data, readers)
                 continue
             job = s.book.jobs.get(key[0])
             place = job.locate(key[1]) if job else None

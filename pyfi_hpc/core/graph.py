@@ -44,6 +44,8 @@ class Graph:
     value_bytes_max: int
     values: dict[Key, _Value] = field(default_factory=dict)
     value_bytes: int = 0
+    #: bytes of results that somebody uses, also of those that are not kept
+    sizes: dict[Key, int] = field(default_factory=dict)
     #: how many unfinished tasks use a result
     users: dict[Key, int] = field(default_factory=dict)
     #: tasks that wait for a result that is being read from the ledger
@@ -98,14 +100,23 @@ class Graph:
             if need is None or batch.states[offset] >= FIRST_FINAL:
                 continue
             need.missing.discard(key)
-            if not need.missing and batch.states[offset] == TaskState.BLOCKED:
+            if need.missing:
+                continue
+            need.unfollow()
+            if batch.states[offset] == TaskState.BLOCKED:
                 ready.append((batch, offset))
         return ready
 
     def _keep(self, key: Key, data: bytes) -> None:
+        self.sizes[key] = len(data)
         if key not in self.values:
             self.values[key] = _Value(data, self.users[key])
             self.value_bytes += len(data)
+
+    def size(self, batch: Batch, offset: int) -> int:
+        """Bytes of all that a task takes, as far as that is known."""
+        need = batch.waiting.get(offset) if batch.waiting else None
+        return sum(self.sizes.get(key, 0) for key in need.slots) if need is not None else 0
 
     def inputs(self, batch: Batch, offset: int, out: Effects) -> list[bytes] | None:
         """Results for the slots of a task; None: some must be read again first, the task is blocked."""
@@ -126,10 +137,12 @@ class Graph:
         need = batch.waiting.pop(offset, None) if batch.waiting else None
         if need is None:
             return
+        need.unfollow()
         for key in set(need.slots):
             self.users[key] -= 1
             if self.users[key] == 0:
                 del self.users[key]
+                self.sizes.pop(key, None)
                 value = self.values.pop(key, None)
                 if value is not None:
                     self.value_bytes -= len(value.data)
