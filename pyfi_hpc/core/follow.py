@@ -21,8 +21,8 @@ from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.ids import JobId
 from pyfi_hpc.model.messages import Grant as GrantMessage
-from pyfi_hpc.model.messages import Item
-from pyfi_hpc.model.states import FIRST_FINAL, TaskState
+from pyfi_hpc.model.messages import Held, Item
+from pyfi_hpc.model.states import TaskState
 
 
 def fill(s: State, node: Node, out: Effects) -> None:
@@ -32,7 +32,7 @@ def fill(s: State, node: Node, out: Effects) -> None:
     """
     made: list[Item] = []
     told_bytes = node.outstanding_bytes
-    while node.leads and (room := node.capacity - node.followers) > 0:
+    while node.leads and (room := _room(node)) > 0:
         for batch, lo, hi in _runs(_next(s, node, room), s.limits.grant_tasks_max, s.limits.grant_bytes_max):
             if node.outstanding_bytes >= s.limits.node_bytes_max:
                 break  # these come when they are ready
@@ -42,6 +42,12 @@ def fill(s: State, node: Node, out: Effects) -> None:
                 made, told_bytes = [], node.outstanding_bytes
     if made:
         out.send(node.peer, GrantMessage(s.epoch, made))
+
+
+def _room(node: Node) -> int:
+    """A node whose tasks are long wants no more than it has ranks: a hop does not count there, and a broker that starts
+    again finds more of what runs under grants that it can judge."""
+    return node.capacity - node.followers if node.capacity > node.rank_count else 0
 
 
 def _grant(s: State, node: Node, batch: Batch, lo: int, hi: int, out: Effects) -> Item:
@@ -164,26 +170,46 @@ def over(batch: Batch, lo: int, hi: int) -> bool:
     return found
 
 
-def adopt(s: State, node: Node, batch: Batch, offset: int, adopted: set[tuple[int, int]]) -> bool:
-    """Whether a task goes on that takes results and was granted by an earlier broker: what it takes is settled, or
-    made by tasks that go on at the same node.
+class Adoption:
+    """Which tasks of an earlier broker's grants go on at one node.
 
-    ``adopted``: (batch, offset) of those.
+    A task that was made, or is being made, from results of others there goes on only if those are what the ledger has:
+    settled under the very grant that it took them from, or going on themselves.
     """
-    need = batch.waiting.get(offset) if batch.waiting else None
-    if need is None:
-        return False
-    settled = set()
-    for key in need.missing:
-        job = s.book.jobs.get(key[0])
-        place = job.locate(key[1]) if job is not None else None
-        if place is None or place[0].states[place[1]] >= FIRST_FINAL:
-            settled.add(key)  # the ledger has it, and is asked again if the task has to be granted again
-        elif (place[0].id, place[1]) not in adopted:
-            return False
-    need.missing -= settled
-    if need.missing:
-        need.follow = Follow(node, granted=True)
-        node.followers += 1
-    return True
 
+    def __init__(self, s: State, node: Node) -> None:
+        self._s = s
+        self._node = node
+        #: (batch, offset) -> grant of those that go on
+        self._grants: dict[tuple[int, int], int] = {}
+
+    def goes_on(self, batch: Batch, offset: int, held: Held) -> bool:
+        if batch.attempt(offset) != held.attempt:
+            return False
+        state = batch.states[offset]
+        if state not in (TaskState.PENDING, TaskState.BLOCKED) or not self._has_its_inputs(batch, offset, held):
+            return False
+        self._grants[batch.id, offset] = held.grant
+        return True
+
+    def _has_its_inputs(self, batch: Batch, offset: int, held: Held) -> bool:
+        need = batch.waiting.get(offset) if batch.waiting else None
+        if need is None:
+            return True
+        makers = {slot: (grant, maker) for at, slot, grant, maker in held.takes if at == offset}
+        if any(slot >= len(need.slots) or not self._counts(need.slots[slot], *makers[slot]) for slot in makers):
+            return False
+        # the others it was given by a broker, so the ledger has them
+        need.missing = {need.slots[slot] for slot in makers if need.slots[slot] not in self._s.made_by}
+        if need.missing:
+            need.follow = Follow(self._node, granted=True)
+            self._node.followers += 1
+        return True
+
+    def _counts(self, key: tuple[JobId, int], grant: int, offset: int) -> bool:
+        """Whether a result that was taken from a task here is the one in the ledger, or becomes it."""
+        if key in self._s.made_by:
+            return self._s.made_by[key] == grant
+        job = self._s.book.jobs.get(key[0])
+        place = job.locate(key[1]) if job is not None else None
+        return place is not None and place[1] == offset and self._grants.get((place[0].id, offset)) == grant

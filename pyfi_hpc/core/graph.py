@@ -20,6 +20,8 @@ from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 Key = tuple[JobId, int]
 #: edges of one batch; each is a tuple in memory and a lookup
 EDGES_MAX = 1 << 20
+#: results that are asked for at once: what comes is in memory together
+_READ_MAX = 64
 _edges = msgspec.msgpack.Decoder(
     Annotated[list[tuple[Count, Count, Id, Id]], msgspec.Meta(max_length=EDGES_MAX)]
 )
@@ -83,7 +85,12 @@ class Graph:
         """Ask the ledger for a result that is final."""
         readers = self.readers.setdefault(key, [])
         readers.append((batch, offset))
-        if len(readers) == 1:
+        if len(readers) > 1:
+            return
+        last = out.queries[-1] if out.queries else None
+        if isinstance(last, ReadValues) and len(last.wanted) < _READ_MAX:
+            last.wanted.append(key)
+        else:
             out.queries.append(ReadValues([key]))
 
     def completed(self, job: Job, index: int, data: bytes) -> list[tuple[Batch, int]]:

@@ -26,6 +26,8 @@ class HeldGrant:
     unkept_count: int
     #: outcomes that are not kept, by their first offset
     told: dict[int, Outcome] = field(default_factory=dict)
+    #: results that its tasks take of others here: offset, slot, who makes it
+    takes: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     def owes(self, offset: int) -> bool:
         """Whether a task has no outcome yet."""
@@ -98,6 +100,7 @@ class Holdings:
         """A task takes results of others here: some may be there, some may never come."""
         lacks = []
         for slot, link in makers:
+            grant.takes.append((offset, slot, *link))
             maker = self.grants.get(link[0])
             if maker is not None and maker.owes(link[1]):
                 lacks.append((slot, link))
@@ -258,7 +261,7 @@ class Holdings:
     def tell(self) -> list[Held]:
         """All that is not kept, for Hello."""
         return [
-            Held(g.item.grant, g.item.batch, g.item.lo, g.item.count, g.item.attempt, bytes(g.unkept))
+            Held(g.item.grant, g.item.batch, g.item.lo, g.item.count, g.item.attempt, bytes(g.unkept), g.takes)
             for g in self.grants.values()
         ]
 

@@ -55,6 +55,8 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     count: Count
     attempt: Count
     left: bytes
+    #: results that were taken from tasks here: (offset, slot, grant and offset of the task that made it)
+    takes: Annotated[list[tuple[Count, Count, Id, Count]], Meta(max_length=1 << 20)] = []
 
 
 class Hello(Message):

@@ -205,7 +205,6 @@ def _compare(book: JobBook, live: JobBook) -> list[str]:
 def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple[int, bytes]]:
     """One node with room for everything joins: task -> attempt and arguments of what it is granted."""
     granted: dict[tuple[int, int], tuple[int, bytes]] = {}
-    makers: dict[int, m.Item] = {}
     peer = Peer(b"n1")
     events: list[Any] = [
         Received(peer, "agent", "", m.Hello(PROTOCOL_VERSION, "agent", "n1", "x", 1, 1)),
@@ -221,24 +220,17 @@ def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple
         events = _answers(ledger, out)
         for _, message in out.messages:
             for item in message.items if isinstance(message, m.Grant) else ():
-                makers[item.grant] = item
                 for k in range(item.count):
-                    inputs = [_named(value, makers) for value in item.inputs[k]] if item.inputs else []
-                    carried = mark_of(pick(item.offsets, item.payload, k), inputs)
-                    granted[item.job, item.first + k] = item.attempt, carried
+                    inputs = item.inputs[k] if item.inputs else []
+                    known = [value for value in inputs if isinstance(value, bytes)]
+                    if len(known) == len(inputs):  # else it is a follower, and not ready
+                        carried = mark_of(pick(item.offsets, item.payload, k), known)
+                        granted[item.job, item.first + k] = item.attempt, carried
         node = broker.state.nodes.by_peer[peer]
         node.lease_until, node.outstanding_bytes = now + 100.0, 0
         if any(isinstance(message, m.Grant) for _, message in out.messages) and not events:
             events = [Received(peer, "agent", "", m.Beat(0))]
     return granted
-
-
-def _named(value: bytes | m.Link, makers: dict[int, m.Item]) -> bytes:
-    """What a task takes, or which task makes it: grants have other numbers in another broker."""
-    if isinstance(value, bytes):
-        return value
-    item = makers[value[0]]
-    return b"of %d.%d" % (item.job, item.first + value[1] - item.lo)
 
 
 def _answers(ledger: MemoryLedger, out: Effects) -> list[Any]:

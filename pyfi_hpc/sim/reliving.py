@@ -156,7 +156,9 @@ class _Life:
         while at < r.count:
             end = at + 1
             if not r.grant:
-                self._answer(batch, r.lo + at)  # the broker decides it, when it has read what the task takes
+                # the broker decides it, when it has read what the task takes, or has it back from the node
+                self._answer(batch, r.lo + at)
+                self._hand_back(batch, r.lo + at)
             elif r.states[at] == TaskState.COMPLETED:
                 end = self._alike(r, at)
                 self._end(r, batch, r.lo + at, Cause.NONE, *cut(r.offsets, r.payload, at, end))
@@ -228,6 +230,16 @@ class _Life:
         for first, end in wanted:
             if any(_is_open(job, k) for k in range(first, end)):
                 self._put(Received(peer, "client", job.owner, m.Cancel(1, job.id, first, end - first)))
+
+    def _hand_back(self, batch: BatchAdmitted, offset: int) -> None:
+        """A task was granted before all that it takes was there, and in truth that was too much for its node."""
+        held = self._granted.pop((batch.batch, offset), None)
+        if held is not None and (batch.batch, offset) in self._following:
+            error = offsets_of([b""])
+            told = m.Outcome(
+                held[0], batch.batch, offset, 1, held[1], 0, bytes([Cause.RELEASED]), bytes(8), bytes(4), error, b""
+            )
+            self._put(Received(_NODE, "agent", "", m.Finished([told])))
 
     def _answer(self, batch: BatchAdmitted, offset: int) -> None:
         """The ledger answers what this task waits for."""

@@ -75,7 +75,11 @@ class BrokerTeller(Teller):
 
     def _held(self, name: str) -> m.Held:
         i = self._items[name]
-        return m.Held(i.grant, i.batch, i.lo, i.count, i.attempt, b"\x01" * i.count)
+        takes = [
+            (i.lo + at, slot, *value)
+            for at, values in enumerate(i.inputs) for slot, value in enumerate(values) if not isinstance(value, bytes)
+        ]  # fmt: skip
+        return m.Held(i.grant, i.batch, i.lo, i.count, i.attempt, b"\x01" * i.count, takes)
 
     def _say_Submit(self, who: str, w: Words) -> m.Message:
         count, size = w.number("tasks", 1), w.number("bytes", 1)
