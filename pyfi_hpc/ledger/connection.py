@@ -6,6 +6,7 @@ reads (RELIABILITY 3.8), so a thread shuts the socket of a call that takes too l
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from struct import Struct
 from typing import Any
 
 import psycopg2
@@ -185,3 +187,35 @@ def one(cursor: Cursor) -> tuple[Any, ...]:
 def columns(cursor: Cursor) -> list[tuple[Any, ...]]:
     """All rows, with ``memoryview`` (psycopg2's bytea) as ``bytes``."""
     return [tuple(bytes(v) if isinstance(v, memoryview) else v for v in row) for row in cursor.fetchall()]
+
+
+_count = Struct(">h").unpack_from
+_length = Struct(">i").unpack_from
+#: signature, flags and no extension, before the first row of binary COPY
+_COPY_HEAD_BYTES = 19
+
+
+def large_rows(cursor: Cursor, query: str, values: dict[str, Any], kinds: str) -> list[tuple[Any, ...]]:
+    """Rows of a query with large bytea columns, by binary COPY.
+
+    As text each byte is two that both sides convert: 12 ms of processor time a MB instead of 2.
+
+    Parameters
+    ----------
+    kinds : str
+        A letter a column, none of which is NULL: ``i`` an integer of any size, ``b`` bytes.
+    """
+    told = io.BytesIO()
+    cursor.copy_expert(cursor.mogrify(f"COPY ({query}\n) TO STDOUT (FORMAT binary)", values), told, size=1 << 20)
+    data = told.getbuffer()
+    rows: list[tuple[Any, ...]] = []
+    at = _COPY_HEAD_BYTES
+    while _count(data, at)[0] >= 0:
+        at += 2
+        row: list[Any] = []
+        for kind in kinds:
+            start = at + 4
+            at = start + _length(data, at)[0]
+            row.append(bytes(data[start:at]) if kind == "b" else int.from_bytes(data[start:at], "big", signed=True))
+        rows.append(tuple(row))
+    return rows

@@ -13,6 +13,7 @@ import psycopg2
 
 from pyfi_hpc.errors import SettingsError, StaleEpoch
 from pyfi_hpc.ledger import reading, small
+from pyfi_hpc.ledger.blocks import Blocks
 from pyfi_hpc.ledger.connection import (
     QUERIES,
     Connection,
@@ -86,6 +87,7 @@ class PostgresLedger:
         #: grows while the watchdog bites, so that a server that is only slow gets there in the end
         self._patience = 1.0
         self._partitions: set[int] = set()
+        self._blocks = Blocks()
         self._closed_rows = 0
 
     @property
@@ -105,6 +107,8 @@ class PostgresLedger:
                 cursor.execute(QUERIES["partitions"])
                 self._partitions = {number for (number,) in cursor.fetchall()}
                 self._partitions |= self._add_partitions(cursor, found.next_job)
+                cursor.execute(QUERIES["highest_block"])
+                self._blocks = Blocks(found.next_job, one(cursor)[0])
         except psycopg2.Error as error:
             problem = self._explain(error, connection)
             connection.close()
@@ -206,7 +210,7 @@ class PostgresLedger:
         assert self._writer is not None
         assert self._claim is not None
         self._unknown = (self._claim.epoch, seq)
-        group = pack(records, self._claim.epoch)
+        group = pack(records, self._claim.epoch, self._blocks)
         seconds = self._patience * self._commit_s + group.payload_bytes / _SLOWEST_BYTES_S
         dog = Watchdog(self._writer)
         try:
@@ -219,6 +223,7 @@ class PostgresLedger:
         self._patience = 1.0
         self._closed_rows += len(group.closed)
         self._partitions |= made
+        self._blocks.committed()
 
     def _write_group(self, cursor: Cursor, group: Group, seq: int) -> set[int]:
         """A COPY per table; returns the partitions that were made."""

@@ -52,7 +52,8 @@ SELECT batch, first, count FROM task_batch
 WHERE job = %(job)s AND first <= %(index)s ORDER BY first DESC LIMIT 1
 
 -- name: outcome_of
-SELECT lo, count, attempt, epoch, grant_id, node, rank, states, started, durations, offsets, payload, settled_at
+SELECT lo, count, attempt, epoch, grant_id, node, rank, states, started, durations, offsets,
+       ledger_payload(payload, blocks) AS payload, settled_at
 FROM outcome_batch
 WHERE job = %(job)s AND batch = %(batch)s AND lo <= %(offset)s AND %(offset)s < lo + count
 ORDER BY lo DESC LIMIT 1
@@ -67,7 +68,7 @@ SELECT attempt, outputs FROM outcome_batch
 WHERE job = %(job)s AND batch = %(batch)s AND octet_length(outputs) > 0 ORDER BY lo
 
 -- name: payload_of
-SELECT offsets, payload FROM task_batch WHERE job = %(job)s AND batch = %(batch)s
+SELECT offsets, ledger_payload(payload, blocks) AS payload FROM task_batch WHERE job = %(job)s AND batch = %(batch)s
 
 -- name: edges_of
 SELECT job, batch, edges FROM edge WHERE job = %(job)s AND batch = %(batch)s

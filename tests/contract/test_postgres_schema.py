@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 
 import psycopg2
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_fixture import administer
-from records import admitted, failed, opened, settled
+from records import admitted, carrying, failed, opened, settled
 
 from pyfi_hpc.errors import SettingsError
 from pyfi_hpc.ledger import schema, tables
@@ -18,6 +19,7 @@ from pyfi_hpc.ledger.connection import QUERIES, libpq_url, make_engine
 from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.queries import text_of
+from pyfi_hpc.model.packed import offsets_of
 from pyfi_hpc.model.states import Cause, TaskState
 
 _CATALOGUE = {
@@ -64,6 +66,32 @@ def test_an_upgrade_can_be_repeated_and_a_newer_ledger_is_refused(ledger_url: st
     administer(ledger_url, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SettingsError, match="newer version"):
         schema.upgrade(ledger_url)
+
+
+def test_a_ledger_of_the_first_schema_is_upgraded_with_its_data(ledger_url: str) -> None:
+    """Make the tables of schema 0001 with a partition and rows, as an earlier version left them; upgrade and go on."""
+    administer(ledger_url, "DROP SCHEMA public CASCADE")
+    administer(ledger_url, "CREATE SCHEMA public")
+    engine = make_engine(ledger_url)
+    with engine.begin() as connection:
+        command.upgrade(schema.configuration(connection), "0001")
+    engine.dispose()
+    for table in tables.PARTITIONED:
+        administer(ledger_url, f"CREATE TABLE {table}_p0 PARTITION OF {table} FOR VALUES FROM (0) TO (100000)")
+    old = b"\1" * 200_000
+    administer(ledger_url, "INSERT INTO ledger_epoch VALUES (0, 7, 'somebody', 'nonce')")
+    administer(ledger_url, "INSERT INTO job VALUES (1, 0, 1.0, 7, %s, 'ada', 'old', '')", b"k" * 16)
+    administer(ledger_url, "INSERT INTO task_batch VALUES (1, 1, 0, 0, 1, true, 1, 1, 0, 0, 0, 7, %s, %s)",
+               offsets_of([old]), old)  # fmt: skip
+    assert schema.upgrade(ledger_url) == schema.head()
+    ledger = PostgresLedger(ledger_url)
+    assert [batch.batch for batch in ledger.take_over("here").batches] == [1]
+    new = b"\2" * 200_000
+    done = carrying(settled(1, 1, 0, 1), new)
+    ledger.commit([opened(2), carrying(admitted(2, 2, count=1), new), done], 1)
+    assert [payload for _, _, payload in ledger.payloads([1, 2])] == [old, new]  # type: ignore[list-item]
+    assert ledger.values([(1, 0)])[1, 0][1] == new  # type: ignore[list-item,index]
+    ledger.close()
 
 
 def test_views_show_one_row_a_task(ledger_url: str) -> None:
