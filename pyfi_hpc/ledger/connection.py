@@ -13,14 +13,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
-import sqlalchemy as sa
 
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError
 from pyfi_hpc.ledger.queries import load
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 Connection = psycopg2.extensions.connection
 Cursor = psycopg2.extensions.cursor
@@ -61,7 +63,9 @@ def _checked(url: str) -> str:
 
 
 def make_engine(url: str) -> sa.Engine:
-    """An engine for everything that is not the hot path."""
+    """An engine for everything that is not the hot path; a broker can start and serve without it."""
+    import sqlalchemy as sa
+
     # few connections and short-lived ones: a personal Postgres has room for some dozens
     return sa.create_engine(engine_url(url), pool_size=2, max_overflow=3, pool_pre_ping=True)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg2
 
 from pyfi_hpc.errors import SettingsError, StaleEpoch
-from pyfi_hpc.ledger import reading, small
+from pyfi_hpc.ledger import catalogue, reading, small
 from pyfi_hpc.ledger.connection import (
     QUERIES,
     Connection,
@@ -30,12 +30,15 @@ from pyfi_hpc.ledger.express import Express
 from pyfi_hpc.ledger.fence import CLASS, HOLD_WAIT_S, Claim
 from pyfi_hpc.ledger.pulse import Pulse
 from pyfi_hpc.ledger.reading import OutcomePage
-from pyfi_hpc.ledger.tables import PARTITION_JOBS
-from pyfi_hpc.model.ids import BatchId, Epoch, JobId
+from pyfi_hpc.model.events import SocketSpec
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, JobId
+from pyfi_hpc.model.messages import Mount
 from pyfi_hpc.model.records import FoundJob, Record, Recovered
 
 T = TypeVar("T")
 
+#: jobs in one partition of the four big tables
+PARTITION_JOBS = 100_000
 #: bytes a second below which a disk counts as mute, so that a big group is not cut off while it is written
 _SLOWEST_BYTES_S = 4 << 20
 #: commits, or rows of closed_range, after which old ones go in passing, about 30 ms
@@ -192,6 +195,14 @@ class PostgresLedger:
 
     def page(self, job: JobId, cursor: tuple[int, int], bytes_max: int) -> OutcomePage | None:
         return self._read(lambda reader: reading.page(reader, job, cursor, bytes_max))
+
+    def deployed(self, codes: set[CodeId]) -> tuple[list[SocketSpec], list[Mount]]:
+        """All sockets, and where the code of these versions lives."""
+        return self._read(lambda cursor: (catalogue.sockets(cursor), catalogue.mounts(cursor, codes)))
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """About the ledger and its objects, see ``catalogue.numbers``."""
+        return self._read(catalogue.numbers)
 
     def close(self) -> None:
         # the pulse first: a free lock and no beats mean that nobody comes back

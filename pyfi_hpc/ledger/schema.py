@@ -1,18 +1,25 @@
-"""The ledger's tables, made and kept up to date: migrations for tables, one file for functions and views."""
+"""The ledger's tables, made and kept up to date: migrations for tables, one file for functions and views.
+
+What was done is written on the ledger, as a comment on Alembic's table: a start that finds it done needs neither
+Alembic nor SQLAlchemy, which take a second to import, and takes no lock on anything that a reader may hold.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
-import sqlalchemy as sa
 
 from pyfi_hpc.errors import SettingsError
-from pyfi_hpc.ledger.connection import make_engine, shown, unavailable
+from pyfi_hpc.ledger.connection import connect, make_engine, shown, unavailable
 from pyfi_hpc.ledger.queries import text_of
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
     from alembic.config import Config
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -20,7 +27,20 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x70796669_0000_0001
 
 
-def upgrade(target: str | sa.Engine) -> str:
+def ensure(url: str) -> None:
+    """As ``upgrade``, if that has not been done. Cost when it has: a connection and a row, 5 ms.
+
+    Raises
+    ------
+    LedgerUnavailable
+    SettingsError
+        As ``upgrade``.
+    """
+    if not _is_done(url):
+        upgrade(url)
+
+
+def upgrade(url: str) -> str:
     """Bring the tables, functions and views of a ledger up to this version; returns that version.
 
     All of it happens in one transaction. Cost: 0.3 s for an empty ledger, 30 ms if nothing is to do.
@@ -31,7 +51,9 @@ def upgrade(target: str | sa.Engine) -> str:
     SettingsError
         The ledger was made by a newer version of this package.
     """
-    engine = make_engine(target) if isinstance(target, str) else target
+    import sqlalchemy as sa
+
+    engine = make_engine(url)
     try:
         with engine.begin() as connection:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -41,8 +63,7 @@ def upgrade(target: str | sa.Engine) -> str:
         assert isinstance(cause, psycopg2.Error)
         raise unavailable(cause, engine.url.render_as_string(hide_password=True)) from error
     finally:
-        if isinstance(target, str):
-            engine.dispose()
+        engine.dispose()
 
 
 def head() -> str:
@@ -54,8 +75,26 @@ def _known() -> set[str]:
     return {file.stem.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py")}
 
 
+@cache
+def _mark() -> str:
+    """What is written on a ledger on which all of this was done: it changes with each of these files."""
+    texts = text_of("functions.sql") + text_of("views.sql")
+    return f"pyfi {head()} {hashlib.sha256(texts.encode()).hexdigest()[:16]}"
+
+
+def _is_done(url: str) -> bool:
+    with closing(connect(url, name="pyfi schema")) as connection, connection.cursor() as cursor:
+        try:
+            cursor.execute("SELECT version_num, obj_description('alembic_version'::regclass) FROM alembic_version")
+        except psycopg2.errors.UndefinedTable:
+            return False
+        return cursor.fetchall() == [(head(), _mark())]
+
+
 def current(connection: sa.Connection) -> str:
     """The schema's version of a ledger, empty if it has no tables."""
+    import sqlalchemy as sa
+
     if not sa.inspect(connection).has_table("alembic_version"):
         return ""
     return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or ""
@@ -80,7 +119,6 @@ def _upgrade(connection: sa.Connection) -> str:
         )  # fmt: skip
     run = connection.connection.cursor().execute
     if has != needed:
-        # a second's import, which most starts do without: a broker that is back soon repeats nothing
         from alembic import command
 
         run(text_of("drop_views.sql"))
@@ -88,4 +126,5 @@ def _upgrade(connection: sa.Connection) -> str:
     # through the driver: SQLAlchemy would read colons and percent signs in it
     run(text_of("functions.sql"))
     run(text_of("views.sql"))
+    run(f"COMMENT ON TABLE alembic_version IS '{_mark()}'")
     return needed

@@ -22,8 +22,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase
 
-#: jobs in one partition of the four big tables
-PARTITION_JOBS = 100_000
 PARTITIONED = ("task_batch", "outcome_batch", "attempt_failed", "edge")
 
 

@@ -66,6 +66,25 @@ def test_an_upgrade_can_be_repeated_and_a_newer_ledger_is_refused(ledger_url: st
         schema.upgrade(ledger_url)
 
 
+def test_a_start_looks_before_it_upgrades(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done again to a ledger that is up to date; it is where tables, functions or the mark differ."""
+    administer(ledger_url, "DROP VIEW call")
+    schema.ensure(ledger_url)
+    assert administer(ledger_url, "SELECT to_regclass('call')::text") == [(None,)]
+    administer(ledger_url, "COMMENT ON TABLE alembic_version IS 'pyfi 0001 of other files'")
+    schema.ensure(ledger_url)
+    assert administer(ledger_url, "SELECT to_regclass('call')::text") == [("call",)]
+    administer(ledger_url, "DROP SCHEMA public CASCADE")
+    administer(ledger_url, "CREATE SCHEMA public")
+    schema.ensure(ledger_url)
+    monkeypatch.setattr(schema, "upgrade", lambda url: pytest.fail("it was up to date"))
+    schema.ensure(ledger_url)
+    administer(ledger_url, "UPDATE alembic_version SET version_num = '9999'")
+    monkeypatch.undo()
+    with pytest.raises(SettingsError, match="newer version"):
+        schema.ensure(ledger_url)
+
+
 def test_views_show_one_row_a_task(ledger_url: str) -> None:
     """Tasks, attempts and calls as SQL tools see them; the words are those of the states and causes."""
     ledger = PostgresLedger(ledger_url)
