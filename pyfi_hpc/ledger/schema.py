@@ -1,12 +1,14 @@
 """The ledger's tables, made and kept up to date: migrations for tables, one file for functions and views.
 
-What was done is written on the ledger, as a comment on Alembic's table: a start that finds it done needs neither
-Alembic nor SQLAlchemy, which take a second to import, and takes no lock on anything that a reader may hold.
+Alembic and SQLAlchemy take a second to import, and most starts do without: an empty ledger is made of the migrations'
+own SQL, and what was done is written on the ledger, as a comment on Alembic's table. A start that finds it done takes no
+lock on anything that a reader may hold.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from pyfi_hpc.errors import SettingsError
-from pyfi_hpc.ledger.connection import connect, make_engine, shown, unavailable
+from pyfi_hpc.ledger.connection import connect, make_engine, one, shown, unavailable
 from pyfi_hpc.ledger.queries import text_of
 
 if TYPE_CHECKING:
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: "pyfi" and a number: only one upgrade at a time
 _LOCK = 0x70796669_0000_0001
+#: for a connection, seconds
+_MAKE_S = 5.0
+#: the table by which Alembic knows what was done, as it makes it itself
+_ALEMBICS = """
+CREATE TABLE alembic_version (version_num varchar(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY);
+INSERT INTO alembic_version VALUES (%(head)s)
+"""
 
 
 def ensure(url: str) -> None:
@@ -43,7 +52,7 @@ def ensure(url: str) -> None:
 def upgrade(url: str) -> str:
     """Bring the tables, functions and views of a ledger up to this version; returns that version.
 
-    All of it happens in one transaction. Cost: 0.3 s for an empty ledger, 30 ms if nothing is to do.
+    All of it happens in one transaction. Cost: 0.1 s for an empty ledger, 30 ms if nothing is to do.
 
     Raises
     ------
@@ -51,6 +60,11 @@ def upgrade(url: str) -> str:
     SettingsError
         The ledger was made by a newer version of this package.
     """
+    return head() if _make(url) else migrate(url)
+
+
+def migrate(url: str) -> str:
+    """As ``upgrade``, by Alembic whatever is there."""
     import sqlalchemy as sa
 
     engine = make_engine(url)
@@ -72,7 +86,11 @@ def head() -> str:
 
 
 def _known() -> set[str]:
-    return {file.stem.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py")}
+    return {file.partition("_")[0] for file in _files()}
+
+
+def _files() -> list[str]:
+    return [file.name for file in (_MIGRATIONS / "versions").glob("[0-9]*.py")]
 
 
 @cache
@@ -89,6 +107,35 @@ def _is_done(url: str) -> bool:
         except psycopg2.errors.UndefinedTable:
             return False
         return cursor.fetchall() == [(head(), _mark())]
+
+
+def _make(url: str) -> bool:
+    """Make the tables of an empty ledger; False: it is not empty, or a migration is more than SQL."""
+    migrations = [_MIGRATIONS / "versions" / file for file in sorted(_files())]
+    texts = [file.with_suffix(".sql") for file in migrations]
+    if not all(text.exists() for text in texts):
+        return False
+    with closing(connect(url, _MAKE_S, "pyfi schema")) as connection, connection.cursor() as cursor:
+        try:
+            cursor.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})")
+            cursor.execute("SELECT to_regclass('alembic_version') IS NULL")
+            if not one(cursor)[0]:
+                return False  # the transaction ends with the connection
+            for text in texts:
+                cursor.execute(text.read_text())
+            cursor.execute(_ALEMBICS, {"head": head()})
+            _finish(cursor.execute)
+            cursor.execute("COMMIT")
+        except psycopg2.OperationalError as error:
+            raise unavailable(error, url) from error
+    return True
+
+
+def _finish(run: Callable[[str], object]) -> None:
+    """What holds no data is replaced, and that it was done is written down."""
+    run(text_of("functions.sql"))
+    run(text_of("views.sql"))
+    run(f"COMMENT ON TABLE alembic_version IS '{_mark()}'")
 
 
 def current(connection: sa.Connection) -> str:
@@ -124,7 +171,5 @@ def _upgrade(connection: sa.Connection) -> str:
         run(text_of("drop_views.sql"))
         command.upgrade(configuration(connection), "head")
     # through the driver: SQLAlchemy would read colons and percent signs in it
-    run(text_of("functions.sql"))
-    run(text_of("views.sql"))
-    run(f"COMMENT ON TABLE alembic_version IS '{_mark()}'")
+    _finish(run)
     return needed

@@ -12,7 +12,7 @@ from ledger_fixture import administer
 from records import admitted, failed, opened, settled
 
 from pyfi_hpc.errors import SettingsError
-from pyfi_hpc.ledger import schema, tables
+from pyfi_hpc.ledger import models, schema, tables
 from pyfi_hpc.ledger.calls import QUERIES as REPORTS
 from pyfi_hpc.ledger.connection import QUERIES, libpq_url, make_engine
 from pyfi_hpc.ledger.embedded import EmbeddedServer
@@ -35,13 +35,17 @@ _CATALOGUE = {
 }
 
 
+_FUNCTIONS = """SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"""
+_VIEWS = "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1"
+
+
 def test_migrations_equal_the_models(new_ledger: Callable[[], str], ledger_server: EmbeddedServer) -> None:
     """Compare the catalogue of a migrated ledger with one that SQLAlchemy makes from the models."""
     migrated, made = new_ledger(), new_ledger()
     administer(made, "DROP SCHEMA public CASCADE")
     administer(made, "CREATE SCHEMA public")
     engine = make_engine(made)
-    tables.Base.metadata.create_all(engine)
+    models.Base.metadata.create_all(engine)
     engine.dispose()
     administer(migrated, text_of("drop_views.sql"))
     for what, statement in _CATALOGUE.items():
@@ -51,6 +55,18 @@ def test_migrations_equal_the_models(new_ledger: Callable[[], str], ledger_serve
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.Base.metadata) == []
     engine.dispose()
+
+
+def test_an_empty_ledger_is_made_as_alembic_would(new_ledger: Callable[[], str]) -> None:
+    """The short way for a new ledger against all migrations one by one: the same catalogue, the same mark."""
+    short, long = new_ledger(), new_ledger()
+    for url in (short, long):
+        administer(url, "DROP SCHEMA public CASCADE")
+        administer(url, "CREATE SCHEMA public")
+    assert schema.upgrade(short) == schema.migrate(long) == schema.head()
+    mark = "SELECT version_num, obj_description('alembic_version'::regclass) FROM alembic_version"
+    for what, statement in {**_CATALOGUE, "mark": mark, "functions": _FUNCTIONS, "views": _VIEWS}.items():
+        assert administer(short, statement) == administer(long, statement), what
 
 
 def test_an_upgrade_can_be_repeated_and_a_newer_ledger_is_refused(ledger_url: str) -> None:
