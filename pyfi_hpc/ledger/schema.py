@@ -1,8 +1,8 @@
 """The ledger's tables, made and kept up to date: migrations for tables, one file for functions and views.
 
 Alembic and SQLAlchemy take a second to import, and most starts do without: an empty ledger is made of the migrations'
-own SQL, and what was done is written on the ledger, as a comment on Alembic's table. A start that finds it done takes no
-lock on anything that a reader may hold.
+own SQL, and what was done is written on the ledger, as a comment on Alembic's table. A start that finds it done takes
+no lock on anything that a reader may hold.
 """
 
 from __future__ import annotations
