@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pyfi_hpc._version import __version__
-from pyfi_hpc.errors import LedgerUnavailable
+from pyfi_hpc.errors import LedgerUnavailable, PyfiError
 from pyfi_hpc.ledger.connection import make_engine, shown
 from pyfi_hpc.model.effects import AskDesk
 from pyfi_hpc.model.events import AskAnswered
@@ -45,10 +45,18 @@ class FrontDesk:
         self._desk: Desk | None = None
 
     def __call__(self, query: AskDesk) -> list[Any]:
-        if query.verb == "info":
-            return [self._info(query)]
-        if self._desk is None:
-            self._desk = self._send_for()
+        try:
+            if query.verb == "info":
+                return [self._info(query)]
+            if self._desk is None:
+                self._desk = self._send_for()
+        except Exception as error:
+            # a bug, or the package was installed anew below this process: neither may end the broker
+            log.exception("verb %s of %s", query.verb, query.user)
+            what = f"the broker's desk cannot answer: {type(error).__name__}: {error}"
+            fix = "if pyfi_hpc was installed anew, `pyfi broker restart`; else see the broker's log"
+            words = {"code": PyfiError.code, "what": what, "where": query.verb, "fix": fix}
+            return [AskAnswered(query.peer, query.request, False, msgspec.msgpack.encode(words))]
         return self._desk(query)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -436,6 +437,15 @@ def test_info_and_dump(ask: Asker, fill: Callable[..., None]) -> None:
     assert dump["processor"]["rows"][0]["name"] == "digits"
     assert dump["task_batch"]["total"] == 1
     assert "payload" not in dump["task_batch"]["rows"][0]
+
+
+def test_a_desk_that_cannot_be_loaded_ends_no_broker(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module is broken, as after an installation below a running broker: who asks is told; info still answers."""
+    monkeypatch.setitem(sys.modules, "pyfi_hpc.ledger.desk", None)
+    assert "`pyfi broker restart`" in ask.refused("ls", kind="queue")["fix"]
+    assert ask("info")["objects"]["queue"] == 0
+    monkeypatch.undo()
+    ask("ls", kind="queue")
 
 
 def test_a_ledger_that_is_down_is_told(ask: Asker, ledger_url: str, ledger_server: Any) -> None:
