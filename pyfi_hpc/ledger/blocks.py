@@ -23,8 +23,10 @@ from collections.abc import Iterator
 from hashlib import sha256
 from struct import Struct
 
-from pyfi_hpc.ledger.tables import BLOCK_NUMBER_BITS, PARTITION_JOBS
-
+#: jobs in one partition of the big tables
+PARTITION_JOBS = 100_000
+#: the number of a block is that of its partition, and so many bits of its own
+BLOCK_NUMBER_BITS = 40
 #: what is compared and referred to at once; a value that is smaller is not cut
 BLOCK_BYTES = 64_000
 #: what of a block is one row: one fits a page of 8 KiB

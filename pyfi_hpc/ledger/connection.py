@@ -15,14 +15,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
-import sqlalchemy as sa
 
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError
 from pyfi_hpc.ledger.queries import load
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 Connection = psycopg2.extensions.connection
 Cursor = psycopg2.extensions.cursor
@@ -63,7 +65,9 @@ def _checked(url: str) -> str:
 
 
 def make_engine(url: str) -> sa.Engine:
-    """An engine for everything that is not the hot path."""
+    """An engine for everything that is not the hot path; a broker can start and serve without it."""
+    import sqlalchemy as sa
+
     # few connections and short-lived ones: a personal Postgres has room for some dozens
     return sa.create_engine(engine_url(url), pool_size=2, max_overflow=3, pool_pre_ping=True)
 
@@ -117,12 +121,15 @@ def unavailable(error: psycopg2.Error, url: str) -> LedgerUnavailable:
 class Watchdog:
     """Shuts the socket of a connection whose call takes longer than its patience.
 
-    One thread for all; it looks four times a second while somebody waits and sleeps otherwise.
+    One thread for all. It sleeps to the first deadline that it knows of, whether that call has ended by then or not: a
+    series of short calls wakes it once per patience, not once per call.
     """
 
     _lock = threading.Lock()
     _armed: dict[int, Watchdog] = {}
-    _some = threading.Event()
+    #: when the thread looks again, monotonic seconds
+    _look_at = float("inf")
+    _sooner = threading.Event()
     _thread: threading.Thread | None = None
 
     def __init__(self, connection: Connection) -> None:
@@ -148,8 +155,9 @@ class Watchdog:
             if Watchdog._thread is None or not Watchdog._thread.is_alive():
                 Watchdog._thread = threading.Thread(target=_watch, name="ledger watchdog", daemon=True)
                 Watchdog._thread.start()
-        if not Watchdog._some.is_set():
-            Watchdog._some.set()
+            if self._deadline < Watchdog._look_at:
+                Watchdog._look_at = self._deadline
+                Watchdog._sooner.set()
 
     def disarm(self) -> None:
         with Watchdog._lock:
@@ -165,16 +173,17 @@ class Watchdog:
 
 def _watch() -> None:
     while True:
-        Watchdog._some.wait()
-        time.sleep(0.25)
+        wait_s = Watchdog._look_at - time.monotonic()
+        Watchdog._sooner.wait(max(0.0, wait_s) if wait_s < float("inf") else None)
+        Watchdog._sooner.clear()
         now = time.monotonic()
         # the lock keeps the call from ending, and its descriptor from being used again, while we shut it
         with Watchdog._lock:
-            for dog in list(Watchdog._armed.values()):
-                if dog._deadline < now and not dog.fired:
+            for dog in Watchdog._armed.values():
+                if dog._deadline <= now and not dog.fired:
                     dog._bite()
-            if not Watchdog._armed:
-                Watchdog._some.clear()
+            waiting = [dog._deadline for dog in Watchdog._armed.values() if not dog.fired]
+            Watchdog._look_at = min(waiting, default=float("inf"))
 
 
 def one(cursor: Cursor) -> tuple[Any, ...]:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import psycopg2
 
 from pyfi_hpc.errors import SettingsError, StaleEpoch
-from pyfi_hpc.ledger import reading, small
-from pyfi_hpc.ledger.blocks import Blocks
+from pyfi_hpc.ledger import catalogue, reading, small
+from pyfi_hpc.ledger.blocks import PARTITION_JOBS, Blocks
 from pyfi_hpc.ledger.connection import (
     QUERIES,
     Connection,
@@ -31,8 +31,9 @@ from pyfi_hpc.ledger.express import Express
 from pyfi_hpc.ledger.fence import CLASS, HOLD_WAIT_S, Claim
 from pyfi_hpc.ledger.pulse import Pulse
 from pyfi_hpc.ledger.reading import OutcomePage
-from pyfi_hpc.ledger.tables import PARTITION_JOBS
-from pyfi_hpc.model.ids import BatchId, Epoch, JobId
+from pyfi_hpc.model.events import SocketSpec
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, JobId
+from pyfi_hpc.model.messages import Mount
 from pyfi_hpc.model.records import FoundJob, Record, Recovered
 
 T = TypeVar("T")
@@ -196,6 +197,14 @@ class PostgresLedger:
 
     def page(self, job: JobId, cursor: tuple[int, int], bytes_max: int) -> OutcomePage | None:
         return self._read(lambda reader: reading.page(reader, job, cursor, bytes_max))
+
+    def deployed(self, codes: set[CodeId]) -> tuple[list[SocketSpec], list[Mount]]:
+        """All sockets, and where the code of these versions lives."""
+        return self._read(lambda cursor: (catalogue.sockets(cursor), catalogue.mounts(cursor, codes)))
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """About the ledger and its objects, see ``catalogue.numbers``."""
+        return self._read(catalogue.numbers)
 
     def close(self) -> None:
         # the pulse first: a free lock and no beats mean that nobody comes back

@@ -100,9 +100,3 @@ SELECT count(*) FROM job WHERE (%(wanted)s::bigint[] IS NULL OR id = ANY (%(want
 SELECT o.job, o.states, substring(o.started FROM 1 FOR 8) AS started, o.durations,
        o.settled_at
 FROM unnest(%(jobs)s::bigint[]) AS w (job) JOIN outcome_batch o ON o.job = w.job
-
--- name: ledger_info
-SELECT current_setting('server_version') AS postgres, pg_database_size(current_database()) AS bytes,
-       (SELECT count(*) FROM pg_inherits WHERE inhparent = 'task_batch'::regclass) AS partitions,
-       (SELECT max(id) FROM job) AS last_job, (SELECT max(batch) FROM task_batch) AS last_batch,
-       current_setting('fsync') AS fsync, current_setting('data_checksums') AS data_checksums

@@ -25,11 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase
 
-#: jobs in one partition of the four big tables
-PARTITION_JOBS = 100_000
 PARTITIONED = ("task_batch", "outcome_batch", "attempt_failed", "edge")
-#: the number of a block is that of its partition, and so many bits of its own
-BLOCK_NUMBER_BITS = 40
 
 
 class Base(DeclarativeBase):

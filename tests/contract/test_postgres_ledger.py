@@ -18,7 +18,7 @@ from records import admitted, carrying, closed, failed, opened, settled
 
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError, StaleEpoch
 from pyfi_hpc.ledger import schema, tables
-from pyfi_hpc.ledger.blocks import BLOCK_BYTES
+from pyfi_hpc.ledger.blocks import BLOCK_BYTES, PARTITION_JOBS
 from pyfi_hpc.ledger.connection import QUERIES, engine_url, large_rows, libpq_url, shown
 from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
@@ -224,7 +224,7 @@ def test_partitions_are_made_when_jobs_need_them(ledger_url: str) -> None:
     """Jobs far apart go to partitions of their own, made inside the commit, and are found again."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
-    far = 3 * tables.PARTITION_JOBS
+    far = 3 * PARTITION_JOBS
     ledger.commit([opened(1), admitted(1, 1), opened(far), admitted(2, far), settled(2, far)], 1)
     ledger.commit([opened(far + 1), admitted(3, far + 1)], 2)
     assert len(ledger.payloads([1, 2, 3])) == 3  # type: ignore[list-item]
@@ -241,7 +241,7 @@ def test_a_partition_of_a_commit_that_failed_is_made_again(ledger_url: str) -> N
     """The group that first needs a partition is refused: the partition comes with the next."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
-    far = 5 * tables.PARTITION_JOBS
+    far = 5 * PARTITION_JOBS
     twice = [opened(far), opened(far)]
     with pytest.raises(psycopg2.errors.UniqueViolation):
         ledger.commit([*twice, admitted(1, far)], 1)

@@ -13,7 +13,7 @@ from ledger_fixture import administer
 from records import admitted, carrying, failed, opened, settled
 
 from pyfi_hpc.errors import SettingsError
-from pyfi_hpc.ledger import schema, tables
+from pyfi_hpc.ledger import models, schema, tables
 from pyfi_hpc.ledger.calls import QUERIES as REPORTS
 from pyfi_hpc.ledger.connection import QUERIES, libpq_url, make_engine
 from pyfi_hpc.ledger.embedded import EmbeddedServer
@@ -37,13 +37,17 @@ _CATALOGUE = {
 }
 
 
+_FUNCTIONS = """SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"""
+_VIEWS = "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1"
+
+
 def test_migrations_equal_the_models(new_ledger: Callable[[], str], ledger_server: EmbeddedServer) -> None:
     """Compare the catalogue of a migrated ledger with one that SQLAlchemy makes from the models."""
     migrated, made = new_ledger(), new_ledger()
     administer(made, "DROP SCHEMA public CASCADE")
     administer(made, "CREATE SCHEMA public")
     engine = make_engine(made)
-    tables.Base.metadata.create_all(engine)
+    models.Base.metadata.create_all(engine)
     engine.dispose()
     administer(migrated, text_of("drop_views.sql"))
     for what, statement in _CATALOGUE.items():
@@ -53,6 +57,18 @@ def test_migrations_equal_the_models(new_ledger: Callable[[], str], ledger_serve
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.Base.metadata) == []
     engine.dispose()
+
+
+def test_an_empty_ledger_is_made_as_alembic_would(new_ledger: Callable[[], str]) -> None:
+    """The short way for a new ledger against all migrations one by one: the same catalogue, the same mark."""
+    short, long = new_ledger(), new_ledger()
+    for url in (short, long):
+        administer(url, "DROP SCHEMA public CASCADE")
+        administer(url, "CREATE SCHEMA public")
+    assert schema.upgrade(short) == schema.migrate(long) == schema.head()
+    mark = "SELECT version_num, obj_description('alembic_version'::regclass) FROM alembic_version"
+    for what, statement in {**_CATALOGUE, "mark": mark, "functions": _FUNCTIONS, "views": _VIEWS}.items():
+        assert administer(short, statement) == administer(long, statement), what
 
 
 def test_an_upgrade_can_be_repeated_and_a_newer_ledger_is_refused(ledger_url: str) -> None:
@@ -92,6 +108,25 @@ def test_a_ledger_of_the_first_schema_is_upgraded_with_its_data(ledger_url: str)
     assert [payload for _, _, payload in ledger.payloads([1, 2])] == [old, new]  # type: ignore[list-item]
     assert ledger.values([(1, 0)])[1, 0][1] == new  # type: ignore[list-item,index]
     ledger.close()
+
+
+def test_a_start_looks_before_it_upgrades(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done again to a ledger that is up to date; it is where tables, functions or the mark differ."""
+    administer(ledger_url, "DROP VIEW call")
+    schema.ensure(ledger_url)
+    assert administer(ledger_url, "SELECT to_regclass('call')::text") == [(None,)]
+    administer(ledger_url, "COMMENT ON TABLE alembic_version IS 'pyfi 0001 of other files'")
+    schema.ensure(ledger_url)
+    assert administer(ledger_url, "SELECT to_regclass('call')::text") == [("call",)]
+    administer(ledger_url, "DROP SCHEMA public CASCADE")
+    administer(ledger_url, "CREATE SCHEMA public")
+    schema.ensure(ledger_url)
+    monkeypatch.setattr(schema, "upgrade", lambda url: pytest.fail("it was up to date"))
+    schema.ensure(ledger_url)
+    administer(ledger_url, "UPDATE alembic_version SET version_num = '9999'")
+    monkeypatch.undo()
+    with pytest.raises(SettingsError, match="newer version"):
+        schema.ensure(ledger_url)
 
 
 def test_views_show_one_row_a_task(ledger_url: str) -> None:

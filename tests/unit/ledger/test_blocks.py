@@ -8,8 +8,7 @@ from struct import unpack_from
 import pytest
 
 from pyfi_hpc.ledger import blocks as blocks_module
-from pyfi_hpc.ledger.blocks import BLOCK_BYTES, ROW_BYTES, Blocks
-from pyfi_hpc.ledger.tables import BLOCK_NUMBER_BITS, PARTITION_JOBS
+from pyfi_hpc.ledger.blocks import BLOCK_BYTES, BLOCK_NUMBER_BITS, PARTITION_JOBS, ROW_BYTES, Blocks
 from pyfi_hpc.model.packed import offsets_of
 
 RANDOM = random.Random(1)
