@@ -25,7 +25,7 @@ from .refusal import DEPTH_MAX, NotSendable
 from .values import PLAIN, Lowering, Raising, Reference, decode_with, encode, plain_decode
 
 __all__ = [
-    "DEPTH_MAX", "Failure", "NotSendable", "RemoteTraceback", "decode_call", "decode_error", "decode_value",
+    "DEPTH_MAX", "Failure", "NotSendable", "RemoteTraceback", "decode_call", "decode_error", "decode_plain_call", "decode_value",
     "encode_call", "encode_error", "encode_failure", "encode_value", "rebuild_error",
 ]  # fmt: skip
 
@@ -77,6 +77,14 @@ def decode_call(data: bytes, inputs: Sequence[bytes] = ()) -> tuple[list[Any], d
         if type(args) is list and type(kwargs) is dict and all(type(k) is str for k in kwargs):
             return args, kwargs
     raise ValueError("the payload is not the arguments of a call")
+
+
+def decode_plain_call(data: bytes) -> tuple[list[Any], dict[str, Any]]:
+    """As ``decode_call`` without inputs, three times as fast where nothing is wrong."""
+    try:
+        return _call_decoder.decode(data)
+    except Exception:
+        return decode_call(data)
 
 
 def encode_value(value: Any, name: str = "result", slots: Reference | None = None) -> bytes:
@@ -212,4 +220,5 @@ def _shortened(text: str) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
+_call_decoder = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]], ext_hook=Raising().hook)
 _failure_decoder = msgspec.msgpack.Decoder(Failure)
