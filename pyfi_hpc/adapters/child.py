@@ -25,7 +25,7 @@ from pyfi_hpc.model.events import PermitsTaken, RunnerExited, RunnerSpoke
 from pyfi_hpc.model.limits import Limits
 
 #: results that come closer together than this are read together, seconds
-GATHER_S = 0.001
+GATHER_S = 0.004
 #: the system has no process, memory or descriptor left: that passes
 _PASSES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 #: a runner that cannot be started for such a reason is tried again so often and given up after so long, seconds

@@ -2,7 +2,8 @@
 
 Words of 8 bytes, each written by one side only, and two rings that the runner fills and the rank empties::
 
-    GATE      rank     how many tasks may start in all; above that whether the rank sleeps, and a count of looks
+    GATE      rank     how many tasks may start in all; above that whether the rank sleeps, the number of its nap, and how
+                       often the runner was told to look at its inbox first
     TAKEN     rank     answers whose places are free again
     FREE      rank     up to where the results' ring is free again
     AT        runner   twice the tasks that are answered, plus one while another runs or is about to
@@ -42,9 +43,9 @@ GATE, TAKEN, FREE, AT = 0, 1, 2, 16
 SIZE = _WORDS + 4096
 
 #: parts of GATE
-ALLOWED = (1 << 43) - 1
-ASLEEP = 1 << 43
-LOOK_SHIFT, LOOKS = 44, (1 << 20) - 1
+ALLOWED = (1 << 39) - 1
+ASLEEP = 1 << 39
+NAP_SHIFT, LOOK_SHIFT, COUNTED = 40, 52, (1 << 12) - 1
 
 _SYSCALL = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "loongarch64": 283, "ppc64le": 365, "s390x": 356}
 _GLOBAL_EXPEDITED, _REGISTER_GLOBAL_EXPEDITED = 2, 4
@@ -102,8 +103,9 @@ class Gatekeeper:
         self._words = board.words
         #: permits given in all, and how often the runner was told to look at its inbox first
         self._given = self._looks = 0
-        #: the runner is to say when there is something to take
+        #: the runner is to say when there is something to take: once in each nap
         self.asleep = True
+        self._nap = 0
         #: answers and bytes that were taken
         self.taken = self._free = 0
         self._show(0)
@@ -132,15 +134,16 @@ class Gatekeeper:
 
     def sleep(self) -> bool:
         """Let the runner say when there is an answer; False: there is one now."""
-        if not self.asleep:
-            self.asleep = True
-            self._show(self._given)
+        self.asleep = True
+        self._nap += 1  # another one each time: the word that woke us may have been one of answers that we had already
+        self._show(self._given)
         fence()
         self._let_go()
         return int(self._words[AT]) // 2 == self.taken
 
     def _show(self, allowed: int) -> None:
-        self._words[GATE] = (self._looks & LOOKS) << LOOK_SHIFT | (ASLEEP if self.asleep else 0) | allowed
+        counted = (self._looks & COUNTED) << LOOK_SHIFT | (self._nap & COUNTED) << NAP_SHIFT
+        self._words[GATE] = counted | (ASLEEP if self.asleep else 0) | allowed
 
     def _let_go(self) -> None:
         """Behind a fence: what was copied from there before has been read."""

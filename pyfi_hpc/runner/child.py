@@ -181,6 +181,7 @@ class Runner:
                 answers.pipe(["done", number, i, cause, began + utc, ended - began, result, out, err])
         current.index = None
         answers.end()
+        answers.tell()
         self._skips.pop(number, None)
 
     def _may_start(self, number: int, index: int) -> bool:
@@ -260,7 +261,7 @@ class Answers:
         #: the gate as it was last seen, -1 where each task is to ask; and what it said
         self._gate, self._allowed, self._looks = -1, 0, 0
         #: answers that the rank was told of, and numbers up to which there is room
-        self._told = 0
+        self._told, self._nap = 0, -1
         self._count_end = self._place_end = 0
 
     def claim(self) -> bool:
@@ -278,7 +279,7 @@ class Answers:
         gate = self._words[_GATE]
         is_asleep = gate & board.ASLEEP
         if is_asleep:
-            self.tell()
+            self._wake(gate)
         looks = gate >> board.LOOK_SHIFT
         if looks != self._looks:
             self._looks = looks
@@ -296,13 +297,24 @@ class Answers:
         self._words[_AT] = 2 * self._count
         if not self._is_fenced:
             board.fence()
-        if self._words[_GATE] & board.ASLEEP:
-            self.tell()
+        gate = self._words[_GATE]
+        if gate & board.ASLEEP:
+            self._wake(gate)
 
     def tell(self) -> None:
-        """Wake the rank, if there are answers of which it was not told."""
-        if self._told != self._count:
+        """A run has ended, or nothing is left to do: if there are answers of which the rank was not told, it is to look."""
+        gate = self._words[_GATE]
+        if gate & board.ASLEEP:
+            self._wake(gate)
+        elif self._told != self._count:
             self._told = self._count
+            self._outbox.put(["look"])
+
+    def _wake(self, gate: int) -> None:
+        """The rank sleeps: wake it if there are answers, once in each of its naps."""
+        nap = gate >> board.NAP_SHIFT & board.COUNTED
+        if self._told != self._count and nap != self._nap:
+            self._told, self._nap = self._count, nap
             self._outbox.put(["look"])
 
     def put(self, started: float, duration: float, result: bytes) -> None:
@@ -396,7 +408,10 @@ class _Inbox:
         """The frames that are there, with ``block`` at least one; the last is None when the rank is gone."""
         found: list[Any] = []
         while self._poll.poll(None if block and not found else 0):
-            data = os.read(self._fd, _READ_BYTES)
+            try:
+                data = os.read(self._fd, _READ_BYTES)
+            except OSError as error:
+                _end(_CLOSED.format(error))
             if not data:
                 return [*found, None]
             self._buffer += data

@@ -151,9 +151,11 @@ def test_copies_of_a_runner_take_no_permits(rig: Rig) -> None:
 
 @pytest.mark.parametrize("which", [1, 2, 3, 4])
 def test_a_function_that_closes_what_is_the_runners(rig: Rig, which: int) -> None:
-    """One of its descriptors: the task that did it, or the runner, ends and says why; the next tasks go on in another."""
-    task = rig.one("close_high", which)
-    if task.cause:
+    """One of its descriptors: the task that did it, or the next, ends and says why; others go on in another runner."""
+    tasks = [rig.one("close_high", which), *rig.results(rig.run("add", 1, 2, 3))]
+    failed = [task for task in tasks if task.cause]
+    assert len(failed) <= 1
+    for task in failed:
         assert task.cause is Cause.CRASH
         assert "did the function close file descriptors" in task.failure.traceback_text
-    assert [t.value for t in rig.results(rig.run("add", 1, 2, 3))] == [2, 3, 4]
+    assert [task.value for task in tasks[2:]] == [3, 4]
