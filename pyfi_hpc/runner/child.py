@@ -289,7 +289,9 @@ class Answers:
         if self._count >= self._allowed:
             self.end()
             return NONE
-        self._gate = -1 if is_asleep or not self._is_fenced else gate
+        # a rank that sleeps and was told of nothing is to be told of the next answer
+        is_told = not is_asleep or gate >> board.NAP_SHIFT & board.COUNTED == self._nap
+        self._gate = gate if is_told and self._is_fenced else -1
         return PERMIT
 
     def end(self) -> None:
