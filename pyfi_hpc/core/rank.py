@@ -255,7 +255,8 @@ class RankMachine:
             self._head_began(runner, now)
 
     def _returned(
-        self, runner: Runner, count: int, started: bytes, durations: bytes, lengths: array[int], payload: bytes, now: float
+        self, runner: Runner, count: int, started: bytes, durations: bytes, lengths: array[int], payload: bytes,
+        now: float,
     ) -> None:  # fmt: skip
         """So many tasks after each other returned and printed nothing; one block may hold the ends of several runs."""
         (began,), (took,) = unpack("<d", started[-8:]), unpack("<f", durations[-4:])

@@ -1,23 +1,24 @@
 """The board: memory that a runner and its rank share, so that permits and answers cost no system call.
 
-Words of 8 bytes, each written by one side only, and two rings that the runner fills and the rank empties::
+Words of 8 bytes, each written by one side only, and rings that the runner fills and the rank empties::
 
-    GATE      rank     how many tasks may start in all; above that whether the rank sleeps, the number of its nap, and how
-                       often the runner was told to look at its inbox first
+    GATE      rank     how many tasks may start in all; above that whether the rank sleeps, the number of its nap, and
+                       how often the runner was told to look at its inbox first
     TAKEN     rank     answers whose places are free again
-    FREE      rank     up to where the results' ring is free again
+    FREE      rank     up to where the ring of results is free again
     AT        runner   twice the tasks that are answered, plus one while another runs or is about to
     started durations lengths   of answer n at n % ANSWERS; length 0: it went through the pipe
-    results   the bytes, one result after the other; one that does not fit before the ring's end starts at its beginning
+    results   the bytes one after the other; a result that does not fit before the ring's end starts at its beginning
 
-To start a task the runner writes AT, then reads GATE. To take permits back, or to go to sleep, the rank writes GATE, then
-reads AT. One of the two sees what the other has written, if neither processor reads ahead of its own write: that costs a
-barrier on each side. The runner's would come with every task and the rank's is rare, so the rank pays for both: ``fence``
-is the kernel's ``membarrier``, which makes a barrier on every processor that runs a registered process. Where the kernel
-refuses it, each side has the barriers that it needs from the scheduler: a system call, for the runner with every task.
+To start a task the runner writes AT, then reads GATE. To take permits back, or to sleep, the rank writes GATE, then
+reads AT. So at least one of the two sees what the other has written, if no processor reads ahead of its own write.
+That takes a barrier on each side: the runner's would come with every task, the rank's is rare. So the rank pays for
+both: ``fence`` is the kernel's ``membarrier``, which makes a barrier on every processor that runs a registered
+process. Where the kernel refuses it each side makes its own, by a pass through the scheduler: a system call, for the
+runner with every task.
 
 A word is written by one instruction (memoryview copies 8 aligned bytes in native order), so nobody sees half of one.
-What was written before AT is there when AT is read and a fence was made; a process that has died has made its own.
+What was written before AT is there when AT was read and a fence was made; a process that has died has made its own.
 
 Stands on the ground: the rank imports it, ``child.py`` loads it by its path.
 """
@@ -91,7 +92,7 @@ class Scribbled(Exception):
     """The board does not say what a runner says: somebody else has written there."""
 
 
-#: answers in their order: when each started, how long it took, how long its result is, and the results joined
+#: answers in their order: how many, when each started, how long it took, how long its result is, the results joined
 Block = tuple[int, bytes, bytes, "array[int]", bytes]
 
 
@@ -143,7 +144,7 @@ class Gatekeeper:
 
     def _show(self, allowed: int) -> None:
         counted = (self._looks & COUNTED) << LOOK_SHIFT | (self._nap & COUNTED) << NAP_SHIFT
-        self._words[GATE] = counted | (ASLEEP if self.asleep else 0) | allowed
+        self._words[GATE] = self._shown = counted | (ASLEEP if self.asleep else 0) | allowed
 
     def _let_go(self) -> None:
         """Behind a fence: what was copied from there before has been read."""
@@ -156,6 +157,8 @@ class Gatekeeper:
         ------
         Scribbled
         """
+        if self._words[GATE] != self._shown:
+            raise Scribbled
         waiting = self._words[AT] // 2 - self.taken
         if not waiting:
             return []
@@ -209,7 +212,7 @@ def _before_end(lengths: array[int], room: int) -> tuple[int, int]:
     return len(lengths), size
 
 
-def _little(values: memoryview, kind: str) -> bytes:
+def _little(values: memoryview[float], kind: str) -> bytes:
     """As it travels."""
     if sys.byteorder == "little":
         return values.tobytes()

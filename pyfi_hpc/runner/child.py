@@ -1,18 +1,19 @@
 """The runner: calls one module's functions in the user's own environment, one task after the other.
 
-Started by a rank as ``ENV/bin/python -I -X faulthandler child.py`` with two pipes and a board. Stands on the ground: the
-standard library, msgspec, and the files beside it. A frame is a little-endian length of 4 bytes and a msgpack list::
+Started by a rank as ``ENV/bin/python -I -X faulthandler child.py`` with two pipes and a board. Stands on the ground:
+the standard library, msgspec, and the files beside it. A frame is a little-endian length of 4 bytes and a msgpack
+list::
 
     child -> rank   ready pid version utc | broken error | look
                     done run index cause started_utc duration_s result stdout stderr
     rank -> child   run number job first attempt grant function offsets payload inputs
                     skip run lo hi | go | stop
 
-Permits and answers pass over the board (``board.py``). A task is started only with a permit; one that is skipped is passed
-over without one, and without an answer. What returned a short result and printed nothing is answered on the board; all else
-by ``done``, in its turn. So the rank knows which task ran when the runner died and has every answer before that one;
-``look`` wakes it where it sleeps, so a long task never holds up the result of a short one. ``go`` wakes a runner that waits
-for a permit.
+Permits and answers pass over the board (``board.py``). A task is started only with a permit; one that is skipped is
+passed over without one, and without an answer. What returned a short result and printed nothing is answered on the
+board; all else by ``done``, in its turn. So the rank knows which task ran when the runner died, and has every answer
+before that one. ``look`` wakes it where it sleeps and at a run's end, so a long task never holds up the result of a
+short one. ``go`` wakes a runner that waits for a permit.
 
 Standard output and error are memory files shared with the rank; after each task what is in them is that task's.
 """
@@ -42,7 +43,6 @@ try:
     import msgspec
 except ImportError:  # told in plain words: the text goes to the rank with the exit code
     sys.exit("the environment lacks msgspec, which every runner needs")
-
 
 
 def _load(name: str) -> Any:
@@ -304,7 +304,7 @@ class Answers:
             self._wake(gate)
 
     def tell(self) -> None:
-        """A run has ended, or nothing is left to do: if there are answers of which the rank was not told, it is to look."""
+        """A run has ended, or nothing is left to do: the rank is to look, if it was not told of all answers."""
         gate = self._words[_GATE]
         if gate & board.ASLEEP:
             self._wake(gate)
@@ -365,7 +365,7 @@ class _Current:
 
 
 class _Variable:
-    """PYFI_TASK in ``os.environ`` and in what programs inherit, where it stands in memory of ours: no call to change it.
+    """PYFI_TASK in ``os.environ`` and in what programs inherit: there in memory of ours, so that no call changes it.
 
     Whoever sets or removes it gets his way until the next task; then it is put there again.
     """

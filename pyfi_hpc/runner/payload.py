@@ -27,8 +27,8 @@ from .values import PLAIN, Lowering, Raising, Reference, decode_with, encode, pl
 
 __all__ = [
     "DEPTH_MAX", "Failure", "NotSendable", "RemoteTraceback", "decode_call", "decode_error", "decode_plain_call",
-    "decode_value", "decode_values", "encode_call", "encode_error", "encode_failure", "encode_plain_call", "encode_value",
-    "rebuild_error",
+    "decode_value", "decode_values", "encode_call", "encode_error", "encode_failure", "encode_plain_call",
+    "encode_value", "rebuild_error",
 ]  # fmt: skip
 
 #: message and traceback of an error, each; the middle of a longer one is left out
