@@ -1,8 +1,8 @@
 """One runner process of a rank: its process group, its pipes, its board, the memory files behind its output.
 
-Permits and answers pass over the board (``runner/board.py``). What the rank writes keeps its order: the permits of a run
-are there before the run is, so a runner that waits for a run finds them; those that are given again come behind what is to
-be skipped, and behind them a frame that wakes who waits for a permit.
+Permits and answers pass over the board (``runner/board.py``). What the rank writes keeps its order: the permits of a
+run are there before the run is, so a runner that waits for a run finds them; those that are given again come behind
+what is to be skipped, and behind them a frame that wakes who waits for a permit.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ class RunnerProcess:
     def read(self, at_end: bool = False) -> list[list[Any]]:
         """What it has said, in its order: frames, and answers from the board.
 
-        At most ``READ_MAX`` bytes are taken from the pipe unless one frame is longer. ``at_end``: it is dead, and what it
-        wrote before it could say so on the board counts too.
+        At most ``READ_MAX`` bytes are taken from the pipe unless one frame is longer. ``at_end``: it is dead, and what
+        it wrote before it could say so on the board counts too.
         """
         frames: list[list[Any]] = []
         taken = cut = 0
@@ -293,8 +293,8 @@ class RunnerProcess:
         how = "out of memory, killed by the kernel" if out_of_memory else _words(code)
         if self._scribbled:
             how = (
-                "something was written into the runner's pipe or shared memory; did the function write to a descriptor, "
-                "or an address, not its own?"
+                "something was written into the runner's pipe or shared memory; did the function write to a "
+                "descriptor, or an address, not its own?"
             )
         return RunnerExited(
             runner=self.number,

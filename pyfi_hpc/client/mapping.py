@@ -119,12 +119,10 @@ class MapStream:
     def _read_batch(self) -> None:
         now = time.monotonic
         deadline = now() + BATCH_WAIT_S
-        limit, bytes_goal, bytes_max = self._batch_tasks, Limits().batch_bytes_goal, self.session.payload_bytes_max
-        payloads, kwargs, size = self._payloads, self._kwargs, self._size
+        limit, bytes_goal = self._batch_tasks, Limits().batch_bytes_goal
+        payloads, size = self._payloads, self._size
         for args in self._calls:
-            payload = encode_plain_call(args, kwargs)
-            if payload is None or len(payload) > bytes_max:
-                payload = self._encode(args, self.submitted + len(payloads), bytes_max)
+            payload = self._encode(args)
             payloads.append(payload)
             size += len(payload)
             if (len(payloads) > limit or size > bytes_goal or now() > deadline) and len(payloads) > 1:
@@ -137,9 +135,13 @@ class MapStream:
         if self._chunksize is None:
             self._batch_tasks = min(2 * self._batch_tasks, BATCH_TASKS_MAX)
 
-    def _encode(self, args: tuple[Any, ...], index: int, bytes_max: int) -> bytes:
-        """A call that has other than plain values, futures among them."""
-        slots = Slots(self.session)
+    def _encode(self, args: tuple[Any, ...]) -> bytes:
+        """One call; what has other than plain values, futures among them, takes longer."""
+        bytes_max = self.session.payload_bytes_max
+        plain = encode_plain_call(args, self._kwargs)
+        if plain is not None and len(plain) <= bytes_max:
+            return plain
+        slots, index = Slots(self.session), self.submitted + len(self._payloads)
         payload = encode_arguments(args, self._kwargs, slots, bytes_max, f"call {index} of a map over {self.socket}")
         for slot, producer in enumerate(slots.needs):
             self._edges.append((index, slot, producer.job, producer._index))

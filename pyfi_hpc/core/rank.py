@@ -234,7 +234,7 @@ class RankMachine:
         for frame in event.frames:
             match frame[0]:
                 case "returned":
-                    self._returned(runner, *frame[1:], now=now)
+                    self._returned(runner, now, *frame[1:])
                     moved = True
                 case "done":
                     _, run, index, cause, started, duration, result, stdout, stderr = frame
@@ -255,8 +255,8 @@ class RankMachine:
             self._head_began(runner, now)
 
     def _returned(
-        self, runner: Runner, count: int, started: bytes, durations: bytes, lengths: array[int], payload: bytes,
-        now: float,
+        self, runner: Runner, now: float, count: int, started: bytes, durations: bytes, lengths: array[int],
+        payload: bytes,
     ) -> None:  # fmt: skip
         """So many tasks after each other returned and printed nothing; one block may hold the ends of several runs."""
         (began,), (took,) = unpack("<d", started[-8:]), unpack("<f", durations[-4:])

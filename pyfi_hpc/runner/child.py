@@ -36,6 +36,7 @@ import types
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
+from os import lseek
 from time import perf_counter, sleep, time
 from typing import Any, NoReturn
 
@@ -58,6 +59,7 @@ _ANSWERS, _RESULT_BYTES, _LENGTH_MAX = board.ANSWERS, board.RESULT_BYTES, board.
 # as in model.states.Cause
 RETURNED, ERROR = 0, 1
 _PR_SET_PDEATHSIG = 1
+_END = os.SEEK_END
 _MADV_WIPEONFORK = 18
 _IOLBF = 1
 _U32 = struct.Struct("<I")
@@ -225,7 +227,8 @@ class Runner:
         except BaseException:  # the function closed it or put something of its own there
             _flush()
         try:
-            if self._stdout.is_empty() and self._stderr.is_empty():
+            # who writes there appends, whatever the position is
+            if not lseek(self._stdout.fd, 0, _END) and not lseek(self._stderr.fd, 0, _END):
                 return None
             return self._stdout.take(), self._stderr.take()
         except OSError as error:
@@ -507,27 +510,23 @@ class _Output:
     """The memory file behind standard output or error, through a descriptor of our own: functions may move theirs."""
 
     def __init__(self, fd: int, limit: int) -> None:
-        self._fd, self._limit = _copy_out_of_reach(fd), limit
-
-    def is_empty(self) -> bool:
-        # who writes there appends, whatever the position is
-        return os.lseek(self._fd, 0, os.SEEK_END) == 0
+        self.fd, self._limit = _copy_out_of_reach(fd), limit
 
     def take(self) -> bytes | None:
         """What a task wrote, and an empty file for the next one; None: nothing."""
-        size = os.lseek(self._fd, 0, os.SEEK_END)
+        size = lseek(self.fd, 0, _END)
         if not size:
             return None
         data = self._read(size)
-        os.ftruncate(self._fd, 0)
+        os.ftruncate(self.fd, 0)
         return data
 
     def _read(self, size: int) -> bytes:
         if size <= self._limit:
-            return os.pread(self._fd, size, 0)
+            return os.pread(self.fd, size, 0)
         half = self._limit // 2
         note = f"\n[... {size - 2 * half} bytes left out ...]\n".encode()
-        return os.pread(self._fd, half, 0) + note + os.pread(self._fd, half, size - half)
+        return os.pread(self.fd, half, 0) + note + os.pread(self.fd, half, size - half)
 
 
 # --- beginning ------------------------------------------------------------------------------------------

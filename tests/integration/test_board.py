@@ -55,7 +55,7 @@ def _functions(rig: Rig) -> Iterator[None]:
 
 @pytest.mark.parametrize("how", ["exit", "kill", "segfault"])
 def test_answers_of_a_dead_runner_are_read(rig: Rig, how: str) -> None:
-    """Three hundred tasks end and the next kills the process, all while the rank looks away: one crash, nothing again."""
+    """Three hundred tasks end and the next kills the process while the rank looks away: a crash, and nothing again."""
     dead = rig.folder / "dead"
     rig.one("place", module="boards")
     n = rig.run("die_at", *[(str(dead), i, 300, how) for i in range(303)], module="boards")
