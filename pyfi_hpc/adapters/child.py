@@ -3,9 +3,8 @@
 One epoll holds the pipes, the processes (pidfd: a grandchild that keeps a pipe open hides no death) and a
 timer, so a poller waits for one descriptor. Nothing here decides anything: see ``core/rank.py``.
 
-While a runner has tasks in flight its pipe is left unread for ``GATHER_S`` after each reading, so at 50,000
-tasks/s the rank wakes a thousand times a second, not once per task. A result that comes after a pause is read
-at once.
+While a runner has tasks in flight its answers are looked for each ``GATHER_S``, so at 50,000 tasks/s the rank wakes a
+thousand times a second, not once per task. When it finds none it sleeps, and the runner says when there is one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pyfi_hpc.model.events import PermitsTaken, RunnerExited, RunnerSpoke
 from pyfi_hpc.model.limits import Limits
 
 #: results that come closer together than this are read together, seconds
-GATHER_S = 0.001
+GATHER_S = 0.004
 #: the system has no process, memory or descriptor left: that passes
 _PASSES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 #: a runner that cannot be started for such a reason is tried again so often and given up after so long, seconds
@@ -146,16 +145,28 @@ class Runners:
         self._wake(0.0)
 
     def _read(self, process: RunnerProcess, now: float, events: list[Any]) -> None:
+        found = self._said(process, events)
+        if found and process.in_flight > 0:
+            process.watch()
+        else:
+            while not process.rest():  # it answered while we went to sleep
+                found = self._said(process, events) or found
+        process.read_at = now + GATHER_S
+        pause = process.noisy and process.awake
+        if process.hung_up:
+            if process.read_fd in self._owners:
+                self._epoll.unregister(process.read_fd)
+                del self._owners[process.read_fd]
+        elif pause != process.paused:
+            self._epoll.modify(process.read_fd, 0 if pause else select.EPOLLIN)
+        process.paused = pause
+
+    @staticmethod
+    def _said(process: RunnerProcess, events: list[Any]) -> bool:
         frames = process.read()
         if frames:
             events.append(RunnerSpoke(runner=process.number, frames=frames))
-        pause = process.in_flight > 0 and bool(frames) and not process.hung_up
-        process.read_at = now + GATHER_S
-        if process.hung_up:
-            self._epoll.unregister(process.read_fd)
-        elif pause != process.gathering:
-            self._epoll.modify(process.read_fd, 0 if pause else select.EPOLLIN)
-        process.gathering = pause
+        return bool(frames)
 
     def _turn(self, now: float, events: list[Any]) -> None:
         """Read where the pause is over; look at the output of what runs for long."""
@@ -164,7 +175,7 @@ class Runners:
                 del self._late[action.runner]
                 self._start(action, give_up)
         for process in self._runners.values():
-            if process.gathering and process.read_at <= now + 1e-5:
+            if process.awake and process.read_at <= now + 1e-5:
                 self._read(process, now, events)
             if process.in_flight > 0 and process.look_at <= now:
                 process.look(now, self._limits.output_bytes_max)
@@ -174,7 +185,7 @@ class Runners:
     def _set_timer(self) -> None:
         soonest = min((again for _, _, again in self._late.values()), default=0.0) if self._late else 0.0
         for process in self._runners.values():
-            for is_on, at in ((process.gathering, process.read_at), (process.in_flight > 0, process.look_at)):
+            for is_on, at in ((process.awake, process.read_at), (process.in_flight > 0, process.look_at)):
                 if is_on and (not soonest or at < soonest):
                     soonest = at
         if soonest or self._ready:
@@ -200,11 +211,11 @@ class Runners:
 
     def _end(self, process: RunnerProcess, events: list[Any]) -> None:
         process.end_group()  # before it is reaped: until then nobody else can have its number
-        while frames := process.read():
+        while frames := process.read(at_end=True):
             events.append(RunnerSpoke(runner=process.number, frames=frames))
         del self._runners[process.number]
         for fd in {process.read_fd, process.pidfd, process.watched} - {-1}:
-            del self._owners[fd]
+            self._owners.pop(fd, None)
         events.append(process.reap(self._limits.output_bytes_max, self._memory))
         if self._orphans is not None:
             self._orphans.end(process.mark, {other.pid for other in self._runners.values()})

@@ -1,8 +1,8 @@
-"""One runner process of a rank: its process group, its pipes, its permits, the memory files behind its output.
+"""One runner process of a rank: its process group, its pipes, its board, the memory files behind its output.
 
-Permits are bytes in a pipe that both the runner and the rank read: the kernel gives each byte to one of them. The rank
-writes one for each task behind the run that holds it; the runner takes one before it starts a task, so what the rank
-has taken back cannot start. The first permit after that is another byte: "look at your inbox first".
+Permits and answers pass over the board (``runner/board.py``). What the rank writes keeps its order: the permits of a
+run are there before the run is, so a runner that waits for a run finds them; those that are given again come behind
+what is to be skipped, and behind them a frame that wakes who waits for a permit.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from pyfi_hpc.adapters.surroundings import MemoryKills, runner_environment
 from pyfi_hpc.model.effects import StartRunner
 from pyfi_hpc.model.events import RunnerExited
 from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.runner.board import SIZE, Board, Gatekeeper, Scribbled
 
 CHILD = Path(__file__).parent.parent / "runner" / "child.py"
 #: bytes read from one runner at once; one frame may be larger
 READ_MAX = 1 << 20
 _PIPE_BYTES = 256 << 10
-#: two pages: a read page is given back whole, so in one page a single permit may leave no room for the next
-_PERMIT_PIPE_BYTES = 8 << 10
 #: for one read; malloc asks the kernel for anything larger, and gives it back, each time
 _READ_BYTES = 64 << 10
 #: output in a memory file while a task runs; beyond it only its beginning is kept
@@ -38,8 +37,6 @@ _FLOOD_BYTES = 4 << 20
 #: how often the output of a running task is looked at, seconds
 _LOOK_MIN_S, _LOOK_MAX_S = 0.05, 0.2
 _U32 = struct.Struct("<I")
-#: as in runner/child.py
-_PERMIT, _LOOK_FIRST = b"\1", b"\2"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -54,35 +51,38 @@ class RunnerProcess:
         self.mark = f"{os.getpid()}-{action.runner}"
         child_read, self.write_fd = _pipe()
         self.read_fd, child_write = _pipe()
-        self._permits_back, self._permits_out = _permit_pipe()
         self.outputs = (_memory_file("stdout"), _memory_file("stderr"))
+        board_fd = os.memfd_create("pyfi-board")
+        os.ftruncate(board_fd, SIZE)
+        self._board = Board(board_fd)
+        self._gate = Gatekeeper(self._board)
         arguments = [
             action.python, "-I", "-X", "faulthandler", str(CHILD), str(child_read), str(child_write),
-            str(self._permits_back), str(os.getpid()),
+            str(board_fd), str(os.getpid()),
             action.workdir, action.module, str(limits.output_bytes_max), str(limits.payload_bytes_max),
         ]  # fmt: skip
         try:
             # start_new_session: one signal reaches everything that the function started
             self._popen = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=self.outputs[0], stderr=self.outputs[1],
-                pass_fds=(child_read, child_write, self._permits_back), cwd=self.folder,
+                pass_fds=(child_read, child_write, board_fd), cwd=self.folder,
                 env=runner_environment(action.python, self.mark),
                 start_new_session=True,
             )  # fmt: skip
         except OSError:
-            for fd in self._pipes():
-                os.close(fd)
+            self._close()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
         finally:
-            os.close(child_read)
-            os.close(child_write)
+            for fd in (child_read, child_write, board_fd):
+                os.close(fd)
         self.pid = self._popen.pid
         self.pidfd = os.pidfd_open(self.pid)
         os.set_blocking(self.write_fd, False)
         os.set_blocking(self.read_fd, False)
         self.in_flight = 0
-        self.gathering = False
+        #: answers came through its pipe when it was last read: then it is not waited for
+        self.noisy = self.paused = False
         self.read_at = 0.0
         self.look_at = 0.0
         self._look_s = _LOOK_MIN_S
@@ -93,9 +93,12 @@ class RunnerProcess:
         self._scribbled = False
         self._frame_bytes_max = 2 * (limits.payload_bytes_max + limits.output_bytes_max) + (1 << 20)
         self._inbox = bytearray()
-        #: descriptor and what is to be written there, in this order
-        self._outbox: deque[tuple[int, memoryview]] = deque()
-        #: the next permit says "look first"
+        #: answers that came through the pipe, and whether it is the turn of one
+        self._piped: deque[list[Any]] = deque()
+        self._piped_is_next = False
+        #: what is to be written, and numbers of permits to be given, in this order
+        self._outbox: deque[memoryview | int] = deque()
+        #: what was written last may say that tasks are to be skipped: before the next permit counts it is to be read
         self._look_first = False
         self._dropped = [0, 0]
         self._dropped_of = 0
@@ -103,51 +106,61 @@ class RunnerProcess:
     @property
     def blocked(self) -> int:
         """The pipe that takes no more now, though something waits to be written; -1: none."""
-        return self._outbox[0][0] if self._outbox else -1
+        return self.write_fd if self._outbox else -1
+
+    @property
+    def awake(self) -> bool:
+        """Its answers are looked for, without a word from it."""
+        return not self._gate.asleep
+
+    def watch(self) -> None:
+        """Look for its answers from now on."""
+        self._gate.wake()
+
+    def rest(self) -> bool:
+        """Let it say when there is an answer; False: there is one now."""
+        return self._gate.sleep() or self._scribbled
 
     def write(self, frame: list[Any], permits: int = 0) -> None:
-        """Write a frame and behind it so many permits; never blocks."""
-        data = _encode(frame)
+        """Give so many permits and write a frame; never blocks."""
         if frame[0] == "run":
             self.in_flight += len(frame[7]) // 4 - 1
             self._look_s = _LOOK_MIN_S
             self.look_at = monotonic() + _LOOK_MIN_S
         elif frame[0] == "skip":
             self.in_flight -= frame[3] - frame[2]
-        self._outbox.append((self.write_fd, memoryview(_U32.pack(len(data)) + data)))
         if permits:
-            self._give(permits)
+            self._outbox.append(permits)
+        self._put(frame)
         self.flush()
-
-    def _give(self, permits: int) -> None:
-        """Behind the frame, which the runner then finds: a permit never arrives before its task."""
-        data = (_LOOK_FIRST if self._look_first else _PERMIT) + _PERMIT * (permits - 1)
-        self._look_first = False
-        self._outbox.append((self._permits_out, memoryview(data)))
 
     def take_permits(self) -> int:
-        """Take back all permits that the runner has not taken, and say how many: so many tasks cannot start."""
-        unsent = [data for fd, data in self._outbox if fd == self._permits_out]
-        self._outbox = deque(entry for entry in self._outbox if entry[0] != self._permits_out)
-        taken = sum(map(len, unsent))
-        try:
-            while data := os.read(self._permits_back, _READ_BYTES):
-                taken += len(data)
-        except BlockingIOError:
-            pass
+        """Take back all permits of tasks that have not begun, and say how many: so many tasks cannot start."""
+        unsent = [entry for entry in self._outbox if isinstance(entry, int)]
+        self._outbox = deque(entry for entry in self._outbox if not isinstance(entry, int))
         self._look_first = True
-        return taken
+        return self._gate.take_back() + sum(unsent)
 
     def give_permits(self, permits: int) -> None:
-        self._give(permits)
+        self._outbox.append(permits)
+        self._put(["go"])
         self.flush()
 
+    def _put(self, frame: list[Any]) -> None:
+        data = _encode(frame)
+        self._outbox.append(memoryview(_U32.pack(len(data)) + data))
+
     def flush(self) -> None:
-        """Write what the pipes take now."""
+        """Write what the pipe takes now."""
         while self._outbox:
-            fd, head = self._outbox[0]
+            head = self._outbox[0]
+            if isinstance(head, int):
+                self._gate.give(head, self._look_first)
+                self._look_first = False
+                self._outbox.popleft()
+                continue
             try:
-                written = os.write(fd, head)
+                written = os.write(self.write_fd, head)
             except BlockingIOError:
                 return
             except OSError:  # it is gone: RunnerExited follows
@@ -156,13 +169,17 @@ class RunnerProcess:
             if written == len(head):
                 self._outbox.popleft()
             else:
-                self._outbox[0] = fd, head[written:]
+                self._outbox[0] = head[written:]
 
-    def read(self) -> list[list[Any]]:
-        """Complete frames; at most ``READ_MAX`` bytes are taken from the pipe unless one frame is longer."""
+    def read(self, at_end: bool = False) -> list[list[Any]]:
+        """What it has said, in its order: frames, and answers from the board.
+
+        At most ``READ_MAX`` bytes are taken from the pipe unless one frame is longer. ``at_end``: it is dead, and what
+        it wrote before it could say so on the board counts too.
+        """
         frames: list[list[Any]] = []
-        taken = 0
-        while not self.hung_up and (taken < READ_MAX or not frames):
+        taken = cut = 0
+        while not self.hung_up and (taken < READ_MAX or not cut):
             try:
                 data = os.read(self.read_fd, _READ_BYTES)
             except BlockingIOError:
@@ -171,13 +188,19 @@ class RunnerProcess:
                 self.hung_up = True
             self._inbox += data
             taken += len(data)
-            self._cut(frames)
+            cut += self._cut(frames)
             if len(data) < _READ_BYTES:
                 break  # the pipe is empty: spare the read that says so
+        self.noisy = bool(self._piped)
+        self._take_answers(frames)
+        if at_end and not self._scribbled:
+            frames += self._piped
+            self._piped.clear()
         return frames
 
-    def _cut(self, frames: list[list[Any]]) -> None:
-        at = 0
+    def _cut(self, frames: list[list[Any]]) -> int:
+        """Take complete frames out of the inbox, and say how many."""
+        at = cut = 0
         with memoryview(self._inbox) as view:
             while len(view) - at >= 4:
                 size = _U32.unpack_from(view, at)[0]
@@ -187,15 +210,41 @@ class RunnerProcess:
                 frame = _decode_frame(view[at + 4 : end])
                 if frame is None or size > self._frame_bytes_max:
                     self._distrust()
-                    return
+                    return cut
+                cut += 1
                 if frame[0] == "done":
-                    self.in_flight -= 1
-                frames.append(frame)
+                    self._piped.append(frame)
+                elif frame[0] != "look":
+                    frames.append(frame)
                 at = end
         del self._inbox[:at]
+        return cut
+
+    def _take_answers(self, frames: list[list[Any]]) -> None:
+        """From the board, and from the pipe those whose turn it is."""
+        while not self._scribbled:
+            if self._piped_is_next:
+                if not self._piped:
+                    return
+                frames.append(self._piped.popleft())
+                self._piped_is_next = False
+                self.in_flight -= 1
+            try:
+                blocks = self._gate.blocks()
+            except Scribbled:
+                self._distrust()
+                return
+            for block in blocks:
+                if block is None:
+                    self._piped_is_next = True
+                else:
+                    frames.append(["returned", *block])
+                    self.in_flight -= block[0]
+            if not self._piped_is_next:
+                return
 
     def _distrust(self) -> None:
-        """The function wrote into the runner's pipe: nothing that comes from it can be believed any more."""
+        """The function wrote into the runner's pipe or board: nothing that comes from it can be believed any more."""
         self.hung_up = self._scribbled = True
         self._signal(signal.SIGKILL)
 
@@ -222,8 +271,10 @@ class RunnerProcess:
     def end_group(self) -> None:
         self._signal(signal.SIGKILL)
 
-    def _pipes(self) -> tuple[int, ...]:
-        return (self.read_fd, self.write_fd, self._permits_back, self._permits_out, *self.outputs)
+    def _close(self) -> None:
+        for fd in (self.read_fd, self.write_fd, *self.outputs):
+            os.close(fd)
+        self._board.close()
 
     def _signal(self, number: int) -> None:
         try:
@@ -236,12 +287,15 @@ class RunnerProcess:
         code = self._popen.wait()
         out_of_memory = memory.happened() and code == -signal.SIGKILL and not self._killed
         stdout, stderr = (_ends(fd, output_max) for fd in self.outputs)
-        for fd in (*self._pipes(), self.pidfd):
-            os.close(fd)
+        self._close()
+        os.close(self.pidfd)
         shutil.rmtree(self.folder, ignore_errors=True)
         how = "out of memory, killed by the kernel" if out_of_memory else _words(code)
         if self._scribbled:
-            how = "something was written into the runner's pipe; did the function write to a descriptor not its own?"
+            how = (
+                "something was written into the runner's pipe or shared memory; did the function write to a "
+                "descriptor, or an address, not its own?"
+            )
         return RunnerExited(
             runner=self.number,
             status=code,
@@ -262,7 +316,7 @@ def _decode_frame(data: memoryview) -> list[Any] | None:
 
 
 #: kinds of frames that runners write, and how many elements each has
-_FRAME_LENGTHS = {"ready": 4, "broken": 2, "done": 9}
+_FRAME_LENGTHS = {"ready": 4, "broken": 2, "look": 1, "done": 9}
 
 
 def _words(code: int) -> str:
@@ -280,16 +334,6 @@ def _pipe() -> tuple[int, int]:
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         pass  # over the user's share of pipe pages: the default size works as well
-    return read_fd, write_fd
-
-
-def _permit_pipe() -> tuple[int, int]:
-    """Its read end is the rank's and the runner's."""
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PERMIT_PIPE_BYTES)
-    except OSError:
-        pass  # one page is all that the user gets: it works, and sometimes a permit waits until the page is read
     return read_fd, write_fd
 
 

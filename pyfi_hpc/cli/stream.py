@@ -10,6 +10,6 @@ from pyfi_hpc.client.mapping import MapStream
 class CallStream(MapStream):
     """As MapStream, but each call comes as ``(arguments, keyword arguments)``."""
 
-    def _add(self, args: tuple[Any, ...]) -> None:
+    def _encode(self, args: tuple[Any, ...]) -> bytes:
         positional, self._kwargs = args
-        super()._add(positional)
+        return super()._encode(positional)

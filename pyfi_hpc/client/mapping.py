@@ -20,9 +20,9 @@ from pyfi_hpc.client.session import Session
 from pyfi_hpc.errors import PyfiError, UsageError
 from pyfi_hpc.model.ids import task_name
 from pyfi_hpc.model.limits import Limits
-from pyfi_hpc.model.messages import Submit
+from pyfi_hpc.model.messages import Range, Submit
 from pyfi_hpc.model.states import TaskState
-from pyfi_hpc.runner.payload import decode_value
+from pyfi_hpc.runner.payload import decode_values, encode_plain_call
 
 #: tasks submitted and not taken by the reader
 AHEAD_TASKS_MAX = 65_536
@@ -31,6 +31,8 @@ AHEAD_BYTES_MAX = 64 << 20
 BATCH_TASKS_FIRST, BATCH_TASKS_MAX = 32, 2048
 #: a batch that fills slowly is sent after so long, seconds
 BATCH_WAIT_S = 0.005
+#: results of one range that are decoded together, bytes; those of a larger one when each is asked for
+_TOGETHER_MAX = 256 << 10
 
 
 class MapStream:
@@ -59,7 +61,6 @@ class MapStream:
         self._payloads: list[bytes] = []
         self._edges: list[tuple[int, int, int, int]] = []
         self._size = 0
-        self._read_count = 0
         self._ahead_bytes = 0
         self._batches: list[tuple[int, int]] = []
 
@@ -116,30 +117,35 @@ class MapStream:
             self.inbox.wait(lambda: self.inbox.feed.complete, None, f"the end of a map over {self.socket}")
 
     def _read_batch(self) -> None:
-        deadline = time.monotonic() + BATCH_WAIT_S
+        now = time.monotonic
+        deadline = now() + BATCH_WAIT_S
         limit, bytes_goal = self._batch_tasks, Limits().batch_bytes_goal
+        payloads, size = self._payloads, self._size
         for args in self._calls:
-            self._add(args)
-            count = len(self._payloads)
-            if count > 1 and (count > limit or self._size > bytes_goal or time.monotonic() > deadline):
-                self._send(count - 1, last=False)
+            payload = self._encode(args)
+            payloads.append(payload)
+            size += len(payload)
+            if (len(payloads) > limit or size > bytes_goal or now() > deadline) and len(payloads) > 1:
+                self._send(len(payloads) - 1, last=False)
                 break
         else:
             self.exhausted = True
-            if self._payloads:
-                self._send(len(self._payloads), last=True)
+            if payloads:
+                self._send(len(payloads), last=True)
         if self._chunksize is None:
             self._batch_tasks = min(2 * self._batch_tasks, BATCH_TASKS_MAX)
 
-    def _add(self, args: tuple[Any, ...]) -> None:
-        slots = Slots(self.session)
-        whose = f"call {self._read_count} of a map over {self.socket}"
-        payload = encode_arguments(args, self._kwargs, slots, self.session.payload_bytes_max, whose)
+    def _encode(self, args: tuple[Any, ...]) -> bytes:
+        """One call; what has other than plain values, futures among them, takes longer."""
+        bytes_max = self.session.payload_bytes_max
+        plain = encode_plain_call(args, self._kwargs)
+        if plain is not None and len(plain) <= bytes_max:
+            return plain
+        slots, index = Slots(self.session), self.submitted + len(self._payloads)
+        payload = encode_arguments(args, self._kwargs, slots, bytes_max, f"call {index} of a map over {self.socket}")
         for slot, producer in enumerate(slots.needs):
-            self._edges.append((self._read_count, slot, producer.job, producer._index))
-        self._payloads.append(payload)
-        self._size += len(payload)
-        self._read_count += 1
+            self._edges.append((index, slot, producer.job, producer._index))
+        return payload
 
     def _send(self, count: int, last: bool) -> None:
         submission, options = self.submission, self._options
@@ -174,10 +180,12 @@ class MapResults(Iterator[Any]):
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._ended = ended
-        self._next = 0
+        #: the index behind the range that is being read
+        self._end = 0
         self._started = self._finished = False
-        #: what is left of the range that is being read: state and bytes of each, the next one last
-        self._ready: list[tuple[int, bytes]] = []
+        #: what is left of that range, the next one last: values, or where not all of them are, state and bytes of each
+        self._ready: list[Any] = []
+        self._is_raw = False
 
     @property
     def id(self) -> int:
@@ -196,40 +204,39 @@ class MapResults(Iterator[Any]):
     def __next__(self) -> Any:
         if not self._ready:
             self._fetch()
-        state, data = self._ready.pop()
-        index = self._next
-        self._next = index + 1
-        if state == TaskState.COMPLETED:
-            return decode_value(data)
-        return value_of(state, data, task_name(self._stream.submission.job, index))
+        value = self._ready.pop()
+        if not self._is_raw:
+            return value
+        state, data = value
+        return value_of(state, data, task_name(self._stream.submission.job, self._end - len(self._ready) - 1))
 
     def _fetch(self) -> None:
         """Wait for the next range, reading on from the iterables meanwhile."""
         stream, inbox = self._stream, self._stream.inbox
         self._started = True
         while True:
-            if self._finished or (stream.exhausted and self._next >= stream.submitted):
+            if self._finished or (stream.exhausted and self._end >= stream.submitted):
                 self._finish()
                 raise StopIteration
-            piece = inbox.pop(self._next)
+            piece = inbox.pop(self._end)
             if piece is not None:
                 break
-            if stream.has_room(self._next):
+            if stream.has_room(self._end):
                 stream.submit_batch()
                 continue
             self._wait()
-        if stream.has_room(self._next - AHEAD_TASKS_MAX // 2):
+        if stream.has_room(self._end - AHEAD_TASKS_MAX // 2):
             stream.submit_batch()
-        offsets, payload = offsets_of(piece.offsets), piece.payload
-        self._ready = [
-            (state, payload[offsets[i] : offsets[i + 1]]) for i, state in enumerate(piece.states)
-        ]  # fmt: skip
+        self._end += piece.count
+        values = _values(piece)
+        self._is_raw = values is None
+        self._ready = _raw(piece) if values is None else values
         self._ready.reverse()
         if inbox.retains:
-            stream.session.taken(len(payload))
+            stream.session.taken(len(piece.payload))
 
     def _wait(self) -> None:
-        inbox, index = self._stream.inbox, self._next
+        inbox, index = self._stream.inbox, self._end
         left = None if self._deadline is None else self._deadline - time.monotonic()
         try:
             inbox.wait(
@@ -255,3 +262,20 @@ class MapResults(Iterator[Any]):
         # A map that nobody has looked at runs to its end; a loop that was left cancels the rest.
         if getattr(self, "_started", False):
             self.close()
+
+
+def _values(piece: Range) -> list[Any] | None:
+    """The values of a range whose tasks all completed; None where each is to be looked at alone."""
+    offsets = offsets_of(piece.offsets)
+    lo, hi = offsets[0], offsets[-1]
+    if piece.states.count(TaskState.COMPLETED) < piece.count or hi - lo > _TOGETHER_MAX:
+        return None
+    try:
+        return decode_values(piece.payload[lo:hi], piece.count)
+    except ValueError:
+        return None  # the one that cannot be decoded says so
+
+
+def _raw(piece: Range) -> list[tuple[int, bytes]]:
+    offsets, payload = offsets_of(piece.offsets), piece.payload
+    return [(state, payload[offsets[i] : offsets[i + 1]]) for i, state in enumerate(piece.states)]

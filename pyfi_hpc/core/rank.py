@@ -18,7 +18,9 @@ broker. A runner that dies of a TERM which is not ours is looked at a moment lat
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
+from struct import unpack
 from typing import Any
 
 from pyfi_hpc.core.outcomes import death_error
@@ -231,6 +233,9 @@ class RankMachine:
         moved = False
         for frame in event.frames:
             match frame[0]:
+                case "returned":
+                    self._returned(runner, now, *frame[1:])
+                    moved = True
                 case "done":
                     _, run, index, cause, started, duration, result, stdout, stderr = frame
                     work = self._head(runner, run, index)
@@ -249,14 +254,34 @@ class RankMachine:
         if moved:
             self._head_began(runner, now)
 
+    def _returned(
+        self, runner: Runner, now: float, count: int, started: bytes, durations: bytes, lengths: array[int],
+        payload: bytes,
+    ) -> None:  # fmt: skip
+        """So many tasks after each other returned and printed nothing; one block may hold the ends of several runs."""
+        (began,), (took,) = unpack("<d", started[-8:]), unpack("<f", durations[-4:])
+        self._utc_offset = began + took - now
+        at = 0
+        while at < count:
+            work = runner.runs[0]
+            few = min(count - at, work.in_a_row())
+            ends = lengths[at : at + few]
+            size = sum(ends)
+            self._reports.add_returned(
+                work, few, started[8 * at : 8 * (at + few)], durations[4 * at : 4 * (at + few)], ends, payload[:size]
+            )
+            payload = payload[size:]
+            at += few
+            self._settled(runner, work, few)
+
     def _head(self, runner: Runner, run: int, index: int) -> Work:
         work = runner.runs[0]
         assert (work.run, work.next) == (run, work.base + index), "outcomes come in order"
         return work
 
-    def _settled(self, runner: Runner, work: Work) -> None:
-        """The head has its outcome."""
-        work.next += 1
+    def _settled(self, runner: Runner, work: Work, count: int = 1) -> None:
+        """The head has its outcome, or so many that follow each other."""
+        work.next += count
         if work.skipped or work.finished:
             self._pass_over(runner)
 

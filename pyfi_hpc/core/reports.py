@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 from pyfi_hpc.core.outcomes import OutcomePacker, death_error
@@ -26,6 +27,12 @@ class Reports:
         """How the first task without an outcome ended."""
         if work.next not in work.told:
             self._done.add(work.bundle, work.next, cause, started, duration, result, stdout, stderr)
+
+    def add_returned(
+        self, work: Work, count: int, started: bytes, durations: bytes, lengths: array[int], payload: bytes
+    ) -> None:
+        """The first so many tasks without an outcome returned; they were not handed back, because they have run."""
+        self._done.add_returned(work.bundle, work.next, count, started, durations, lengths, payload)
 
     def of_killed(self, work: Work) -> None:
         """It ended before it started."""

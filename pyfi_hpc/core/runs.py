@@ -45,6 +45,13 @@ class Work:
         """Positions without an outcome; of those behind the first one some may have been handed back."""
         return range(self.next, self.bundle.count)
 
+    def in_a_row(self) -> int:
+        """How many tasks follow each other in the runner from the first one without an outcome."""
+        if not self.skipped:
+            return self.bundle.count - self.next
+        behind = [i for i in self.skipped if i >= self.next]
+        return min(behind, default=self.bundle.count) - self.next
+
     def as_run(self, number: int) -> list[Any]:
         """What a runner is to run of it, as a frame; what is killed already it is to skip."""
         b = self.bundle

@@ -116,7 +116,8 @@ class SocketsChanged:
 
 @dataclass(slots=True)
 class RunnerSpoke:
-    """Frames that a runner wrote, each a decoded list (see runner/child.py)."""
+    """What a runner said, each a list: frames that it wrote (see runner/child.py), and answers from the board as
+    ``returned count started durations lengths results``."""
 
     runner: int
     frames: list[list[Any]]

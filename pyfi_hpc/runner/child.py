@@ -1,21 +1,21 @@
 """The runner: calls one module's functions in the user's own environment, one task after the other.
 
-Started by a rank as ``ENV/bin/python -I -X faulthandler child.py`` with three pipes. Stands on the ground: the
-standard library, msgspec, and the files beside it. A frame is a little-endian length of 4 bytes and a
-msgpack list::
+Started by a rank as ``ENV/bin/python -I -X faulthandler child.py`` with two pipes and a board. Stands on the ground:
+the standard library, msgspec, and the files beside it. A frame is a little-endian length of 4 bytes and a msgpack
+list::
 
-    child -> rank   ready pid version utc | broken error
+    child -> rank   ready pid version utc | broken error | look
                     done run index cause started_utc duration_s result stdout stderr
     rank -> child   run number job first attempt grant function offsets payload inputs
-                    skip run lo hi | stop
+                    skip run lo hi | go | stop
 
-The third pipe holds permits, a byte each: the runner takes one before it starts a task. A task that is skipped is
-passed over without one, and without an answer. The rank takes permits back from the same pipe; the first one that
-it writes after that says that the inbox is to be read first, because it holds what is to be skipped.
+Permits and answers pass over the board (``board.py``). A task is started only with a permit; one that is skipped is
+passed over without one, and without an answer. What returned a short result and printed nothing is answered on the
+board; all else by ``done``, in its turn. So the rank knows which task ran when the runner died, and has every answer
+before that one. ``look`` wakes it where it sleeps and at a run's end, so a long task never holds up the result of a
+short one. ``go`` wakes a runner that waits for a permit.
 
-Each task is answered at once, with one write (1 to 2 us): so the rank knows which task ran when the runner
-died, and a long task never holds up the result of a short one. Standard output and error are memory files
-shared with the rank; after each task what is in them is that task's.
+Standard output and error are memory files shared with the rank; after each task what is in them is that task's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import fcntl
 import gc
 import importlib
 import io
+import mmap
 import os
 import resource
 import select
@@ -33,8 +34,10 @@ import struct
 import sys
 import types
 from collections import deque
+from collections.abc import Callable
 from operator import attrgetter
-from time import perf_counter, time
+from os import lseek
+from time import perf_counter, sleep, time
 from typing import Any, NoReturn
 
 try:
@@ -42,30 +45,46 @@ try:
 except ImportError:  # told in plain words: the text goes to the rank with the exit code
     sys.exit("the environment lacks msgspec, which every runner needs")
 
+
+def _load(name: str) -> Any:
+    """A file beside this one, of a package with a private name: ours is not installed in this environment."""
+    package = sys.modules.setdefault("_pyfi_runner", types.ModuleType("_pyfi_runner"))
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    return importlib.import_module(f"_pyfi_runner.{name}")
+
+
+board = _load("board")
+_AT, _GATE = board.AT, board.GATE
+_ANSWERS, _RESULT_BYTES, _LENGTH_MAX = board.ANSWERS, board.RESULT_BYTES, board.LENGTH_MAX
 # as in model.states.Cause
 RETURNED, ERROR = 0, 1
 _PR_SET_PDEATHSIG = 1
+_END = os.SEEK_END
+_MADV_WIPEONFORK = 18
 _IOLBF = 1
 _U32 = struct.Struct("<I")
 #: for one read; malloc asks the kernel for anything larger, and gives it back, each time
 _READ_BYTES = 64 << 10
-#: a permit, and one before which the inbox is to be read
-_PERMIT, _LOOK_FIRST = b"\1", b"\2"
-#: while short tasks follow each other the inbox is looked at this often, seconds
-_LOOK_S = 0.001
+#: how often a runner whose board is full looks whether the rank has taken something, seconds
+_ROOM_S = 0.001
+_VARIABLE = b"PYFI_TASK"
+#: bytes of its value: two numbers of 64 bits
+_VALUE_MAX = 44
 
 
 def main() -> None:
-    """``child.py READ_FD WRITE_FD PERMIT_FD PARENT WORKDIR MODULE OUTPUT_MAX RESULT_MAX``, sizes in bytes."""
-    read_fd, write_fd, permit_fd, parent, workdir, module, output_max, result_max = sys.argv[1:]
+    """``child.py READ_FD WRITE_FD BOARD_FD PARENT WORKDIR MODULE OUTPUT_MAX RESULT_MAX``, sizes in bytes."""
+    read_fd, write_fd, board_fd, parent, workdir, module, output_max, result_max = sys.argv[1:]
     _die_with(int(parent))
     # a handler, not SIG_IGN: what functions start would inherit that
     signal.signal(signal.SIGUSR1, _for_the_agent)
     inbox, outbox = _Inbox(_out_of_reach(int(read_fd))), _Outbox(_out_of_reach(int(write_fd)))
-    permits = _out_of_reach(int(permit_fd))
-    payload = _load_payload()
+    payload = _load("payload")
+    answers = Answers(int(board_fd), outbox)
+    outputs = _Output(1, int(output_max)), _Output(2, int(output_max))
     _settle_streams()
-    tasks = _task_module()
+    current = _Current()
+    _add_task_module(current)
     sys.argv = [module]
     sys.path.insert(0, workdir)
     try:
@@ -77,7 +96,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what the import made stays: later collections need not look at it
     outbox.put(["ready", os.getpid(), sys.version.split()[0], time()])
-    Runner(code, payload, tasks, inbox, outbox, permits, int(output_max), int(result_max)).serve()
+    Runner(code, payload, current, inbox, answers, outputs, int(result_max)).serve()
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -96,17 +115,17 @@ class Runner:
     """Takes runs from the inbox and answers each of their tasks."""
 
     def __init__(
-        self, code: types.ModuleType, payload: Any, tasks: Any, inbox: _Inbox, outbox: _Outbox, permits: int,
-        output_max: int, result_max: int,
+        self, code: types.ModuleType, payload: Any, current: _Current, inbox: _Inbox, answers: Answers,
+        outputs: tuple[_Output, _Output], result_max: int,
     ) -> None:  # fmt: skip
-        self._code, self._payload, self._inbox, self._outbox = code, payload, inbox, outbox
-        #: a pipe that does not block: see the beginning of this file
-        self._permits = permits
-        self._has_permit = False
-        self._tasks = tasks
-        self._stdout, self._stderr = _Output(1, output_max), _Output(2, output_max)
+        self._code, self._payload, self._inbox, self._answers = code, payload, inbox, answers
+        self._current, (self._stdout, self._stderr) = current, outputs
+        self._variable = _Variable()
         self._result_max = result_max
-        self._pid = os.getpid()
+        #: 1 in this process, 0 in its copies
+        self._own = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._own.madvise(_MADV_WIPEONFORK)
+        self._own[0] = 1
         self._runs: deque[list[Any]] = deque()
         #: run -> ranges that are not to be started
         self._skips: dict[int, list[tuple[int, int]]] = {}
@@ -115,13 +134,14 @@ class Runner:
     def serve(self) -> None:
         """Run until told to stop or the rank is gone."""
         while not self._stop:
+            self._take(block=not self._runs)
             if self._runs:
                 self._run(self._runs.popleft())
-            else:
-                self._take(block=True)
 
     def _take(self, block: bool) -> None:
         """Take what the rank wrote."""
+        if block:
+            self._answers.tell()
         for frame in self._inbox.frames(block):
             if frame is None:
                 os._exit(0)
@@ -136,61 +156,60 @@ class Runner:
     def _run(self, frame: list[Any]) -> None:
         _, number, job, first, attempt, grant, name, offsets, data, inputs = frame
         bounds = struct.unpack(f"<{len(offsets) // 4}I", offsets)
-        environ = os.environ
+        environ, find = os.environ, attrgetter(name)
         environ["PYFI_ATTEMPT"], environ["PYFI_GRANT"] = str(attempt), str(grant)
-        looked = ended = perf_counter()
+        answers, current, set_variable = self._answers, self._current, self._variable.of(job)
+        current.begin(job, attempt, grant)
+        ended = perf_counter()
+        utc = time() - ended
         for i in range(len(bounds) - 1):
-            if ended - looked > _LOOK_S:
-                self._take(block=False)
-                looked = ended
-            if not self._may_start(number, i):
+            if self._skips and self._is_skipped(number, i):
                 continue
-            environ["PYFI_TASK"] = f"{job}.{first + i}"
-            self._tasks.task = Task(job, first + i, attempt, grant)
-            started, begin = time(), perf_counter()
-            cause, result = self._call(name, data[bounds[i] : bounds[i + 1]], inputs[i] if inputs else ())
+            if not answers.claim():
+                if not self._may_start(number, i):
+                    continue
+                ended = perf_counter()  # it may have waited
+                utc = time() - ended
+            began = ended
+            current.index = first + i
+            set_variable(first + i)
+            cause, result = self._call(find, data[bounds[i] : bounds[i + 1]], inputs[i] if inputs else ())
+            printed = self._printed()
             ended = perf_counter()
-            self._tasks.task = None
-            out, err = self._outputs()
-            self._outbox.put(["done", number, i, cause, started, ended - begin, result, out, err])
+            if cause == RETURNED and printed is None and len(result) <= _LENGTH_MAX:
+                answers.put(began + utc, ended - began, result)
+            else:
+                out, err = printed or (None, None)
+                answers.pipe(["done", number, i, cause, began + utc, ended - began, result, out, err])
+        current.index = None
+        answers.end()
+        answers.tell()
         self._skips.pop(number, None)
 
     def _may_start(self, number: int, index: int) -> bool:
-        """Take the permit for a task, waiting for one; False: the task is to be skipped."""
-        while not (self._skips and self._is_skipped(number, index)):
-            if self._has_permit:
-                self._has_permit = False
+        """Wait for a permit; False: the task is to be skipped."""
+        while not self._is_skipped(number, index):
+            found = self._answers.ask()
+            if found == PERMIT:
                 return True
-            try:
-                permit = os.read(self._permits, 1)
-            except BlockingIOError:
-                self._inbox.wait(self._permits)
-                self._take(block=False)
-                continue
-            except OSError as error:
-                _end(_CLOSED.format(error))
-            if permit == _PERMIT:
-                return True
-            if permit != _LOOK_FIRST:
-                os._exit(0)  # the rank is gone
-            # from now on a task starts, whichever comes first among those that are not to be skipped
-            self._has_permit = True
-            self._take(block=False)
+            self._take(block=found == NONE)
+        self._answers.end()
         return False
 
     def _is_skipped(self, number: int, index: int) -> bool:
         return any(lo <= index < hi for lo, hi in self._skips.get(number, ()))
 
-    def _call(self, name: str, data: bytes, inputs: Any) -> tuple[int, bytes]:
+    def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any) -> tuple[int, bytes]:
         payload = self._payload
         try:
-            function = attrgetter(name)(self._code)
-            args, kwargs = payload.decode_call(data, inputs)
-            value = function(*args, **kwargs)
+            args, kwargs = payload.decode_call(data, inputs) if inputs else payload.decode_plain_call(data)
+            value = find(self._code)(*args, **kwargs)
         except BaseException as error:  # sys.exit in a task fails the task, not the runner
-            self._end_copies()
+            if not self._own[0]:
+                os._exit(0)
             return ERROR, payload.encode_error(error, skip=1)
-        self._end_copies()
+        if not self._own[0]:  # the function forked and came back in the copy as well
+            os._exit(0)
         try:
             result = payload.encode_value(value)
         except Exception as error:
@@ -200,13 +219,182 @@ class Runner:
             return ERROR, payload.encode_failure("pyfi_hpc.errors", "TooLarge", what)
         return RETURNED, result
 
-    def _end_copies(self) -> None:
-        if os.getpid() != self._pid:  # the function forked and came back in the child as well
-            os._exit(0)
+    def _printed(self) -> tuple[bytes | None, bytes | None] | None:
+        """What the task wrote to standard output and error; None: nothing at all."""
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except BaseException:  # the function closed it or put something of its own there
+            _flush()
+        try:
+            # who writes there appends, whatever the position is
+            if not lseek(self._stdout.fd, 0, _END) and not lseek(self._stderr.fd, 0, _END):
+                return None
+            return self._stdout.take(), self._stderr.take()
+        except OSError as error:
+            _end(_CLOSED.format(error))
 
-    def _outputs(self) -> tuple[bytes | None, bytes | None]:
-        _flush()
-        return self._stdout.take(), self._stderr.take()
+
+#: what came of asking for a permit: one, none, or that the inbox is to be read first
+PERMIT, NONE, LOOK_FIRST = range(3)
+
+
+class Answers:
+    """The runner's side of the board: claims tasks and answers them.
+
+    Parameters
+    ----------
+    fd : int
+        Of the board.
+    outbox : _Outbox
+    """
+
+    def __init__(self, fd: int, outbox: _Outbox) -> None:
+        shared = board.Board(fd)
+        os.close(fd)
+        self._words, self._memory = shared.words, shared.memory
+        self._started, self._durations, self._lengths = shared.started, shared.durations, shared.lengths
+        self._outbox = outbox
+        #: the rank's fences reach this process; else it needs its own
+        self._is_fenced = board.register()
+        #: tasks that are answered
+        self._count = 0
+        #: up to where the results' ring is full
+        self._place = 0
+        #: the gate as it was last seen, -1 where each task is to ask; and what it said
+        self._gate, self._allowed, self._looks = -1, 0, 0
+        #: answers that the rank was told of, and numbers up to which there is room
+        self._told, self._nap = 0, -1
+        self._count_end = self._place_end = 0
+
+    def claim(self) -> bool:
+        """Answers so far can be read, and another task is about to start; False: ask."""
+        self._words[_AT] = 2 * self._count + 1
+        return self._words[_GATE] == self._gate and self._count < self._allowed
+
+    def ask(self) -> int:
+        """Claim, and look what the rank says."""
+        if not self._is_fenced:
+            board.fence()
+        self._words[_AT] = 2 * self._count + 1
+        if not self._is_fenced:
+            board.fence()
+        gate = self._words[_GATE]
+        is_asleep = gate & board.ASLEEP
+        if is_asleep:
+            self._wake(gate)
+        looks = gate >> board.LOOK_SHIFT
+        if looks != self._looks:
+            self._looks = looks
+            board.fence()  # the gate was read before the inbox is
+            return LOOK_FIRST
+        self._allowed = gate & board.ALLOWED
+        if self._count >= self._allowed:
+            self.end()
+            return NONE
+        # a rank that sleeps and was told of nothing is to be told of the next answer
+        is_told = not is_asleep or gate >> board.NAP_SHIFT & board.COUNTED == self._nap
+        self._gate = gate if is_told and self._is_fenced else -1
+        return PERMIT
+
+    def end(self) -> None:
+        """No task is about to start."""
+        self._words[_AT] = 2 * self._count
+        if not self._is_fenced:
+            board.fence()
+        gate = self._words[_GATE]
+        if gate & board.ASLEEP:
+            self._wake(gate)
+
+    def tell(self) -> None:
+        """A run has ended, or nothing is left to do: the rank is to look, if it was not told of all answers."""
+        gate = self._words[_GATE]
+        if gate & board.ASLEEP:
+            self._wake(gate)
+        elif self._told != self._count:
+            self._told = self._count
+            self._outbox.put(["look"])
+
+    def _wake(self, gate: int) -> None:
+        """The rank sleeps: wake it if there are answers, once in each of its naps."""
+        nap = gate >> board.NAP_SHIFT & board.COUNTED
+        if self._told != self._count and nap != self._nap:
+            self._told, self._nap = self._count, nap
+            self._outbox.put(["look"])
+
+    def put(self, started: float, duration: float, result: bytes) -> None:
+        """Answer on the board: before the next claim, or the end, nobody sees it."""
+        count, length, at = self._count, len(result), self._place % _RESULT_BYTES
+        if at + length > _RESULT_BYTES:
+            self._place += _RESULT_BYTES - at
+            at = 0
+        end = self._place + length
+        if count >= self._count_end or end > self._place_end:
+            self._wait_for_room(end)
+        self._memory[at : at + length] = result
+        k = count % _ANSWERS
+        self._started[k], self._durations[k], self._lengths[k] = started, duration, length
+        self._place, self._count = end, count + 1
+
+    def pipe(self, frame: list[Any]) -> None:
+        """Answer through the pipe; its place on the board says so."""
+        if self._count >= self._count_end:
+            self._wait_for_room(self._place)
+        self._outbox.put(frame)
+        self._lengths[self._count % _ANSWERS] = 0
+        self._count += 1
+
+    def _wait_for_room(self, place: int) -> None:
+        while True:
+            self._count_end = self._words[board.TAKEN] + _ANSWERS
+            self._place_end = self._words[board.FREE] + _RESULT_BYTES
+            if self._count < self._count_end and place <= self._place_end:
+                return
+            self.tell()
+            sleep(_ROOM_S)
+
+
+class _Current:
+    """The task that runs now, made when somebody asks."""
+
+    index: int | None = None
+
+    def begin(self, job: int, attempt: int, grant: int) -> None:
+        self._job, self._attempt, self._grant = job, attempt, grant
+
+    def task(self) -> Task | None:
+        index = self.index
+        return None if index is None else Task(self._job, index, self._attempt, self._grant)
+
+
+class _Variable:
+    """PYFI_TASK in ``os.environ`` and in what programs inherit: there in memory of ours, so that no call changes it.
+
+    Whoever sets or removes it gets his way until the next task; then it is put there again.
+    """
+
+    def __init__(self) -> None:
+        self._entry = ctypes.create_string_buffer(_VARIABLE + b"=", len(_VARIABLE) + 1 + _VALUE_MAX)
+        self._value = (ctypes.c_char * _VALUE_MAX).from_buffer(self._entry, len(_VARIABLE) + 1)
+        self._putenv = ctypes.CDLL(None).putenv
+        # what the process does at its very end may still read it
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._entry))
+
+    def of(self, job: int) -> Callable[[int], None]:
+        """A function that sets it for a task of this job."""
+        environ, entries = os.environ, getattr(os.environ, "_data", None)
+        if type(entries) is not dict:  # the function put something of its own there
+            return lambda index: environ.__setitem__(_VARIABLE.decode(), f"{job}.{index}")
+        value, putenv, head, last = self._value, self._putenv, b"%d." % job, None
+
+        def set_variable(index: int) -> None:
+            nonlocal last
+            text = head + b"%d" % index
+            if entries.get(_VARIABLE) is not last or last is None:
+                putenv(self._entry)
+            entries[_VARIABLE] = value.value = last = text
+
+        return set_variable
 
 
 # --- pipes ----------------------------------------------------------------------------------------------
@@ -221,18 +409,14 @@ class _Inbox:
         self._poll.register(fd, select.POLLIN)
         self._buffer = bytearray()
 
-    def wait(self, other: int) -> None:
-        """Until there is something here or in another pipe."""
-        both = select.poll()
-        both.register(self._fd, select.POLLIN)
-        both.register(other, select.POLLIN)
-        both.poll()
-
     def frames(self, block: bool) -> list[Any]:
         """The frames that are there, with ``block`` at least one; the last is None when the rank is gone."""
         found: list[Any] = []
         while self._poll.poll(None if block and not found else 0):
-            data = os.read(self._fd, _READ_BYTES)
+            try:
+                data = os.read(self._fd, _READ_BYTES)
+            except OSError as error:
+                _end(_CLOSED.format(error))
             if not data:
                 return [*found, None]
             self._buffer += data
@@ -284,12 +468,16 @@ def _end(reason: str) -> NoReturn:
 
 
 def _out_of_reach(fd: int) -> int:
-    """Move a pipe to a high number, not inherited by programs: code that guesses numbers does not hit it."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    high = min(4096, soft if soft > 0 else 1024) - 16
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(high, 3))
+    moved = _copy_out_of_reach(fd)
     os.close(fd)
     return moved
+
+
+def _copy_out_of_reach(fd: int) -> int:
+    """A descriptor of a high number, not inherited by programs: code that guesses numbers does not hit it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    high = min(4096, soft if soft > 0 else 1024) - 16
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(high, 3))
 
 
 # --- standard output and error --------------------------------------------------------------------------
@@ -319,32 +507,26 @@ def _flush() -> None:
 
 
 class _Output:
-    """The memory file behind standard output or error."""
+    """The memory file behind standard output or error, through a descriptor of our own: functions may move theirs."""
 
     def __init__(self, fd: int, limit: int) -> None:
-        self._fd, self._limit = fd, limit
-        self._inode = os.fstat(fd).st_ino
+        self.fd, self._limit = _copy_out_of_reach(fd), limit
 
     def take(self) -> bytes | None:
         """What a task wrote, and an empty file for the next one; None: nothing."""
-        fd = self._fd
-        try:
-            info = os.fstat(fd)
-            # the function may have put a file of its own here: never read or empty that
-            if not info.st_size or info.st_ino != self._inode:
-                return None
-            data = self._read(info.st_size)
-            os.ftruncate(fd, 0)
-        except OSError:  # the function closed it
+        size = lseek(self.fd, 0, _END)
+        if not size:
             return None
+        data = self._read(size)
+        os.ftruncate(self.fd, 0)
         return data
 
     def _read(self, size: int) -> bytes:
         if size <= self._limit:
-            return os.pread(self._fd, size, 0)
+            return os.pread(self.fd, size, 0)
         half = self._limit // 2
         note = f"\n[... {size - 2 * half} bytes left out ...]\n".encode()
-        return os.pread(self._fd, half, 0) + note + os.pread(self._fd, half, size - half)
+        return os.pread(self.fd, half, 0) + note + os.pread(self.fd, half, size - half)
 
 
 # --- beginning ------------------------------------------------------------------------------------------
@@ -361,22 +543,12 @@ def _for_the_agent(number: int, frame: object) -> None:
     """USR1: the allocation ends soon. `scancel --signal` tells every process of it; a function runs on all the same."""
 
 
-def _task_module() -> Any:
+def _add_task_module(current: _Current) -> None:
     """The module ``pyfi_task`` for user code: ``pyfi_task.current()`` is the task that runs now, or None."""
     module: Any = types.ModuleType("pyfi_task", "The task that runs now: pyfi_task.current().")
     module.Task = Task
-    module.task = None
-    module.current = lambda: module.task
+    module.current = current.task
     sys.modules["pyfi_task"] = module
-    return module
-
-
-def _load_payload() -> Any:
-    """The files beside this one as a package of a private name: ours is not installed in this environment."""
-    package = types.ModuleType("_pyfi_runner")
-    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
-    sys.modules[package.__name__] = package
-    return importlib.import_module("_pyfi_runner.payload")
 
 
 _decode = msgspec.msgpack.Decoder().decode

@@ -15,6 +15,7 @@ Cost: about 1 us for a call with plain arguments; a list of plain values costs 2
 from __future__ import annotations
 
 import builtins
+import struct
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,8 +26,9 @@ from .refusal import DEPTH_MAX, NotSendable
 from .values import PLAIN, Lowering, Raising, Reference, decode_with, encode, plain_decode
 
 __all__ = [
-    "DEPTH_MAX", "Failure", "NotSendable", "RemoteTraceback", "decode_call", "decode_error", "decode_value",
-    "encode_call", "encode_error", "encode_failure", "encode_value", "rebuild_error",
+    "DEPTH_MAX", "Failure", "NotSendable", "RemoteTraceback", "decode_call", "decode_error", "decode_plain_call",
+    "decode_value", "decode_values", "encode_call", "encode_error", "encode_failure", "encode_plain_call",
+    "encode_value", "rebuild_error",
 ]  # fmt: skip
 
 #: message and traceback of an error, each; the middle of a longer one is left out
@@ -53,13 +55,21 @@ def encode_call(
         A ``ValueError`` whose text starts with the path: ``argument 2['x'][0]: ...``, ``keyword 'opts'.a``.
     """
     kwargs = kwargs or {}
+    plain = encode_plain_call(args, kwargs)
+    if plain is not None:
+        return plain
+    lower = Lowering(slots)
+    return _finish(lower, lambda: (lower.arguments(args), lower.keywords(kwargs)))
+
+
+def encode_plain_call(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
+    """As ``encode_call``, half a microsecond; None where there is more to do than to encode plain values."""
     if PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values())):
         try:
             return encode((args, kwargs))
         except (OverflowError, UnicodeEncodeError):
             pass
-    lower = Lowering(slots)
-    return _finish(lower, lambda: (lower.arguments(args), lower.keywords(kwargs)))
+    return None
 
 
 def decode_call(data: bytes, inputs: Sequence[bytes] = ()) -> tuple[list[Any], dict[str, Any]]:
@@ -77,6 +87,14 @@ def decode_call(data: bytes, inputs: Sequence[bytes] = ()) -> tuple[list[Any], d
         if type(args) is list and type(kwargs) is dict and all(type(k) is str for k in kwargs):
             return args, kwargs
     raise ValueError("the payload is not the arguments of a call")
+
+
+def decode_plain_call(data: bytes) -> tuple[list[Any], dict[str, Any]]:
+    """As ``decode_call`` without inputs, three times as fast where nothing is wrong."""
+    try:
+        return _call_decoder.decode(data)
+    except Exception:
+        return decode_call(data)
 
 
 def encode_value(value: Any, name: str = "result", slots: Reference | None = None) -> bytes:
@@ -103,6 +121,16 @@ def decode_value(data: bytes) -> Any:
     ValueError
     """
     return decode_with(data, plain_decode)
+
+
+def decode_values(data: bytes, count: int) -> list[Any]:
+    """So many values that lie behind each other; a tenth of what they cost one by one.
+
+    Raises
+    ------
+    ValueError
+    """
+    return decode_with(_ARRAY.pack(0xDD, count) + data, plain_decode)  # type: ignore[no-any-return]
 
 
 def _finish(lower: Lowering, make: Callable[[], Any]) -> bytes:
@@ -212,4 +240,7 @@ def _shortened(text: str) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
 
 
+_call_decoder = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]], ext_hook=Raising().hook)
+#: the head of a msgpack array
+_ARRAY = struct.Struct(">BI")
 _failure_decoder = msgspec.msgpack.Decoder(Failure)

@@ -180,9 +180,9 @@ class Raising:
     def __init__(self, inputs: Sequence[bytes] = ()) -> None:
         self._inputs = inputs
         self._values: dict[int, Any] = {}
-        self.decode = msgspec.msgpack.Decoder(ext_hook=self._hook).decode
+        self.decode = msgspec.msgpack.Decoder(ext_hook=self.hook).decode
 
-    def _hook(self, code: int, data: memoryview) -> Any:
+    def hook(self, code: int, data: memoryview) -> Any:
         if code == _REF:
             (slot,) = _U32.unpack(data)
             return self._input(slot)

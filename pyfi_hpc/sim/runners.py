@@ -13,6 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 #: over a unix socket, or a pipe
 IPC_S = 20e-6
 SIGTERM, SIGKILL = 15, 9
-#: a rank reads its runner no more often than this, as in adapters/child.py, seconds
-_GATHER_S = 0.001
+#: a rank that is awake looks at its runner's board no more often than this, as in adapters/child.py, seconds
+_GATHER_S = 0.004
 #: every third time it reads only so much later, seconds: on a node its core is not its own
 _LATE_S = 0.002
 _PAYLOAD = re.compile(r"([!?^@]*)([0-9.]*)")
@@ -53,6 +54,19 @@ def work_of(payload: bytes, attempt: int) -> Work:
 def result_of(job: int, index: int, grant: int, inputs: Sequence[bytes]) -> bytes:
     """No two attempts return the same, and each tells what it was made from: see checks.check_descent."""
     return b"%d.%d by %d of %08x" % (job, index, grant, crc32(b" ".join(inputs)))
+
+
+def in_blocks(frames: list[list[Any]]) -> list[list[Any]]:
+    """What a runner says as the rank gets it: what returned and printed nothing comes in blocks, from the board."""
+    found: list[list[Any]] = []
+    for is_plain, group in groupby(frames, lambda f: f[0] == "done" and not f[3] and f[7] is None):
+        if not is_plain:
+            found += group
+            continue
+        started, durations, results = zip(*((f[4], f[5], f[6]) for f in group), strict=True)
+        times = array("d", started).tobytes(), array("f", durations).tobytes()
+        found.append(["returned", len(results), *times, array("I", map(len, results)), b"".join(results)])
+    return found
 
 
 class Runner:
@@ -226,7 +240,7 @@ class Runner:
         events: list[Any] = []
         if self._spoken:
             self._read_at = self.rank.world.now
-            events.append(RunnerSpoke(self.number, self._spoken))
+            events.append(RunnerSpoke(self.number, in_blocks(self._spoken)))
             self._spoken = []
         if end is not None:
             self.rank.runners.pop(self.number, None)

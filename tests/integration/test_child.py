@@ -38,6 +38,7 @@ def note(path, k, s):
     with open(path, "ab", 0) as file: file.write(b"%d " % k)
     until = time.perf_counter() + s
     while time.perf_counter() < until: pass
+    return k
 def who(): return os.getpid()
 def env(name): return os.environ.get(name)
 def token(): return str(pyfi_task.current()), env("PYFI_TASK"), env("PYFI_ATTEMPT"), env("PYFI_GRANT")
@@ -48,8 +49,9 @@ def quit(code): sys.exit(code)
 def segfault(): print("before"); ctypes.string_at(0)
 def fork_and_return(): return "parent" if os.fork() else "child"
 def fork_and_stay(s): return "parent" if os.fork() else time.sleep(s)
-def close_permits():
-    os.close(max(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd)))
+def close_high(n):
+    fds = sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd))
+    os.close(fds[-n]); return fds[-n]
 def fork_and_raise():
     if os.fork() == 0: raise SystemExit(3)
     time.sleep(0.05); return "parent"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from test_child import Rig, rig, unpack
 
-from pyfi_hpc.adapters import runner_process
 from pyfi_hpc.model.messages import Done, Kill
 from pyfi_hpc.model.states import Cause
 
@@ -60,6 +59,7 @@ class Line:
                 key = (message.bundle, task.offset)
                 assert key not in self.ended, "one outcome for each"
                 self.ended[key] = task.cause
+                assert task.cause or task.value == 1000 * key[0] + key[1], "and it is its own"
                 self.open[message.bundle] -= 1
             if not self.open[message.bundle]:
                 del self.open[message.bundle]
@@ -82,10 +82,8 @@ class Line:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("pages", [0, 1], ids=["as it is", "a pipe of one page"])
-def test_a_task_runs_or_is_handed_back(rig: Rig, pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_runs_or_is_handed_back(rig: Rig) -> None:
     """Thousands of requests at random moments for short tasks that wait, and what waits behind them."""
-    monkeypatch.setattr(runner_process, "_PERMIT_PIPE_BYTES", pages * 4096 or runner_process._PERMIT_PIPE_BYTES)
     chance = random.Random(5)
     line = Line(rig, chance)
     rig.one("add", 1)
@@ -151,11 +149,13 @@ def test_copies_of_a_runner_take_no_permits(rig: Rig) -> None:
     assert line.finish() == {Cause.NONE: 4000}
 
 
-def test_a_function_that_closes_the_permits(rig: Rig) -> None:
-    """The next task cannot start: its runner ends and says why, and the rest goes on in another."""
-    tasks = rig.results(rig.run("close_permits", ()))
-    assert tasks[0].cause is Cause.NONE
-    task = rig.one("add", 1)
-    assert task.cause is Cause.CRASH
-    assert "did the function close file descriptors" in task.failure.traceback_text
-    assert rig.one("add", 1).value == 2
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+def test_a_function_that_closes_what_is_the_runners(rig: Rig, which: int) -> None:
+    """One of its descriptors: the task that did it, or the next, ends and says why; others go on in another runner."""
+    tasks = [rig.one("close_high", which), *rig.results(rig.run("add", 1, 2, 3))]
+    failed = [task for task in tasks if task.cause]
+    assert len(failed) <= 1
+    for task in failed:
+        assert task.cause is Cause.CRASH
+        assert "did the function close file descriptors" in task.failure.traceback_text
+    assert [task.value for task in tasks[2:]] == [3, 4]

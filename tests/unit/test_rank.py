@@ -18,6 +18,7 @@ from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Beat, Bundle, Done, Kill, RankBeat, RankReady, Stop
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.runner.payload import decode_error
+from pyfi_hpc.sim.runners import in_blocks
 
 ERROR = b"\x95\xa1m\xa1T\xa1x\xa0\xc0"
 
@@ -151,6 +152,21 @@ def test_a_bundle_runs() -> None:
     assert s.bundle(2, 2) == ["write 1 run 2 first=50 x2"]
     assert s.say(1, done(2, 0)) == ["done 2 10+1 NONE"]
     assert s.say(1, done(2, 1)) == ["done 2 11+1 NONE"]
+
+
+def test_answers_in_blocks() -> None:
+    """A block over the ends of two bundles, with a task that is skipped between: each task gets its own result."""
+    s = Story()
+    s.running(1, 4)
+    s.bundle(2, 2)
+    s.hear(Kill(bundle=1, lo=12, count=1, cause=Cause.CANCELLED))
+    s.taken(1, 5)
+    frames = [done(1, 0, result=b"a"), done(1, 1, result=b"bb"), done(1, 3, result=b"c"), done(2, 0, result=b"dd")]
+    (block,) = in_blocks(frames)
+    assert block[:2] == ["returned", 4]
+    assert s.say(1, block) == ["done 1 10+4 NONE,NONE,CANCELLED,NONE", "done 2 10+1 NONE"]
+    assert [p for p in s.payloads if len(p) < 3] == [b"a", b"bb", b"c", b"dd"]
+    assert s.say(1, *in_blocks([done(2, 1)])) == ["done 2 11+1 NONE"]
 
 
 def test_two_bundles_are_written_ahead() -> None:
@@ -578,7 +594,7 @@ def test_every_task_ends_exactly_once_in_order(data: st.DataObject) -> None:
     def hear(runner: Imagined, count: int) -> None:
         frames, runner.spoken = runner.spoken[:count], runner.spoken[count:]
         if frames:
-            turn(RunnerSpoke(runner.number, frames))
+            turn(RunnerSpoke(runner.number, in_blocks(frames)))
 
     def die(runner: Imagined, status: int) -> None:
         hear(runner, len(runner.spoken))
