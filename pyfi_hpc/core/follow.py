@@ -19,7 +19,7 @@ from pyfi_hpc.core.jobs import Batch, Follow, Need
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects
-from pyfi_hpc.model.ids import JobId
+from pyfi_hpc.model.ids import GrantId, JobId
 from pyfi_hpc.model.messages import Grant as GrantMessage
 from pyfi_hpc.model.messages import Held, Item
 from pyfi_hpc.model.states import TaskState
@@ -85,7 +85,7 @@ def _led(s: State, batch: Batch, offset: int, key: tuple[JobId, int], grant: Gra
     follow = need.follow
     if follow is None or follow.node is not grant.node:
         follow = need.follow = Follow(grant.node)
-    follow.makers[key] = grant, maker
+    follow.makers[key] = grant.id, maker
     return (
         len(follow.makers) >= len(need.missing)
         and batch.payload is not None
@@ -106,8 +106,9 @@ def _all_here(s: State, need: Need, follow: Follow) -> bool:
             continue
         if key not in follow.makers:
             return False
-        grant, offset = follow.makers[key]
-        if grant.id not in s.nodes.grants or not grant.left[offset - grant.lo]:
+        number, offset = follow.makers[key]
+        grant = s.nodes.grants.get(number)
+        if grant is None or not grant.left[offset - grant.lo]:
             return False
     return size <= s.limits.grant_bytes_max
 
@@ -119,8 +120,7 @@ def _inputs(s: State, batch: Batch, offset: int) -> list[bytes | tuple[int, int]
     found: list[bytes | tuple[int, int]] = []
     for key in need.slots:
         if key in need.missing:
-            grant, maker = need.follow.makers[key]
-            found.append((grant.id, maker))
+            found.append(need.follow.makers[key])
         else:
             found.append(s.graph.values[key].data)
     return found
@@ -154,20 +154,28 @@ def _need(batch: Batch, offset: int) -> Need:
 
 
 def misses(batch: Batch, offset: int) -> bool:
-    """Whether results that a task takes are not settled: its own outcome cannot count yet."""
+    """Whether results that a task took are not those in the ledger, or not yet: its own outcome does not count."""
     need = batch.waiting.get(offset) if batch.waiting else None
-    return need is not None and bool(need.missing)
+    return need is not None and (bool(need.missing) or need.void)
 
 
 def over(batch: Batch, lo: int, hi: int) -> bool:
-    """The node has ended tasks, or they were taken from it; whether some of them miss results."""
-    found = False
+    """The node has ended tasks; whether the outcomes of some do not count."""
     for offset in range(lo, hi):
         need = batch.waiting.get(offset) if batch.waiting else None
         if need is not None:
             need.unfollow()
-            found = found or bool(need.missing)
-    return found
+    return any(misses(batch, offset) for offset in range(lo, hi))
+
+
+def taken_back(batch: Batch, offset: int) -> bool:
+    """A task is at no node any more; whether it waits for results."""
+    need = batch.waiting.get(offset) if batch.waiting else None
+    if need is None:
+        return False
+    need.unfollow()
+    need.void = False
+    return bool(need.missing)
 
 
 class Adoption:
@@ -202,7 +210,8 @@ class Adoption:
         # the others it was given by a broker, so the ledger has them
         need.missing = {need.slots[slot] for slot in makers if need.slots[slot] not in self._s.made_by}
         if need.missing:
-            need.follow = Follow(self._node, granted=True)
+            made = {need.slots[slot]: (GrantId(grant), maker) for slot, (grant, maker) in makers.items()}
+            need.follow = Follow(self._node, made, granted=True)
             self._node.followers += 1
         return True
 

@@ -13,7 +13,7 @@ import msgspec
 
 from pyfi_hpc.core.jobs import Batch, Job, JobBook, Need
 from pyfi_hpc.model.effects import Effects, ReadValues
-from pyfi_hpc.model.ids import JobId
+from pyfi_hpc.model.ids import GrantId, JobId
 from pyfi_hpc.model.messages import Count, Id
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 
@@ -50,6 +50,8 @@ class Graph:
     sizes: dict[Key, int] = field(default_factory=dict)
     #: how many unfinished tasks use a result
     users: dict[Key, int] = field(default_factory=dict)
+    #: a task whose results are not given up
+    favoured: tuple[Batch, int] | None = None
     #: tasks that wait for a result that is being read from the ledger
     readers: dict[Key, list[tuple[Batch, int]]] = field(default_factory=dict)
 
@@ -83,6 +85,8 @@ class Graph:
 
     def read(self, key: Key, batch: Batch, offset: int, out: Effects) -> None:
         """Ask the ledger for a result that is final."""
+        if self._need_of_favoured() is None:
+            self.favoured = batch, offset
         readers = self.readers.setdefault(key, [])
         readers.append((batch, offset))
         if len(readers) > 1:
@@ -93,9 +97,15 @@ class Graph:
         else:
             out.queries.append(ReadValues([key]))
 
-    def completed(self, job: Job, index: int, data: bytes) -> list[tuple[Batch, int]]:
-        """The result of a task that others wait for; those that are ready now."""
+    def completed(self, job: Job, index: int, data: bytes, grant: GrantId) -> list[tuple[Batch, int]]:
+        """The result of a task that others wait for, and under which grant it was made; those that are ready now."""
         waiters = job.waiters.pop(index, [])
+        for batch, offset in waiters:
+            need = batch.waiting.get(offset) if batch.waiting else None
+            if need is not None and need.follow is not None and need.follow.granted:
+                # another one was given away: what the node makes of it is not to count
+                maker, _ = need.follow.makers.get((job.id, index), (None, 0))
+                need.void = need.void or maker != grant
         return self.arrived((job.id, index), data, waiters)
 
     def arrived(self, key: Key, data: bytes, waiters: list[tuple[Batch, int]]) -> list[tuple[Batch, int]]:
@@ -155,7 +165,27 @@ class Graph:
                     self.value_bytes -= len(value.data)
 
     def shed(self) -> None:
-        """Over the limit the oldest results go; they are read again when their task's turn comes."""
-        while self.value_bytes > self.value_bytes_max and self.values:
-            key = next(iter(self.values))
-            self.value_bytes -= len(self.values.pop(key).data)
+        """Over the limit the oldest results go; they are read again when their task's turn comes.
+
+        Those of one task that waits for them stay, until it has run: else tasks could take the results out of each
+        other's hands for ever. What one task takes always fits.
+        """
+        if self.value_bytes <= self.value_bytes_max:
+            return
+        need = self._need_of_favoured()
+        stay = frozenset(need.slots if need is not None else ())
+        for key in list(self.values):
+            if self.value_bytes <= self.value_bytes_max:
+                return
+            if key not in stay:
+                self.value_bytes -= len(self.values.pop(key).data)
+
+    def _need_of_favoured(self) -> Need | None:
+        """None when the favoured task has been granted or has ended."""
+        if self.favoured is None:
+            return None
+        batch, offset = self.favoured
+        need = batch.waiting.get(offset) if batch.waiting else None
+        if need is None or batch.states[offset] not in (TaskState.BLOCKED, TaskState.PENDING):
+            return None
+        return need

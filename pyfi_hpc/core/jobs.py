@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyfi_hpc.model.ids import BatchId, CodeId, JobId, NodeName, Peer, SocketId
+from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer, SocketId
 from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
@@ -95,7 +95,7 @@ class Follow:
     #: where; a ``core.nodes.Node``
     node: Any
     #: result -> (grant, offset in its batch) of the task that makes it there
-    makers: dict[tuple[JobId, int], tuple[Any, int]] = field(default_factory=dict)
+    makers: dict[tuple[JobId, int], tuple[GrantId, int]] = field(default_factory=dict)
     #: the task itself is granted to that node, and counts as one of its followers
     granted: bool = False
 
@@ -108,6 +108,8 @@ class Need:
     missing: set[tuple[JobId, int]] = field(default_factory=set)
     #: a node that runs tasks whose results are missing: core/follow.py
     follow: Follow | None = None
+    #: the ledger has another result than the one that the task took on its node: its outcome cannot count
+    void: bool = False
 
     def unfollow(self) -> None:
         """It has all that it takes, or is not at that node any more."""

@@ -162,7 +162,7 @@ def _wake_waiters(s: State, batch: Batch, record: OutcomeSettled, out: Effects) 
             continue
         data = pick(record.offsets, record.payload, at)
         if record.states[at] == TaskState.COMPLETED:
-            for waiter, offset in s.graph.completed(job, index, data):
+            for waiter, offset in s.graph.completed(job, index, data, record.grant):
                 _ready(s, waiter, offset)
         else:
             skip(s, job.waiters.pop(index), f"{job.id}.{index}", data, record.settled_at, out)
@@ -230,7 +230,7 @@ def _ended_badly(
     )  # fmt: skip
     o.outputs = b""
     s.emit(record, out)
-    if batch.waiting and follow.over(batch, offset, offset + 1):
+    if follow.taken_back(batch, offset):
         batch.states[offset] = TaskState.BLOCKED
         return
     batch.states[offset] = TaskState.PENDING
@@ -268,14 +268,14 @@ def _replace_error(o: Outcome, at: int, error: bytes) -> None:
 def release(s: State, batch: Batch, lo: int, hi: int) -> None:
     """Tasks come back that never started: first in the queue again, and no attempt was made. Those whose makers came
     back too wait for them."""
-    if batch.waiting and follow.over(batch, lo, hi):
-        blocked = [k for k in range(lo, hi) if follow.misses(batch, k)]
-        for offset in blocked:
-            batch.states[offset] = TaskState.BLOCKED
-        for start, end in reversed(runs([k for k in range(lo, hi) if batch.states[k] != TaskState.BLOCKED])):
-            _requeue(s, batch, start, end)
+    blocked = {k for k in range(lo, hi) if follow.taken_back(batch, k)} if batch.waiting else ()
+    for offset in blocked:
+        batch.states[offset] = TaskState.BLOCKED
+    if not blocked:
+        _requeue(s, batch, lo, hi)
         return
-    _requeue(s, batch, lo, hi)
+    for start, end in reversed(runs([k for k in range(lo, hi) if k not in blocked])):
+        _requeue(s, batch, start, end)
 
 
 def _requeue(s: State, batch: Batch, lo: int, hi: int) -> None:

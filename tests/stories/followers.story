@@ -84,3 +84,24 @@ at 0.400  c1: Cancel 3.0
   to n2   Cancel g13 3.1
   to c1   Resolved 3.2 SKIPPED
   to n2   Cancel g14 3.2
+# What a node said of 4.0 is lost: 4.1, which was made from it, is made again. What it makes of the first 4.1 does not count then.
+at 0.500  c1: Submit k4 tasks=3 needs=1:0.0,2:0.1
+  record  JobOpened 4 k4 of ada
+  record  BatchAdmitted 4.0..2
+  to c1   Accepted k4 batch 0 job 4
+  to n2   Grant g15 4.0 attempt 1
+  to n2   Grant g16 4.1 attempt 1 after g15 4.0, g17 4.2 attempt 1 after g16 4.1
+at 0.510  n2: Finished g16 4.1 NONE
+  to n2   Kept g16 4.1
+at 0.520  n2: Finished g15 4.0 NONE
+  record  OutcomeSettled 4.0 COMPLETED attempt 1 n2 rank 0
+  to c1   Resolved 4.0 COMPLETED
+  to n2   Kept g15 4.0
+  to n2   Grant g18 4.1 attempt 1
+at 0.530  n2: Finished g18 4.1 NONE
+  record  OutcomeSettled 4.1 COMPLETED attempt 1 n2 rank 0
+  to c1   Resolved 4.1 COMPLETED
+  to n2   Kept g18 4.1
+at 0.540  n2: Finished g17 4.2 NONE
+  to n2   Kept g17 4.2
+  to n2   Grant g19 4.2 attempt 1

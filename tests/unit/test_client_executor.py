@@ -287,6 +287,7 @@ def test_an_iterable_that_raises_ends_the_map(broker, executor):
 
 def test_map_survives_a_restart(broker, executor):
     """The broker moves in the middle: every result once, in order."""
+    broker.page_ranges = 100
     results = executor.map("t.square", range(20_000))
     got = [next(results) for _ in range(1000)]
     broker.restart()
