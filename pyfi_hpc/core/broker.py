@@ -246,7 +246,7 @@ class Broker:
         for grant in [g for g in node.grants.values() if g.id not in told]:
             batch = grant.batch
             offsets = self.state.nodes.take_back(grant)
-            self.state.queue.ended(batch.socket, len(offsets))
+            self.state.queue.ended(batch, len(offsets))
             for lo, hi in settle.runs([k for k in offsets if batch.states[k] == TaskState.RUNNING]):
                 settle.release(self.state, batch, lo, hi)
         self._forget_unknown(node, held, out)
@@ -270,7 +270,7 @@ class Broker:
         count = sum(left)
         if count:
             s.nodes.add(Grant(GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count))
-            s.queue.started(batch.socket, count)
+            s.queue.started(batch, count)
 
     def _forget_unknown(self, node: Node, held: list[m.Held], out: Effects) -> None:
         """Tell an agent to drop what it holds and nobody wants."""

@@ -93,7 +93,7 @@ def _item(s: State, node: Node, pick: Pick, at: float, out: Effects) -> Item | N
         out.send(node.peer, mount)
     batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
     grant = s.nodes.grant(node, batch, lo, hi, pick.attempt)
-    s.queue.started(batch.socket, hi - lo)
+    s.queue.started(batch, hi - lo)
     offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
     grant.size = len(payload) + sum(len(data) for values in inputs for data in values)
     node.outstanding_bytes += grant.size
