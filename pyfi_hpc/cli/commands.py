@@ -17,6 +17,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "deploy": ("deploy", "deploy", "Make functions of a git repository callable."),
         "task": ("task", "task", "Run one function; show or cancel a task."),
         "map": ("map", "map_command", "Run a function for each of many inputs, as one job."),
+        "xargs": ("xargs", "xargs", "Run a program for each of many inputs, as one job."),
         "queue": ("jobs", "queue", "Show jobs: what waits, runs and has ended."),
         "wait": ("jobs", "wait", "Wait until jobs have ended."),
         "cancel": ("jobs", "cancel", "End jobs or single tasks."),

@@ -38,7 +38,8 @@ class Options:
             More than can be counted.
         """
         if not 0 <= count <= AT_ONCE_MAX:
-            raise UsageError(f"{count} tasks at once cannot be", fix=f"it is a whole number from 1 to {AT_ONCE_MAX}")
+            fix = f"it is a whole number from 1 to {AT_ONCE_MAX}"
+            raise UsageError(f"at most {count} tasks at once cannot be", fix=fix)
         return replace(self, on_failure=policy(policy_parts(self.on_failure)[0], count))
 
     def but(self, **changes: Any) -> Options:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from pyfi_hpc._version import __version__
 from pyfi_hpc.errors import NotFound, PyfiError, RepositoryRefused, UsageError
-from pyfi_hpc.ledger import calls, deployments, registry
+from pyfi_hpc.ledger import calls, deployments, registry, spans
 from pyfi_hpc.ledger.connection import unavailable
 from pyfi_hpc.ledger.machines import see
 from pyfi_hpc.ledger.tables import Base
@@ -239,6 +239,14 @@ def _jobs(r: Request) -> Any:
     )  # fmt: skip
 
 
+def _spans(r: Request) -> Any:
+    return spans.list_spans(r.connection, r.take("job", int), r.take("ranges", list))
+
+
+def _attempts(r: Request) -> Any:
+    return spans.list_attempts(r.connection, r.take("job", int))
+
+
 # --- the instance -----------------------------------------------------------------------------------
 
 
@@ -285,6 +293,8 @@ VERBS: dict[str, Callable[[Request], Any]] = {
     "call": _call,
     "output": _output,
     "jobs": _jobs,
+    "spans": _spans,
+    "attempts": _attempts,
     "info": _info,
     "dump": _dump,
 }
