@@ -137,6 +137,10 @@ class ReadyQueue:
                     return pick
         return None
 
+    def may_grant(self) -> bool:
+        """A task is ready and no limit holds it back. Cost: constant for each class that is at its limit."""
+        return self.ready > 0 and any(entry.ready and self._room(entry) > 0 for entry in self._classes.values())
+
     def _take_of(
         self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float
     ) -> Pick | None:
