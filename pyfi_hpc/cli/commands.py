@@ -22,6 +22,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "wait": ("jobs", "wait", "Wait until jobs have ended."),
         "cancel": ("jobs", "cancel", "End jobs or single tasks."),
         "logs": ("jobs", "logs", "Print what a task wrote."),
+        "report": ("report", "report", "Write a page on a job: what each rank did, and when."),
+        "trace": ("trace", "trace", "Write a job as a trace for Perfetto."),
     },
     "Objects": {
         "add": ("add", "add", "Add an object to the ledger."),

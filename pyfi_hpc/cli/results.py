@@ -84,14 +84,7 @@ class ResultLines:
                 index = piece.first + at
                 data = piece.payload[offsets[at] : offsets[at + 1]]
                 lines.append(self._line(job, index, TaskState(state), data, ran.get(index)))
-        left = memoryview(b"".join(lines))
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise cannot_write(self._file.name, error) from None
+        write_all(self._file, b"".join(lines))
 
     def _line(self, job: int, index: int, state: TaskState, data: bytes, ran: tuple[float, int] | None) -> bytes:
         line: dict[str, Any] = {"index": index, "id": f"{job}.{index}"}
@@ -141,6 +134,23 @@ def opened(path: str) -> io.FileIO:
         return open(path, "wb", buffering=0)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Write it without a buffer, so that what cannot be written is known here.
+
+    Raises
+    ------
+    SiteError
+    """
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise cannot_write(file.name, error) from None
 
 
 def cannot_write(path: object, error: OSError) -> SiteError:

@@ -203,3 +203,67 @@ def test_a_name_that_is_taken(instance: Pyfi, tmp_path: Path) -> None:
     assert "other code" in done.stderr and str(other) in done.stderr
     instance("delete", "processor", "shell")
     instance("xargs", "--wait", "true", data="1\n")
+
+
+# --- report and trace ---------------------------------------------------------------------------------
+
+
+def test_a_report_of_a_job(instance: Pyfi, tmp_path: Path) -> None:
+    """One page without scripts; the figures as JSON add up; an attempt that was made again is lost, a final one not."""
+    script = '[ "$1" = 3 ] && [ "$PYFI_ATTEMPT" = 1 ] && exit 1; [ "$1" = 4 ] && echo "no <b>4</b>" >&2 && exit 2; :'
+    numbers = "\n".join("123456")
+    instance("xargs", "--retries", "1", "--wait", "sh", "-c", script, "sh", data=numbers, code=1)
+    page = tmp_path / "report.html"
+    line = instance("report", "last", "-o", str(page)).stdout
+    assert re.fullmatch(rf"{page}: 6 tasks on [12] ranks, \d+ kB\n", line)
+    content = page.read_text()
+    assert content.startswith("<!DOCTYPE html>") and "<script" not in content
+    assert "ProgramFailed: exit code 2: no &lt;b&gt;4&lt;/b&gt;" in content
+    assert content.count(", attempt 1\n") + content.count(", attempt 2\n") == 8
+    found = json.loads(instance("report", "last", "--json").stdout)["report"]
+    assert found["states"] == {"COMPLETED": 5, "FAILED": 1}
+    assert found["failed_attempts"] == {"ERROR": 2}
+    assert sum(found["spent_s"].values()) == pytest.approx(found["rank_seconds"])
+    assert found["spent_s"]["lost"] > 0 and found["spent_s"]["failed"] > 0
+    assert found["functions"][0]["count"] == 6
+    assert instance("report", "last", "-o", "-").stdout.startswith("<!DOCTYPE html>")
+
+
+def test_a_trace_of_a_job(instance: Pyfi, tmp_path: Path) -> None:
+    """A row for each rank, a slice for each task of thousands, none over another."""
+    instance("map", f"{SAMPLE}.square", "1-3000", "--wait")
+    file = tmp_path / "trace.json"
+    told = json.loads(instance("trace", "last", "-o", str(file), "--json").stdout)
+    listed = json.loads(file.read_text())["traceEvents"]
+    slices = [event for event in listed if event["ph"] == "X"]
+    assert (told["slices"], len(slices), told["file"]) == (3000, 3000, str(file))
+    assert {event["args"]["task"] for event in slices} == {f"{told['job']}.{n}" for n in range(3000)}
+    ends: dict[int, float] = {}
+    for event in slices:
+        assert event["ts"] >= ends.get(event["tid"], 0.0) - 1e-3
+        ends[event["tid"]] = event["ts"] + event["dur"]
+    assert sum(event["name"] == "thread_name" for event in listed) == told["ranks"] == len(ends)
+
+
+def test_a_report_of_what_is_not_there_or_has_not_ended(instance: Pyfi, tmp_path: Path) -> None:
+    """Exit codes as everywhere; a job in the queue has a page too."""
+    for command in ("report", "trace"):
+        instance(command, "99999", code=3)
+        assert "is not one job" in instance(command, "1-2", code=2).stderr
+        assert "is not one job" in instance(command, "1.0", code=2).stderr
+        assert "cannot write" in instance(command, "last", "-o", f"{tmp_path}/no/file", code=6).stderr
+    instance("report", "last", "--json", "-o", "-", code=2)
+    instance("map", f"{SAMPLE}.wait", "30,31")
+    assert "No task of this job has run yet" in instance("report", "last", "-o", "-").stdout
+    assert json.loads(instance("report", "last", "--json").stdout)["report"]["utilisation"] is None
+    assert json.loads(instance("trace", "last", "-o", "-").stdout)["traceEvents"] == []
+    instance("cancel", "last")
+
+
+def test_a_shell_completes_commands_and_options(instance: Pyfi) -> None:
+    """As the completion script asks for them."""
+    words = {"pyfi x": "xargs", "pyfi rep": "report", "pyfi tr": "trace", "pyfi xargs --dry": "--dry-run"}
+    for line, completed in words.items():
+        count = len(line.split()) - 1
+        asked = f'COMP_WORDS="{line}" COMP_CWORD={count} _PYFI_COMPLETE=bash_complete pyfi'
+        assert f"plain,{completed}" in instance.shell(asked).splitlines()
