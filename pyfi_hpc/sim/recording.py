@@ -6,15 +6,16 @@ decided it. The second is a restart: the ledger in memory is filled, a broker ta
 in every task's state (running and blocked count as pending: the ledger does not know them), in the attempts that were
 charged, and in the next numbers; and a node that joins must be granted exactly the tasks that are ready, at the
 attempt that comes next, with the arguments and results that are recorded. What is not compared: grants and leases,
-which nobody records; order between priorities. A place within one group commit is compared too, though no broker can
-die there: more than is needed, and harmless. The third lives through it all again, see ``reliving``; a ledger that was
-read from Postgres has its group commits beside it, see ``commits``."""
+which nobody records; order between priorities; how many tasks of a job run at once. A place within one group commit is
+compared too, though no broker can die there: more than is needed, and harmless. The third lives through it all again,
+see ``reliving``; a ledger that was read from Postgres has its group commits beside it, see ``commits``."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -32,7 +33,7 @@ from pyfi_hpc.model.ids import BatchId, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.packed import pick
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
-from pyfi_hpc.model.states import FIRST_FINAL, TaskState
+from pyfi_hpc.model.states import FIRST_FINAL, TaskState, policy_parts
 from pyfi_hpc.sim.reliving import relive
 from pyfi_hpc.sim.told import Told, malformed, mark_of
 
@@ -81,11 +82,19 @@ def replay(records: Sequence[Record], budgets: Budgets = BUDGETS) -> dict[str, A
     """
     if broken := malformed(records):
         return {"records": len(records), "replayed": False, "differences": broken[:_DIFFERENCES_MAX]}
+    records = [_unlimited(record) for record in records]
     told = Told(records)
     found, again = _restarts(records, told), relive(records, budgets)
     differences = found.pop("differences") + again.pop("differences")
     tail = {"payload_digest": told.digest(), "differences": differences[:_DIFFERENCES_MAX]}
     return found | again | tail
+
+
+def _unlimited(record: Record) -> Record:
+    """Without the job's limit of tasks at once: the node of a replay gets all that is ready."""
+    if isinstance(record, JobOpened):
+        return replace(record, on_failure=policy_parts(record.on_failure)[0])
+    return record
 
 
 def _restarts(records: Sequence[Record], told: Told) -> dict[str, Any]:
