@@ -7,13 +7,25 @@ each of some hundred stretches of time, and ranks beyond some dozens share rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyfi_hpc.cli import timeline as t
+from pyfi_hpc.cli.markup import (
+    WIDTH,
+    cut,
+    escaped,
+    lasting,
+    moment,
+    percent,
+    section,
+    speed,
+    stretches,
+    svg,
+    table,
+    ticks,
+)  # fmt: skip
 from pyfi_hpc.model.states import TaskState
 
 #: up to so many slices each is drawn
@@ -21,8 +33,8 @@ SLICES_DRAWN_MAX = 2000
 ROWS_MAX, COLUMNS = 64, 480
 #: rows of a table
 _SHOWN = 20
-#: width of the pictures and of the names beside them, height of a row, in the units of the picture
-_WIDTH, _NAMES, _ROW = 960, 150, 16
+#: width of the names beside a picture, height of a row, in the units of the picture
+_NAMES, _ROW = 150, 16
 _LEVELS = 8
 _COLOURS = 8
 
@@ -43,8 +55,8 @@ def page(head: Mapping[str, Any], found: t.Timeline, errors: Mapping[int, str], 
     title = f"Job {head['job']}: {name}"
     ran = bool(found.lanes)
     parts = [
-        f"<h1>{_text(title)}</h1>",
-        f'<p class="note">{_text(_subtitle(head, found, now))}</p>',
+        f"<h1>{escaped(title)}</h1>",
+        f'<p class="note">{escaped(_subtitle(head, found, now))}</p>',
         _tiles(head, found),
         *([_spent(found), _lanes(head, found), _busy(found), _durations(found), _functions(found)] if ran else []),
         *([_slowest(head, found)] if ran else ["<p>No task of this job has run yet.</p>"]),
@@ -55,7 +67,7 @@ def page(head: Mapping[str, Any], found: t.Timeline, errors: Mapping[int, str], 
     ]
     body = "\n".join(part for part in parts if part)
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_STYLE}</style></head>\n'
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
@@ -93,8 +105,8 @@ def figures(head: Mapping[str, Any], found: t.Timeline) -> dict[str, Any]:
 
 def _subtitle(head: Mapping[str, Any], found: t.Timeline, now: float) -> str:
     state = "ended" if head["done"] else "not ended: what is final so far"
-    ranges = f"{_moment(found.start)} to {_moment(found.end)}"
-    return f"{ranges} · {state} · owner {head['owner']} · written {_moment(now)}"
+    ranges = f"{moment(found.start)} to {moment(found.end)}"
+    return f"{ranges} · {state} · owner {head['owner']} · written {moment(now)}"
 
 
 def _tiles(head: Mapping[str, Any], found: t.Timeline) -> str:
@@ -105,17 +117,17 @@ def _tiles(head: Mapping[str, Any], found: t.Timeline) -> str:
     tiles = [
         ("tasks", f"{head['tasks']:,}", f"{final:,} final" if final != head["tasks"] else "all final"),
         ("completed", f"{completed:,}", _others(found.states)),
-        ("from submission to the last end", _span(elapsed), _speed(completed / elapsed) if elapsed else ""),
+        ("from submission to the last end", lasting(elapsed), speed(completed / elapsed) if elapsed else ""),
         ("ranks", f"{len(found.lanes):,}", f"on {nodes:,} node{'s' * (nodes != 1)}"),
     ]
     if total:
         share = t.spent(found)["completed"] / total
-        tiles.append(("utilisation", f"{100 * share:.1f} %", f"of {_span(total)} rank time"))
+        tiles.append(("utilisation", f"{100 * share:.1f} %", f"of {lasting(total)} rank time"))
     failed = sum(found.causes.values())
     if failed:
         tiles.append(("attempts that failed", f"{failed:,}", "and were made again"))
     cells = "".join(
-        f'<div class="tile"><b>{_text(value)}</b><span>{_text(label)}</span><i>{_text(more)}</i></div>'
+        f'<div class="tile"><b>{escaped(value)}</b><span>{escaped(label)}</span><i>{escaped(more)}</i></div>'
         for label, value, more in tiles
     )
     return f'<div class="tiles">{cells}</div>'
@@ -133,17 +145,17 @@ def _spent(found: t.Timeline) -> str:
     spent = t.spent(found)
     bars, x = [], 0.0
     for key, name in t.KINDS:
-        width = _WIDTH * spent[key] / total
+        width = WIDTH * spent[key] / total
         if width > 0:
-            hint = f"<title>{_text(name)}: {_share(spent[key], total)}</title>"
+            hint = f"<title>{escaped(name)}: {percent(spent[key], total)}</title>"
             bars.append(f'<rect class="k-{key}" x="{x:.2f}" width="{width:.2f}" height="26">{hint}</rect>')
         x += width
     rows = [
-        [f'<i class="key k-{key}"></i>{_text(name)}', _span(spent[key]), _share(spent[key], total)]
+        [f'<i class="key k-{key}"></i>{escaped(name)}', lasting(spent[key]), percent(spent[key], total)]
         for key, name in t.KINDS
     ]
-    rows.append(["<b>ranks × length of the job</b>", _span(total), ""])
-    return _section("What each rank-second went to", _svg(26, "".join(bars)) + _table(["", "time", "share"], rows))
+    rows.append(["<b>ranks × length of the job</b>", lasting(total), ""])
+    return section("What each rank-second went to", svg(26, "".join(bars)) + table(["", "time", "share"], rows))
 
 
 def _lanes(head: Mapping[str, Any], found: t.Timeline) -> str:
@@ -151,15 +163,15 @@ def _lanes(head: Mapping[str, Any], found: t.Timeline) -> str:
     each = sum(len(lane.slices) for lane in found.lanes) <= SLICES_DRAWN_MAX and len(rows) == len(found.lanes)
     height = _ROW * len(rows)
     names = "".join(
-        f'<text class="name" x="{_NAMES - 8}" y="{_ROW * at + 12}">{_text(_cut(name, 24))}'
-        f"<title>{_text(name)}</title></text>"
+        f'<text class="name" x="{_NAMES - 8}" y="{_ROW * at + 12}">{escaped(cut(name, 24))}'
+        f"<title>{escaped(name)}</title></text>"
         for at, (name, _) in enumerate(rows)
     )
     drawn = _slices(head["job"], found, rows) if each else _shades(found, rows)
-    picture = _svg(height + 22, _grid_lines(found, height) + names + drawn)
+    picture = svg(height + 22, _grid_lines(found, height) + names + drawn)
     if each:
         sockets = _sockets(found)
-        keys = [f'<i class="key c{at}"></i>{_text(name)}' for name, at in sockets.items()][:_COLOURS]
+        keys = [f'<i class="key c{at}"></i>{escaped(name)}' for name, at in sockets.items()][:_COLOURS]
         keys.append('<i class="key bad"></i>did not complete')
         if any(one.lost for _, one in found.slices()):
             keys.append('<i class="key bad pale"></i>was made again; begins as early as is possible')
@@ -167,9 +179,9 @@ def _lanes(head: Mapping[str, Any], found: t.Timeline) -> str:
     else:
         keys = ['<i class="key shade"></i>the darker, the busier', '<i class="key bad"></i>something failed here']
         per_row = "" if len(rows) == len(found.lanes) else f" Each row is up to {len(rows[0][1])} ranks."
-        about = f"Each of {COLUMNS} columns is {_span((found.end - found.start) / COLUMNS)}.{per_row}"
+        about = f"Each of {COLUMNS} columns is {lasting((found.end - found.start) / COLUMNS)}.{per_row}"
     drawn_keys = "".join(f"<span>{key}</span>" for key in keys)
-    return _section("What each rank did", f'<p class="note">{about}</p>{picture}<p class="keys">{drawn_keys}</p>')
+    return section("What each rank did", f'<p class="note">{about}</p>{picture}<p class="keys">{drawn_keys}</p>')
 
 
 def _slices(job: int, found: t.Timeline, rows: Sequence[tuple[str, list[t.Lane]]]) -> str:
@@ -182,10 +194,10 @@ def _slices(job: int, found: t.Timeline, rows: Sequence[tuple[str, list[t.Lane]]
             bad = one.lost or one.state is not TaskState.COMPLETED
             kind = ("bad" if bad else f"c{colours[one.socket]}") + (" lost" if one.lost else "")
             hint = f"{job}.{one.index} {one.socket} {one.word}, attempt {one.attempt}"
-            took = f"{'at most ' if one.lost else ''}{_span(one.end - one.start)}"
+            took = f"{'at most ' if one.lost else ''}{lasting(one.end - one.start)}"
             drawn.append(
                 f'<rect class="{kind}" x="{x:.2f}" y="{_ROW * at + 2}" width="{width:.2f}" height="{_ROW - 4}">'
-                f"<title>{_text(hint)}\n{took}</title></rect>"
+                f"<title>{escaped(hint)}\n{took}</title></rect>"
             )
     return "".join(drawn)
 
@@ -198,46 +210,33 @@ def _shades(found: t.Timeline, rows: Sequence[tuple[str, list[t.Lane]]]) -> str:
         busy, failed = t.grid(found, lanes, COLUMNS)
         levels = [min(_LEVELS, math.ceil(share * _LEVELS)) if share > 0.002 else 0 for share in busy]
         y = _ROW * at + _ROW // 2
-        for level, first, count in _stretches(levels):
+        for level, first, count in stretches(levels):
             if level:
                 paths.setdefault(f"s{level}", []).append(f"M{first} {y}h{count}")
-        for bad, first, count in _stretches(failed):
+        for bad, first, count in stretches(failed):
             if bad:
                 failures.append(f"M{first} {y + _ROW // 2 - 2}h{count}")
     drawn = "".join(f'<path class="{kind}" d="{"".join(strokes)}"/>' for kind, strokes in sorted(paths.items()))
     # the failures last, or shades would lie over them
     drawn += f'<path class="bad" d="{"".join(failures)}"/>' if failures else ""
-    return f'<g transform="translate({_NAMES} 0) scale({(_WIDTH - _NAMES) / COLUMNS:g} 1)">{drawn}</g>'
-
-
-def _stretches(values: Iterable[Any]) -> Iterable[tuple[Any, int, int]]:
-    """Runs of equal values: value, first, count."""
-    first, last, at = 0, None, -1
-    for at, value in enumerate(values):
-        if at == 0:
-            last = value
-        elif value != last:
-            yield last, first, at - first
-            first, last = at, value
-    if at >= 0:
-        yield last, first, at + 1 - first
+    return f'<g transform="translate({_NAMES} 0) scale({(WIDTH - _NAMES) / COLUMNS:g} 1)">{drawn}</g>'
 
 
 def _busy(found: t.Timeline) -> str:
     """Busy ranks over time."""
     busy, _ = t.grid(found, found.lanes, COLUMNS)
     height = 90
-    width = (_WIDTH - _NAMES) / COLUMNS
+    width = (WIDTH - _NAMES) / COLUMNS
     points = [f"{_NAMES},{height}"]
     for at, share in enumerate(busy):
         y = height * (1 - share)
         points += [f"{_NAMES + at * width:.1f},{y:.1f}", f"{_NAMES + (at + 1) * width:.1f},{y:.1f}"]
-    points.append(f"{_WIDTH},{height}")
+    points.append(f"{WIDTH},{height}")
     ranks = len(found.lanes)
     names = f'<text class="name" x="{_NAMES - 8}" y="10">{ranks}</text>'
     names += f'<text class="name" x="{_NAMES - 8}" y="{height}">0</text>'
     area = f'<polygon class="area" points="{" ".join(points)}"/>'
-    return _section("Busy ranks over time", _svg(height + 22, _grid_lines(found, height) + area + names))
+    return section("Busy ranks over time", svg(height + 22, _grid_lines(found, height) + area + names))
 
 
 def _durations(found: t.Timeline) -> str:
@@ -245,19 +244,19 @@ def _durations(found: t.Timeline) -> str:
     if not steps:
         return ""
     most = max(count for _, _, count in steps)
-    height, width = 90, (_WIDTH - _NAMES) / max(len(steps), 12)
+    height, width = 90, (WIDTH - _NAMES) / max(len(steps), 12)
     drawn = []
     for at, (low, high, count) in enumerate(steps):
         tall = max(height * count / most, 1.0 if count else 0.0)
         x = _NAMES + at * width
-        hint = f"{count:,} from {_span(low)} to {_span(high)}"
+        hint = f"{count:,} from {lasting(low)} to {lasting(high)}"
         drawn.append(
             f'<rect class="c0" x="{x + 1:.1f}" y="{height - tall:.1f}" width="{width - 2:.1f}" height="{tall:.1f}">'
             f"<title>{hint}</title></rect>"
         )
-        drawn.append(f'<text class="tick" x="{x:.1f}" y="{height + 16}">{_span(low)}</text>')
+        drawn.append(f'<text class="tick" x="{x:.1f}" y="{height + 16}">{lasting(low)}</text>')
     drawn.append(f'<text class="name" x="{_NAMES - 8}" y="10">{most:,}</text>')
-    return _section("How long tasks took", _svg(height + 22, "".join(drawn)))
+    return section("How long tasks took", svg(height + 22, "".join(drawn)))
 
 
 # --- tables -------------------------------------------------------------------------------------------
@@ -266,38 +265,38 @@ def _durations(found: t.Timeline) -> str:
 def _functions(found: t.Timeline) -> str:
     rows = t.functions(found)
     cells = [
-        [_text(row.socket), f"{row.count:,}", f"{row.not_completed:,}", _span(row.total_s), _span(row.mean_s),
-         _span(row.median_s), _span(row.p95_s), _span(row.max_s)]
+        [escaped(row.socket), f"{row.count:,}", f"{row.not_completed:,}", lasting(row.total_s), lasting(row.mean_s),
+         lasting(row.median_s), lasting(row.p95_s), lasting(row.max_s)]
         for row in rows[:_SHOWN]
     ]  # fmt: skip
     titles = ["function", "tasks", "not completed", "total", "mean", "median", "95th percentile", "longest"]
-    return _section("Functions", _table(titles, cells, len(rows)))
+    return section("Functions", table(titles, cells, len(rows)))
 
 
 def _slowest(head: Mapping[str, Any], found: t.Timeline) -> str:
     cells = [
-        [f"{head['job']}.{one.index}", _text(one.socket), _text(lane.name), f"+{_span(one.start - found.start)}",
-         _span(one.end - one.start), str(one.attempt), _text(one.word)]
+        [f"{head['job']}.{one.index}", escaped(one.socket), escaped(lane.name), f"+{lasting(one.start - found.start)}",
+         lasting(one.end - one.start), str(one.attempt), escaped(one.word)]
         for lane, one in t.slowest(found, _SHOWN)
     ]  # fmt: skip
     total = sum(not one.lost for _, one in found.slices())
     titles = ["task", "function", "rank", "started", "took", "attempt", "state"]
-    return _section("Slowest tasks", _table(titles, cells, total))
+    return section("Slowest tasks", table(titles, cells, total))
 
 
 def _failures(head: Mapping[str, Any], found: t.Timeline, errors: Mapping[int, str]) -> str:
     count = sum(number for name, number in found.states.items() if name != "COMPLETED")
     if not count:
         return ""
-    cells = [[f"{head['job']}.{index}", _text(_cut(error, 300))] for index, error in sorted(errors.items())]
-    return _section("Tasks that did not complete", _table(["task", "error"], cells, count))
+    cells = [[f"{head['job']}.{index}", escaped(cut(error, 300))] for index, error in sorted(errors.items())]
+    return section("Tasks that did not complete", table(["task", "error"], cells, count))
 
 
 def _causes(found: t.Timeline) -> str:
     if not found.causes:
         return ""
-    rows = [[_text(name), f"{count:,}"] for name, count in sorted(found.causes.items(), key=lambda pair: -pair[1])]
-    return _section("Attempts that failed and were made again", _table(["cause", "attempts"], rows))
+    rows = [[escaped(name), f"{count:,}"] for name, count in sorted(found.causes.items(), key=lambda pair: -pair[1])]
+    return section("Attempts that failed and were made again", table(["cause", "attempts"], rows))
 
 
 def _ranks(found: t.Timeline) -> str:
@@ -308,42 +307,18 @@ def _ranks(found: t.Timeline) -> str:
         whole = length * len(lanes)
         tasks = sum(not one.lost for lane in lanes for one in lane.slices)
         lost = sum(one.lost for lane in lanes for one in lane.slices)
-        shares = [_share(spent[key], whole) for key in ("completed", "failed", "lost", "startup", "waiting", "after")]
-        rows.append([_text(name), f"{tasks:,}", f"{lost:,}", *shares])
+        shares = [percent(spent[key], whole) for key in ("completed", "failed", "lost", "startup", "waiting", "after")]
+        rows.append([escaped(name), f"{tasks:,}", f"{lost:,}", *shares])
     titles = ["rank", "tasks", "failed attempts", "completed", "not completed", "lost", "start-up", "waiting", "after"]
-    return _section("Ranks", _table(titles, rows))
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>\n{content}</section>"
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], total: int = 0) -> str:
-    """Cells are HTML already; the first column and columns of words stand to the left, numbers to the right."""
-    kinds = [_WORDS.get(title, "") for title in titles]
-    head = "".join(f"<th{kind}>{title}</th>" for kind, title in zip(kinds, titles, strict=True))
-    lines = (
-        "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) for row in rows
-    )  # fmt: skip
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    more = f'<p class="note">{len(rows)} of {total:,}</p>' if total > len(rows) else ""
-    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>{more}'
-
-
-#: columns of words: names are never broken, errors are
-_WORDS = dict.fromkeys(("function", "rank", "state"), ' class="w"') | {"error": ' class="w e"'}
+    return section("Ranks", table(titles, rows))
 
 
 # --- pictures -----------------------------------------------------------------------------------------
 
 
-def _svg(height: float, content: str) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img">{content}</svg>'
-
-
 def _scale(found: t.Timeline) -> float:
     length = found.end - found.start
-    return (_WIDTH - _NAMES) / length if length > 0 else 0.0
+    return (WIDTH - _NAMES) / length if length > 0 else 0.0
 
 
 def _grid_lines(found: t.Timeline, height: float) -> str:
@@ -351,30 +326,10 @@ def _grid_lines(found: t.Timeline, height: float) -> str:
     drawn = []
     for seconds in ticks(length):
         x = _NAMES + seconds * scale
-        end = "" if x < _WIDTH - 50 else " end"
+        end = "" if x < WIDTH - 50 else " end"
         drawn.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y2="{height}"/>')
-        drawn.append(f'<text class="tick{end}" x="{x:.1f}" y="{height + 16}">{_span(seconds)}</text>')
+        drawn.append(f'<text class="tick{end}" x="{x:.1f}" y="{height + 16}">{lasting(seconds)}</text>')
     return "".join(drawn)
-
-
-def ticks(length: float, count: int = 8) -> list[float]:
-    """Round times from 0 on, at most ``count`` steps.
-
-    >>> ticks(100.0)
-    [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
-    """
-    if length <= 0:
-        return [0.0]
-    least = length / count
-    step = next((s for s in _STEPS_S if s >= least > 5), 0.0)
-    if not step:
-        power = 10 ** math.floor(math.log10(least))
-        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
-    return [number * step for number in range(int(length / step + 1e-9) + 1)]
-
-
-#: steps that clocks have; below and above them it is 1, 2, 5
-_STEPS_S = (10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0, 86400.0)
 
 
 def _sockets(found: t.Timeline) -> dict[str, int]:
@@ -384,51 +339,7 @@ def _sockets(found: t.Timeline) -> dict[str, int]:
     }
 
 
-# --- words --------------------------------------------------------------------------------------------
-
-
-def _text(text: str) -> str:
-    """Names and errors come from users: nothing in them is HTML, and nothing steers a terminal."""
-    return escape("".join(c if c.isprintable() or c in "\n×" else " " for c in text), quote=True)
-
-
-def _cut(text: str, count: int) -> str:
-    return text if len(text) <= count else text[: count - 1] + "…"
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _span(seconds: float) -> str:
-    """``12 µs``, ``3.4 ms``, ``5.6 s``, ``7:08 min``, ``1:02:03 h``"""
-    if seconds == math.inf:
-        return "∞"
-    if seconds <= 0:
-        return "0 s"
-    if seconds < 0.9995e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    if seconds < 0.9995:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 99.95:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours}:{minutes:02} h"
-    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
-
-
-def _speed(rate: float) -> str:
-    return f"{rate:,.0f} tasks/s" if rate >= 100 else f"{rate:.3g} tasks/s"
-
-
-def _share(seconds: float, total: float) -> str:
-    return f"{100 * seconds / total:.1f} %" if total else ""
-
-
-#: the same words as in docs/cli.md
+#: docs/cli.md says the same
 _MEANING = Path(__file__).with_name("page_meaning.html").read_text("utf-8")
 
 _STYLE = Path(__file__).with_name("page.css").read_text("utf-8") + "".join(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -33,8 +32,8 @@ from pyfi_hpc.model.ids import BatchId, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.packed import pick
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
-from pyfi_hpc.model.states import FIRST_FINAL, TaskState, policy_parts
-from pyfi_hpc.sim.reliving import relive
+from pyfi_hpc.model.states import FIRST_FINAL, TaskState
+from pyfi_hpc.sim.reliving import relive, unlimited
 from pyfi_hpc.sim.told import Told, malformed, mark_of
 
 #: restarts that are tried on the way to the end of a record
@@ -82,19 +81,12 @@ def replay(records: Sequence[Record], budgets: Budgets = BUDGETS) -> dict[str, A
     """
     if broken := malformed(records):
         return {"records": len(records), "replayed": False, "differences": broken[:_DIFFERENCES_MAX]}
-    records = [_unlimited(record) for record in records]
+    records = unlimited(records)
     told = Told(records)
     found, again = _restarts(records, told), relive(records, budgets)
     differences = found.pop("differences") + again.pop("differences")
     tail = {"payload_digest": told.digest(), "differences": differences[:_DIFFERENCES_MAX]}
     return found | again | tail
-
-
-def _unlimited(record: Record) -> Record:
-    """Without the job's limit of tasks at once: the node of a replay gets all that is ready."""
-    if isinstance(record, JobOpened):
-        return replace(record, on_failure=policy_parts(record.on_failure)[0])
-    return record
 
 
 def _restarts(records: Sequence[Record], told: Told) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pyfi_hpc.cli import page as page_module
 from pyfi_hpc.cli import timeline as t
-from pyfi_hpc.cli.page import figures, page, ticks
+from pyfi_hpc.cli.markup import lasting, ticks
+from pyfi_hpc.cli.page import figures, page
 from pyfi_hpc.cli.spans import Span, _merged, read_spans
 from pyfi_hpc.cli.timeline import build, functions, grid, histogram, quantile, rows_of, slowest, spent
 from pyfi_hpc.cli.trace import events, text
@@ -235,7 +236,7 @@ def test_lengths_in_words() -> None:
     lengths = [0, 1.2e-5, 9.999e-4, 0.0345, 0.9996, 5.64, 99.96, 3599.6, 7322, 90061, float("inf")]
     words = ["0 s", "12 µs", "1 ms", "34.5 ms", "1 s", "5.64 s", "1:40 min", "1:00:00 h", "2:02:02 h"]
     words += ["1 d 1:01 h", "∞"]
-    assert [page_module._span(length) for length in lengths] == words
+    assert [lasting(length) for length in lengths] == words
 
 
 # --- the trace ----------------------------------------------------------------------------------------
