@@ -24,6 +24,8 @@ make_venv() {
   if [[ -x .venv/bin/uv ]]; then
     _uv_looks_where_pip_looks
     install=(.venv/bin/uv pip install --python .venv/bin/python)
+    # uv leaves byte code to the first import; where Python may not write it, each process would compile all it imports
+    [[ ${PYTHONDONTWRITEBYTECODE:-} ]] && install+=(--compile-bytecode)
   fi
   # uv leaves a lock file in the folder for temporary files
   mkdir -p .venv/tmp

@@ -9,14 +9,17 @@ rank - runner through a pipe, and waits for two commits. Each part here is a pro
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import os
+import random
 import socket
 import statistics
 import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -36,8 +39,11 @@ CALL_BYTES = 200
 TASK_BYTES = 12
 #: larger rows go by COPY
 _INSERT_BYTES_MAX = 32 << 10
+#: larger messages are not copied on their way to ZeroMQ
+_COPIED_BYTES_MAX = 64 << 10
 
 Part = Callable[[bytes], Any]
+_tables = itertools.count()
 
 
 class Parts:
@@ -46,20 +52,21 @@ class Parts:
     def __init__(self, line: Part, local: Part, pipe: Part, commit: Part) -> None:
         self._line, self._local, self._pipe, self._commit = line, local, pipe, commit
 
-    def call(self, size: int = CALL_BYTES) -> None:
-        """One call or batch: to the broker and back, to the agent and back, to the rank and its runner, two commits."""
-        data = b"x" * size
+    def call(self, size: int = CALL_BYTES, kept: int | None = None) -> None:
+        """One call or batch: to the broker and back, to the agent and back, to the rank and its runner, two commits,
+        each of ``kept`` bytes where that is not all."""
+        data = _data(size)
         self._line(data)
-        self._commit(data)
-        self.link(size)
+        self._commit(data[:kept])
+        self.link(size, kept)
 
-    def link(self, size: int = CALL_BYTES) -> None:
+    def link(self, size: int = CALL_BYTES, kept: int | None = None) -> None:
         """One call whose argument the broker has: to the agent, the rank, its runner, and back; one commit."""
-        data = b"x" * size
+        data = _data(size)
         self._line(data)
         self._local(data)
         self._pipe(data)
-        self._commit(data)
+        self._commit(data[:kept])
 
     def call_ms(self, count: int) -> float:
         """Median of so many calls."""
@@ -72,6 +79,34 @@ class Parts:
         for _ in range(batches):
             self.call(in_batch * size)
         return batches * in_batch / (time.perf_counter() - begun)
+
+
+def _data(size: int) -> bytes:
+    """Bytes that nothing can make smaller."""
+    return _RANDOM[:size] if size <= len(_RANDOM) else random.Random(size).randbytes(size)
+
+
+_RANDOM = random.Random(0).randbytes(16 << 20)
+
+
+@contextmanager
+def lanes(settings: Settings, count: int) -> Iterator[Callable[[int, int, int], float]]:
+    """Large calls on so many sets of parts at once, so that no core waits while another part works: a function of
+    calls, bytes of each, and bytes of those that are made durable; it tells calls a second."""
+    with ExitStack() as stack:
+        sets = [stack.enter_context(parts(settings)) for _ in range(count)]
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+
+        def calls_per_s(calls: int, size: int, kept: int) -> float:
+            each = -(-calls // count)
+
+            def one(lane: Parts) -> None:
+                for _ in range(each):
+                    lane.call(size, kept)
+
+            return each * count / bench.timed(lambda: list(pool.map(one, sets)))
+
+        yield calls_per_s
 
 
 @contextmanager
@@ -100,9 +135,9 @@ def _line() -> Iterator[Part]:
     poller.register(dealer, zmq.POLLIN)
 
     def there_and_back(data: bytes) -> None:
-        dealer.send(data)
+        dealer.send(data, copy=len(data) < _COPIED_BYTES_MAX)
         assert poller.poll(10_000), "the echo is silent"
-        dealer.recv()
+        dealer.recv(copy=len(data) < _COPIED_BYTES_MAX)
 
     try:
         yield there_and_back
@@ -121,7 +156,8 @@ def _echo(keys: tuple[bytes, ...], told: Any) -> None:
     poller.register(router, zmq.POLLIN)
     while True:
         poller.poll()
-        router.send_multipart(router.recv_multipart())
+        peer, frame = router.recv_multipart(copy=False)
+        router.send_multipart((peer, frame), copy=False)
 
 
 #: the end that is written to, and the one that is read from
@@ -175,23 +211,24 @@ def _read(descriptor: int, size: int) -> bytes:
 
 @contextmanager
 def _commit(settings: Settings) -> Iterator[Part]:
-    """A row into a table of its own, durable; a large one as binary COPY."""
+    """A row into a table of its own, durable; a large one as binary COPY, stored as it is."""
     connection = connect(embedded.connect_url(settings))
     cursor = connection.cursor()
-    cursor.execute("CREATE TABLE bare (row bytea)")
+    table = f"bare_{next(_tables)}"
+    cursor.execute(f"CREATE TABLE {table} (row bytea); ALTER TABLE {table} ALTER row SET STORAGE EXTERNAL")
 
     def durable(data: bytes) -> None:
         if len(data) <= _INSERT_BYTES_MAX:
-            cursor.execute("INSERT INTO bare VALUES (%s)", (psycopg2.Binary(data),))
+            cursor.execute(f"INSERT INTO {table} VALUES (%s)", (psycopg2.Binary(data),))
             return
         head = b"PGCOPY\n\xff\r\n\0" + bytes(8)
         row = struct.pack(">hi", 1, len(data)) + data + struct.pack(">h", -1)
-        cursor.copy_expert("COPY bare FROM STDIN (FORMAT binary)", io.BytesIO(head + row))
+        cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT binary)", io.BytesIO(head + row))
 
     try:
         yield durable
     finally:
-        cursor.execute("DROP TABLE bare")
+        cursor.execute(f"DROP TABLE {table}")
         connection.close()
 
 

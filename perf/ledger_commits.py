@@ -18,6 +18,7 @@ from pathlib import Path
 from struct import pack as struct_pack
 
 from pyfi_hpc.ledger import embedded, schema
+from pyfi_hpc.ledger.blocks import Blocks
 from pyfi_hpc.ledger.copy import pack
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.model.ids import BatchId, Epoch, GrantId, JobId, NodeName
@@ -109,7 +110,7 @@ def baseline(ledger: PostgresLedger) -> None:
 
     print(f"transaction, one row  {timed(tiny, 300) * 1e6:8.0f} us")
     records = Filler(Epoch(1)).records(1000, 1, True)
-    print(f"packing a record      {timed(lambda: pack(records, Epoch(1)), 20) / len(records) * 1e6:8.2f} us")
+    print(f"packing a record      {timed(lambda: pack(records, Epoch(1), Blocks()), 20) / len(records) * 1e6:8.2f} us")
 
 
 def measure(ledger: PostgresLedger, filler: Filler, jobs: int, tasks: int, settle: bool, runs: int) -> None:

@@ -126,16 +126,18 @@ def _read_private(file: Path) -> bytes:
         return stream.read()
 
 
-def _write_private(file: Path, data: bytes) -> None:
+def _write_private(file: Path, data: bytes, sync: bool = True) -> None:
     """Write beside, then rename: a reader sees the old file or the new one."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)
         stream.flush()
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     os.replace(temporary, file)
 
 
-def write_json(file: Path, value: object) -> None:
-    _write_private(file, json.dumps(value, indent=1).encode())
+def write_json(file: Path, value: object, sync: bool = True) -> None:
+    """Without ``sync`` for what means nothing after the machine has gone down: on a busy disk to sync takes seconds."""
+    _write_private(file, json.dumps(value, indent=1).encode(), sync)

@@ -11,7 +11,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from pyfi_hpc.adapters.router import NOBLOCK, adopt, descriptor, harden, readable
+from pyfi_hpc.adapters.router import COPIED_BYTES_MAX, NOBLOCK, adopt, descriptor, harden, readable
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.ids import Peer
@@ -100,7 +100,7 @@ class DealerPort:
         self._stirred = True
         try:
             for frame in codec.frames(messages):
-                self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
+                self._socket.send(frame, NOBLOCK, copy=len(frame) < COPIED_BYTES_MAX)
         except zmq.Again:
             return False
         if self.waits_since is None:

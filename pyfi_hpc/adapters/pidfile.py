@@ -54,8 +54,8 @@ def claim(settings: Settings, name: str) -> None:
     if before is not None and before.alive and before.pid != me.pid:
         # frozen, and replaced: whoever stops the instance must find it
         aside = replace(before, name=f"{REPLACED}-{name}-{before.pid}")
-        write_json(_file(settings, aside.name, host), asdict(aside))
-    write_json(file, asdict(Daemon(name, host, me.pid, me.create_time())))
+        write_json(_file(settings, aside.name, host), asdict(aside), sync=False)
+    write_json(file, asdict(Daemon(name, host, me.pid, me.create_time())), sync=False)
     release(settings, but=name)
 
 

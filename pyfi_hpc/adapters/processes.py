@@ -156,8 +156,10 @@ class NodeProcesses:
 
 def _memory_used() -> int:
     """Bytes of memory in use on this node."""
-    values = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines()[:3])
-    return 1024 * (int(values["MemTotal"].split()[0]) - int(values["MemAvailable"].split()[0]))
+    with open("/proc/meminfo", "rb", buffering=0) as file:
+        first = file.read(256)  # asked each second: MemTotal, MemFree and MemAvailable are its first lines
+    kilobytes = {line.split()[0]: int(line.split()[1]) for line in first.splitlines()[:3]}
+    return 1024 * (kilobytes[b"MemTotal:"] - kilobytes[b"MemAvailable:"])
 
 
 _DO: dict[type, Callable[[NodeProcesses, Any], None]] = {

@@ -37,6 +37,8 @@ _ROUND_BYTES = 64 << 20
 _STEADY = ((16, 1), (44, 1000))
 #: flags as plain numbers: to combine pyzmq's enums costs more than to send
 NOBLOCK = int(zmq.NOBLOCK)
+#: a frame that is smaller is copied: to be told when ZeroMQ is done with it costs more
+COPIED_BYTES_MAX = 64 << 10
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _EVENTS, _POLLIN, _FD = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.FD)
 
@@ -114,7 +116,7 @@ class RouterPort:
         try:
             for frame in codec.frames(messages):
                 self._socket.send(peer, _NOBLOCK_MORE)
-                self._socket.send(frame, NOBLOCK, copy=len(frame) < 65536)
+                self._socket.send(frame, NOBLOCK, copy=len(frame) < COPIED_BYTES_MAX)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return False

@@ -16,6 +16,9 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "BLIS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS",
 )  # fmt: skip
+#: glibc gives freed memory back to the kernel until it has learned how much of it comes and goes, and a task's array
+#: then costs a fault for each of its pages; these are the limits to which it lets itself be taught, bytes
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 #: the rank's own place in its MPI world: a function that starts MPI itself is a world of its own
 _MPI_PREFIXES = ("PMI_", "PMI2_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MPIR_CVAR_CH4_")
 _OURS_KEPT = {"PYFI_HOME", "PYFI_INSTANCE"}
@@ -37,6 +40,8 @@ def runner_environment(python: str, mark: str) -> dict[str, str]:
     }
     for name in _THREADS:
         env.setdefault(name, "1")
+    for name, size in _ALLOCATOR.items():
+        env.setdefault(name, size)
     folder = os.path.dirname(python)
     env["PATH"] = folder + os.pathsep + env.get("PATH", os.defpath)
     env[_MARK] = mark
@@ -125,13 +130,12 @@ def _wait(pid: int, flags: int) -> None:
 
 
 def _children() -> set[int]:
-    found: set[int] = set()
-    for task in os.listdir("/proc/self/task"):
-        try:
-            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
-        except OSError:
-            pass  # a thread that has just ended, or a kernel without this file
-    return found
+    """Of the main thread: it starts them all, and the kernel gives it those of others."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb", buffering=0) as file:
+            return set(map(int, file.read().split()))
+    except OSError:
+        return set()  # a kernel without this file
 
 
 class MemoryKills:

@@ -56,8 +56,8 @@ def broker(ctx: click.Context, standby: bool, bind: str | None) -> None:
 @pass_context
 def start(context: Context, standby: bool = False, bind: str | None = None) -> None:
     """Start the ledger and the broker as daemons; `pyfi down` stops them."""
-    from pyfi_hpc.cli.up import Teller, start_server
-    from pyfi_hpc.hosts import brokers
+    from pyfi_hpc.cli.up import Teller
+    from pyfi_hpc.hosts import brokers, instance
 
     if bind:
         context.change(bind=bind)
@@ -69,7 +69,7 @@ def start(context: Context, standby: bool = False, bind: str | None = None) -> N
         part = brokers.start_standby(context.settings)
         tell(part.name, part.text, part.seconds)
     else:
-        start_server(context, tell)
+        instance.start(context.settings, 0, tell.part)
     tell.end(time.monotonic() - begun)
 
 

@@ -15,7 +15,7 @@ from pyfi_hpc.errors import UsageError
 
 if TYPE_CHECKING:
     from pyfi_hpc.ledger.recorded import Recorded
-    from pyfi_hpc.sim.failure import Violation
+    from pyfi_hpc.sim.many import Problem
 
 
 @click.command()
@@ -63,21 +63,18 @@ def sim(
 
 
 def _many(context: Context, first: int, seeds: int) -> None:
-    from pyfi_hpc.sim.failure import Violation
-    from pyfi_hpc.sim.run import run_seed
+    from pyfi_hpc.sim.many import run_seeds
 
     begun = time.monotonic()
     faults: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    failed: list[tuple[int, Violation]] = []
-    for number, seed in enumerate(range(first, first + seeds)):
-        try:
-            result = run_seed(seed)
-        except Violation as problem:
-            failed.append((seed, problem))
+    failed: list[tuple[int, Problem]] = []
+    for number, (seed, result) in enumerate(run_seeds(range(first, first + seeds))):
+        if isinstance(result, tuple):
+            failed.append((seed, result))
             if not context.json:
                 _progress("")
-                click.echo(f"seed {seed} FAILED: {problem}\n  repeat: pyfi sim --seed {seed}")
+                click.echo(f"seed {seed} FAILED: {result[0]}\n  repeat: pyfi sim --seed {seed}")
             continue
         faults += result.faults
         for name in ("tasks", "jobs", "attempts", "virtual_s", "steps"):
@@ -87,7 +84,7 @@ def _many(context: Context, first: int, seeds: int) -> None:
     wall_s = time.monotonic() - begun
     _progress("")
     if context.json:
-        problems = [{"seed": seed, "what": str(problem), "task": _name(problem)} for seed, problem in failed]
+        problems = [{"seed": seed, "what": what, "task": _name(task)} for seed, (what, task) in failed]
         values = {"seeds": seeds, "first": first, "failed": problems, "faults": dict(faults.most_common())}
         print_json(values | _rounded(totals) | {"wall_s": round(wall_s, 2)})
     else:
@@ -98,7 +95,7 @@ def _many(context: Context, first: int, seeds: int) -> None:
             f"{totals['virtual_s']:.0f} virtual s, {wall_s:.1f} s"
         )
         if failed:
-            _tell(*failed[0])
+            _tell(failed[0][0], *failed[0][1])
             click.echo(f"{len(failed)} of {seeds} seeds FAILED", err=True)
     if failed:
         click.get_current_context().exit(1)
@@ -123,7 +120,8 @@ def _one(context: Context, seed: int, story: str | None, record: str | None) -> 
         write(made.cluster.store.log, record)
     told = list(lines.of(*_task(story))) if lines and story else []
     if context.json:
-        values: dict[str, Any] = {"seed": seed, "failed": problem and {"what": str(problem), "task": _name(problem)}}
+        failed = problem and {"what": str(problem), "task": _name(problem.task)}
+        values: dict[str, Any] = {"seed": seed, "failed": failed}
         if result:
             values |= {"tasks": result.tasks, "jobs": result.jobs, "attempts": result.attempts, "digest": result.digest}
             values |= {"virtual_s": round(result.virtual_s, 3), "steps": result.steps, "faults": dict(result.faults)}
@@ -138,17 +136,17 @@ def _one(context: Context, seed: int, story: str | None, record: str | None) -> 
             )
     if problem:
         if not context.json:
-            _tell(seed, problem)
+            _tell(seed, str(problem), problem.task)
         click.get_current_context().exit(1)
 
 
-def _tell(seed: int, problem: Violation) -> None:
+def _tell(seed: int, what: str, task: tuple[int, int] | None) -> None:
     """The story of the guilty task."""
     from pyfi_hpc.sim.run import story_of
 
-    click.echo(f"\nseed {seed} FAILED: {problem}")
-    if problem.task is not None:
-        for line in story_of(seed, *problem.task)[0]:
+    click.echo(f"\nseed {seed} FAILED: {what}")
+    if task is not None:
+        for line in story_of(seed, *task)[0]:
             click.echo(line)
     click.echo(f"  repeat: pyfi sim --seed {seed}")
 
@@ -211,8 +209,8 @@ def _task(name: str | None) -> tuple[int, int]:
     return int(job), int(index or 0)
 
 
-def _name(problem: Violation) -> str | None:
-    return f"{problem.task[0]}.{problem.task[1]}" if problem.task else None
+def _name(task: tuple[int, int] | None) -> str | None:
+    return f"{task[0]}.{task[1]}" if task else None
 
 
 def _rounded(totals: Counter[str]) -> dict[str, Any]:

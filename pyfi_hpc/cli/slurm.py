@@ -75,7 +75,7 @@ def submit(context: Context, ranks: int | None, *, dry_run: bool, **options: Any
         _dry_run(context, request)
         return
     tell = Teller(context)
-    answer = instance.start_allocation(context.settings, request, lambda part: tell(part.name, part.text, part.seconds))
+    answer = instance.start_allocation(context.settings, request, tell.part)
     if context.json:
         print_json({"slurm_job_id": answer.slurm_job_id, "instance": context.settings.instance, "parts": tell.parts})
     else:

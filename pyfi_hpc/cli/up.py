@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from pyfi_hpc.cli.context import Context, pass_context, reads
 from pyfi_hpc.cli.output import print_json
 from pyfi_hpc.cli.slurm import slurm_options
 from pyfi_hpc.errors import BrokerHeld
+
+if TYPE_CHECKING:
+    from pyfi_hpc.hosts.spawn import Part
 
 #: seconds for the ranks to join: MPI over a loaded machine is slow to start
 JOIN_S = 60.0
@@ -59,25 +62,14 @@ def start_here(context: Context, ranks: int | None) -> None:
             fix="use it, or stop it with `pyfi down`",
         )
     try:
-        start_server(context, tell)
-        agent_begun = time.monotonic()
-        instance.start_agent(settings, wanted)
+        instance.start(settings, wanted, tell.part)
         joined = instance.wait_for_ranks(settings, lambda: live_nodes(context), wanted, JOIN_S)
-        tell("ranks", f"{joined} of {wanted} joined", time.monotonic() - agent_begun)
+        tell("ranks", f"{joined} of {wanted} joined", time.monotonic() - begun)
     except BaseException:
         context.close()
         instance.stop(settings, lambda: None)
         raise
     tell.end(time.monotonic() - begun)
-
-
-def start_server(context: Context, tell: Teller) -> None:
-    """The ledger and the broker."""
-    from pyfi_hpc.hosts import instance
-
-    for start in (instance.start_ledger, instance.start_broker):
-        part = start(context.settings)
-        tell(part.name, part.text, part.seconds)
 
 
 def live_nodes(context: Context) -> list[dict[str, Any]]:
@@ -97,6 +89,9 @@ class Teller:
         if not self._context.json:
             tail = f"{seconds:8.1f} s" if seconds is not None else ""
             click.echo(f"{name:9} {text:50}{tail}".rstrip())
+
+    def part(self, part: Part) -> None:
+        self(part.name, part.text, part.seconds)
 
     def end(self, seconds: float) -> None:
         if self._context.json:

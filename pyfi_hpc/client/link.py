@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from pyfi_hpc.adapters.access import Access
-from pyfi_hpc.adapters.router import NOBLOCK, descriptor, readable
+from pyfi_hpc.adapters.router import COPIED_BYTES_MAX, NOBLOCK, descriptor, readable
 from pyfi_hpc.errors import SettingsError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import Limits
@@ -72,19 +72,23 @@ class Link:
         for i, message in enumerate(out):
             size += len(message.payload) if isinstance(message, m.Submit) else 64
             if size > _FRAME_BYTES_MAX and i > start:
-                self._dealer.send(encode(out[start:i]), NOBLOCK)
+                self._send(encode(out[start:i]))
                 start, size = i, 0
-        self._dealer.send(encode(out[start:]), NOBLOCK)
+        self._send(encode(out[start:]))
         out.clear()
 
-    def receive(self, wait_s: float) -> list[bytes]:
+    def _send(self, frame: bytes) -> None:
+        assert self._dealer is not None
+        self._dealer.send(frame, NOBLOCK, copy=len(frame) < COPIED_BYTES_MAX)
+
+    def receive(self, wait_s: float) -> list[memoryview]:
         assert self._dealer is not None
         self._stirred = self._stirred and readable(self._dealer)
         ready = {fd for fd, _ in self._epoll.poll(0.0 if self._stirred else max(0.0, wait_s), 2)}
         if self._wakened.fileno() in ready:
             with suppress(BlockingIOError):
                 self._wakened.recv(4096)
-        frames: list[bytes] = []
+        frames: list[memoryview] = []
         if not self._stirred and self._descriptor not in ready:
             return frames
         self._stirred = True
@@ -92,7 +96,7 @@ class Link:
             if not readable(self._dealer):
                 self._stirred = False
                 break
-            frames.append(self._dealer.recv(NOBLOCK))
+            frames.append(self._dealer.recv(NOBLOCK, copy=False).buffer)
         return frames
 
     def close(self) -> None:

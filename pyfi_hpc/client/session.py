@@ -355,7 +355,7 @@ class Session:
         for frame in frames:
             self._hear(frame)
 
-    def _hear(self, frame: bytes) -> None:
+    def _hear(self, frame: memoryview) -> None:
         now = time.monotonic()
         try:
             for message in decode(frame, TO_CLIENT):

@@ -62,7 +62,7 @@ class Agent:
         self._limits = limits
         self._name, self._incarnation, self._allocation = name, incarnation, allocation
         self._cores = cores
-        self._holdings = Holdings()
+        self._holdings = Holdings(limits.inputs_bytes_max)
         self._ranks = RankTable(2 * limits.bundle_s)
         self._muster = Muster(limits, self._ranks, self._holdings, rank_count, own_step, now)
         self._bundler = Bundler(limits, self._holdings, self._muster)
@@ -95,11 +95,11 @@ class Agent:
         if now >= self._beat_at:
             self._beat(now, out)
         if self._draining:
-            self._release_waiting()  # what ranks handed back, or died on
+            self._holdings.release_all()  # what ranks handed back, or died on
         elif not self._fenced:
             self._bundler.fill(now, out)
             if self._muster.resting and not self._bundler.usable():
-                self._release_waiting()  # nobody here will run it soon
+                self._holdings.release_all()  # nobody here will run it soon
         if self._holdings.fresh and self._welcome:
             self._finished(self._holdings.offer(now), out)
         if self._stop_at is not None:
@@ -169,7 +169,7 @@ class Agent:
             if self._draining or self._stop_at is not None:
                 self._holdings.make(grant, item.lo, item.lo + item.count, Cause.RELEASED)
             else:
-                self._holdings.wait(grant, item.lo, item.lo + item.count)
+                self._holdings.line_up(grant)
 
     def _recall(self, message: m.Recall, now: float, out: Effects) -> None:
         self._bundler.recall(message.count, out)
@@ -264,7 +264,7 @@ class Agent:
             return
         self._fenced = True
         self._welcome = False
-        self._release_waiting()
+        self._holdings.release_all()
         self._bundler.kill_all(Cause.PREEMPTED, out)
 
     def _tell_capacity(self, now: float, out: Effects) -> None:
@@ -295,13 +295,8 @@ class Agent:
         """Start nothing new; what has not started goes back at once, also from the ranks. What runs may end."""
         if not self._draining:
             self._draining = True
-            self._release_waiting()
+            self._holdings.release_all()
             self._bundler.reclaim_all(out)
-
-    def _release_waiting(self) -> None:
-        """Give back what no rank has."""
-        while (piece := self._holdings.next_piece(1 << 30)) is not None:
-            self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
 
     def _leave(self, reason: str, now: float, out: Effects) -> None:
         if self._stop_at is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, dispatch, health, settle
+from pyfi_hpc.core import admit, dispatch, follow, health, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.graph import Graph, edges_of
 from pyfi_hpc.core.jobs import JobBook
@@ -34,7 +34,7 @@ from pyfi_hpc.model.events import (
 )
 from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
-from pyfi_hpc.model.records import BatchClosed, Recovered
+from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Recovered
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
 
 #: results in one page of a job's outcomes
@@ -228,8 +228,9 @@ class Broker:
             name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, hello.rank_count
         )
         s.nodes.join(node)
-        for held in hello.held:
-            self._adopt(node, held, now)
+        adoption = follow.Adoption(s, node)
+        for held in sorted(hello.held, key=lambda held: held.grant):  # what others follow was granted before them
+            self._adopt(node, held, adoption)
         self._forget_unknown(node, hello.held, out)
         self._mount_held(node, out)
         return True
@@ -252,7 +253,7 @@ class Broker:
         self._forget_unknown(node, held, out)
         self._mount_held(node, out)
 
-    def _adopt(self, node: Node, held: m.Held, now: float) -> None:
+    def _adopt(self, node: Node, held: m.Held, adoption: follow.Adoption) -> None:
         """A grant of an earlier epoch whose tasks run on: they are not started again."""
         s = self.state
         batch = s.book.batches.get(BatchId(held.batch))
@@ -263,8 +264,7 @@ class Broker:
             return
         left = bytearray(held.left)
         for at in range(held.count):
-            free = batch.states[lo + at] == TaskState.PENDING and batch.attempt(lo + at) == held.attempt
-            left[at] = 1 if left[at] and free else 0
+            left[at] = 1 if left[at] and adoption.goes_on(batch, lo + at, held) else 0
             if left[at]:
                 batch.states[lo + at] = TaskState.RUNNING
         count = sum(left)
@@ -333,9 +333,7 @@ class Broker:
             readers = s.graph.readers.pop(key, [])
             state, data = event.found.get(key, (-1, b""))
             if state == TaskState.COMPLETED:
-                for batch, offset in s.graph.arrived(key, data, readers):
-                    batch.states[offset] = TaskState.PENDING
-                    s.queue.push(batch, offset, offset + 1)
+                settle.arrived(s, key, data, readers)
                 continue
             job = s.book.jobs.get(key[0])
             place = job.locate(key[1]) if job else None
@@ -398,11 +396,13 @@ class Broker:
         if s.book.open_count:
             s.recover_until = now + s.limits.recover_s
             s.queue.held = True
+            s.made_by = _makers(s, recovered.outcomes)
 
     def _end_recovery(self) -> None:
         s = self.state
         s.recover_until = 0.0
         s.queue.held = False
+        s.made_by = {}
         for batch in s.book.batches.values():
             admit.enqueue_pending(s, batch)
 
@@ -440,6 +440,19 @@ class Broker:
         out.reply(peer, m.Answer(request, True, b"\x80"))
         self._stopping = None
         self.stopped = True
+
+
+def _makers(s: State, outcomes: list[OutcomeSettled]) -> dict[tuple[JobId, int], GrantId]:
+    """Under which grants results were made that unfinished tasks take."""
+    made: dict[tuple[JobId, int], GrantId] = {}
+    if not s.graph.users:
+        return made
+    firsts = {batch.id: batch.first for job in s.book.jobs.values() for batch in job.batches}
+    for outcome in outcomes:
+        for index in range(firsts[outcome.batch] + outcome.lo, firsts[outcome.batch] + outcome.lo + outcome.count):
+            if (outcome.job, index) in s.graph.users:
+                made[outcome.job, index] = outcome.grant
+    return made
 
 
 _Handler = Callable[[Broker, Any, Any, float, Effects], None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyfi_hpc.core import health
+from pyfi_hpc.core import follow, health, items
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.queue import Pick
 from pyfi_hpc.core.settle import settle_unrun
@@ -16,7 +16,7 @@ from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects, ReadPayloads
 from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.messages import Grant, Item, Recall
-from pyfi_hpc.model.packed import cut, failure
+from pyfi_hpc.model.packed import failure
 from pyfi_hpc.model.states import TaskState
 
 
@@ -29,14 +29,16 @@ def fill(s: State, now: float, out: Effects) -> None:
             several = sum(node.rank_count > 0 for node in usable) > 1
             at = now + s.utc_offset
             since = at - s.limits.elsewhere_s if several else float("inf")
-            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.outstanding), since, at, out)
+            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.runnable), since, at, out)
             _share(s, nodes, lambda node: node.spare, since, at, out)
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
         s.queue.to_load.clear()
         s.queue.loading.update(batches)
         out.queries.append(ReadPayloads(batches))
-    if not s.queue.may_grant():
+    if not s.queue.may_grant() and not s.ledger_down:
+        if s.nodes.leading:
+            _follow(s, now, out)
         _rebalance(s, now, out)
 
 
@@ -80,48 +82,41 @@ def _has_room(s: State, node: Node) -> bool:
 
 def _item(s: State, node: Node, pick: Pick, at: float, out: Effects) -> Item | None:
     batch, lo, hi = pick.batch, pick.lo, pick.hi
-    inputs: list[list[bytes]] = []
+    inputs: items.Inputs = []
     if batch.waiting:
         hi, inputs = _inputs(s, pick, at, out)
         if hi == lo:
             return None
-    mount = s.mounts.get(batch.code)
-    spec = s.functions.get(batch.socket)
-    assert batch.payload is not None and batch.offsets is not None and mount is not None and spec is not None
-    if batch.code not in node.mounted:
-        node.mounted.add(batch.code)
-        out.send(node.peer, mount)
-    batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
-    grant = s.nodes.grant(node, batch, lo, hi, pick.attempt)
-    s.queue.started(batch, hi - lo)
-    offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
-    grant.size = len(payload) + sum(len(data) for values in inputs for data in values)
-    node.outstanding_bytes += grant.size
-    return Item(
-        grant.id, batch.id, batch.job.id, batch.first + lo, lo, hi - lo, pick.attempt, batch.code, spec.function,
-        batch.time_limit_s, offsets, payload, inputs,
-    )  # fmt: skip
+    return items.grant(s, node, batch, lo, hi, pick.attempt, inputs, out)
 
 
-def _inputs(s: State, pick: Pick, at: float, out: Effects) -> tuple[int, list[list[bytes]]]:
+def _inputs(s: State, pick: Pick, at: float, out: Effects) -> tuple[int, items.Inputs]:
     """Results for the tasks of a pick, up to the first whose inputs must be read again; the rest goes back."""
     batch = pick.batch
-    inputs: list[list[bytes]] = []
+    inputs: items.Inputs = []
     for offset in range(pick.lo, pick.hi):
-        values = s.graph.inputs(batch, offset, out)
-        total = sum(map(len, values)) if values else 0
+        # before they are read again: so much is never in memory at once
+        total = s.graph.size(batch, offset)
+        values = s.graph.inputs(batch, offset, out) if total <= s.limits.inputs_bytes_max else None
         if total > s.limits.inputs_bytes_max:
             text = f"the results that it takes as arguments are {total} bytes; the limit is {s.limits.inputs_bytes_max}"
             settle_unrun(s, batch, [offset], TaskState.FAILED, failure("TooLarge", text), at, out)
             s.close_if_done(batch, out)
-            values = None
         if values is None or (inputs and total > s.limits.grant_bytes_max):
             rest = offset + (values is None)
             if rest < pick.hi:
                 s.queue.push_first(batch, rest, pick.hi)
             return offset, inputs
-        inputs.append(values)
+        inputs.append(values)  # type: ignore[arg-type]
     return pick.hi, inputs
+
+
+def _follow(s: State, now: float, out: Effects) -> None:
+    for node in list(s.nodes.leading.values()):
+        if health.usable(s, node, now):
+            follow.fill(s, node, out)
+        if not node.leads:
+            del s.nodes.leading[node.name]
 
 
 def _rebalance(s: State, now: float, out: Effects) -> None:
@@ -129,11 +124,11 @@ def _rebalance(s: State, now: float, out: Effects) -> None:
     if len(s.nodes.by_name) < 2:
         return
     nodes = s.nodes.by_name.values()
-    idle = sum(max(0, node.rank_count - node.outstanding) for node in nodes if health.usable(s, node, now))
+    idle = sum(max(0, node.rank_count - node.runnable) for node in nodes if health.usable(s, node, now))
     if not idle:
         return
-    fullest = max(nodes, key=lambda node: node.outstanding - node.rank_count)
-    surplus = fullest.outstanding - fullest.rank_count
+    fullest = max(nodes, key=lambda node: node.runnable - node.rank_count)
+    surplus = fullest.runnable - fullest.rank_count
     if surplus > 0 and not fullest.recalled:
         fullest.recalled = True
         out.send(fullest.peer, Recall(min(surplus, idle)))

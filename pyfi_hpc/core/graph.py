@@ -20,6 +20,8 @@ from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 Key = tuple[JobId, int]
 #: edges of one batch; each is a tuple in memory and a lookup
 EDGES_MAX = 1 << 20
+#: results that are asked for at once: what comes is in memory together
+_READ_MAX = 64
 _edges = msgspec.msgpack.Decoder(
     Annotated[list[tuple[Count, Count, Id, Id]], msgspec.Meta(max_length=EDGES_MAX)]
 )
@@ -44,6 +46,8 @@ class Graph:
     value_bytes_max: int
     values: dict[Key, _Value] = field(default_factory=dict)
     value_bytes: int = 0
+    #: bytes of results that somebody uses, also of those that are not kept
+    sizes: dict[Key, int] = field(default_factory=dict)
     #: how many unfinished tasks use a result
     users: dict[Key, int] = field(default_factory=dict)
     #: tasks that wait for a result that is being read from the ledger
@@ -81,7 +85,12 @@ class Graph:
         """Ask the ledger for a result that is final."""
         readers = self.readers.setdefault(key, [])
         readers.append((batch, offset))
-        if len(readers) == 1:
+        if len(readers) > 1:
+            return
+        last = out.queries[-1] if out.queries else None
+        if isinstance(last, ReadValues) and len(last.wanted) < _READ_MAX:
+            last.wanted.append(key)
+        else:
             out.queries.append(ReadValues([key]))
 
     def completed(self, job: Job, index: int, data: bytes) -> list[tuple[Batch, int]]:
@@ -98,14 +107,23 @@ class Graph:
             if need is None or batch.states[offset] >= FIRST_FINAL:
                 continue
             need.missing.discard(key)
-            if not need.missing and batch.states[offset] == TaskState.BLOCKED:
+            if need.missing:
+                continue
+            need.unfollow()
+            if batch.states[offset] == TaskState.BLOCKED:
                 ready.append((batch, offset))
         return ready
 
     def _keep(self, key: Key, data: bytes) -> None:
+        self.sizes[key] = len(data)
         if key not in self.values:
             self.values[key] = _Value(data, self.users[key])
             self.value_bytes += len(data)
+
+    def size(self, batch: Batch, offset: int) -> int:
+        """Bytes of all that a task takes, as far as that is known."""
+        need = batch.waiting.get(offset) if batch.waiting else None
+        return sum(self.sizes.get(key, 0) for key in need.slots) if need is not None else 0
 
     def inputs(self, batch: Batch, offset: int, out: Effects) -> list[bytes] | None:
         """Results for the slots of a task; None: some must be read again first, the task is blocked."""
@@ -126,10 +144,12 @@ class Graph:
         need = batch.waiting.pop(offset, None) if batch.waiting else None
         if need is None:
             return
+        need.unfollow()
         for key in set(need.slots):
             self.users[key] -= 1
             if self.users[key] == 0:
                 del self.users[key]
+                self.sizes.pop(key, None)
                 value = self.values.pop(key, None)
                 if value is not None:
                     self.value_bytes -= len(value.data)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pyfi_hpc.core.handover import Handover, Taker
 from pyfi_hpc.model.budgets import ELSEWHERE
-from pyfi_hpc.model.messages import Held, Item, Outcome
-from pyfi_hpc.model.packed import cut, offsets_of
+from pyfi_hpc.model.messages import Held, Item, Link, Outcome
+from pyfi_hpc.model.packed import cut, offsets_of, pick
 from pyfi_hpc.model.states import Cause
 
 #: tasks that died of which it is remembered on which rank; then all are forgotten, and may meet it again
@@ -23,6 +24,24 @@ class HeldGrant:
     #: one byte a task: 1 until there is an outcome
     owed: bytearray
     unkept_count: int
+    #: outcomes that are not kept, by their first offset
+    told: dict[int, Outcome] = field(default_factory=dict)
+    #: results that its tasks take of others here: offset, slot, who makes it
+    takes: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    def owes(self, offset: int) -> bool:
+        """Whether a task has no outcome yet."""
+        at = offset - self.item.lo
+        return 0 <= at < len(self.owed) and bool(self.owed[at])
+
+    def result(self, offset: int) -> bytes | None:
+        """What a task returned, while that is not kept; None: it did not return, or the broker has it."""
+        for lo, outcome in self.told.items():
+            at = offset - lo
+            if 0 <= at < outcome.count:
+                done = outcome.causes[at] == Cause.NONE
+                return pick(outcome.offsets, outcome.payload, at) if done else None
+        return None
 
 
 @dataclass(slots=True)
@@ -35,9 +54,17 @@ class Piece:
 
 
 class Holdings:
-    """Grants in order of arrival, and outcomes until the broker says Kept."""
+    """Grants in order of arrival, and outcomes until the broker says Kept.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    handed_bytes_max : int
+        See Handover.
+    """
+
+    def __init__(self, handed_bytes_max: int) -> None:
+        #: tasks that first want results of others here
+        self._handover = Handover(handed_bytes_max)
         self.grants: dict[int, HeldGrant] = {}
         self.waiting: deque[Piece] = deque()
         self.waiting_count = 0
@@ -53,10 +80,50 @@ class Holdings:
         self.grants[item.grant] = grant
         return grant
 
+    def line_up(self, grant: HeldGrant) -> None:
+        """Tasks of a new grant wait for a rank, or before that for results of others here."""
+        item = grant.item
+        links = [
+            (at, [(slot, value) for slot, value in enumerate(values) if not isinstance(value, bytes)])
+            for at, values in enumerate(item.inputs)
+        ]
+        if not any(makers for _, makers in links):
+            self.wait(grant, item.lo, item.lo + item.count)
+            return
+        for at, makers in links:
+            if not makers:
+                self.wait(grant, item.lo + at, item.lo + at + 1)
+            else:
+                self._link(grant, item.lo + at, makers)
+
+    def _link(self, grant: HeldGrant, offset: int, makers: list[tuple[int, Link]]) -> None:
+        """A task takes results of others here: some may be there, some may never come."""
+        lacks = []
+        for slot, link in makers:
+            grant.takes.append((offset, slot, *link))
+            maker = self.grants.get(link[0])
+            if maker is not None and maker.owes(link[1]):
+                lacks.append((slot, link))
+                continue
+            data = maker.result(link[1]) if maker is not None else None
+            if data is None or not self._handover.put(grant, offset, slot, data):
+                self.make(grant, offset, offset + 1, Cause.RELEASED)
+                return
+        if lacks:
+            self._handover.add(grant, offset, lacks)
+        else:
+            self.wait(grant, offset, offset + 1)
+
     def wait(self, grant: HeldGrant, lo: int, hi: int, first: bool = False) -> None:
-        if lo < hi:
-            (self.waiting.appendleft if first else self.waiting.append)(Piece(grant, lo, hi))
-            self.waiting_count += hi - lo
+        if lo >= hi:
+            return
+        self.waiting_count += hi - lo
+        if first:
+            self.waiting.appendleft(Piece(grant, lo, hi))
+        elif self.waiting and self.waiting[-1].grant is grant and self.waiting[-1].hi == lo:
+            self.waiting[-1].hi = hi
+        else:
+            self.waiting.append(Piece(grant, lo, hi))
 
     def next_piece(self, count_max: int) -> Piece | None:
         """Take up to so many tasks of one grant from the front."""
@@ -86,7 +153,7 @@ class Holdings:
 
     def drop_waiting(self, grant: HeldGrant, lo: int, hi: int) -> list[tuple[int, int]]:
         """Take the tasks of a range that wait here out of the line; the ranges found."""
-        found: list[tuple[int, int]] = []
+        found = [(offset, offset + 1) for offset in self._handover.drop(grant, lo, hi)]
         rest: deque[Piece] = deque()
         for piece in self.waiting:
             start, end = max(lo, piece.lo), min(hi, piece.hi)
@@ -106,7 +173,45 @@ class Holdings:
             return
         start = outcome.lo - grant.item.lo
         grant.owed[start : start + outcome.count] = bytes(outcome.count)
+        grant.told[outcome.lo] = outcome
         self.fresh.append(outcome)
+        if self._handover:
+            self._hand_over(outcome)
+
+    def _hand_over(self, outcome: Outcome) -> None:
+        """Give results to those who take them; who cannot have his goes back, and so do those who take of him."""
+        back: list[Taker] = []
+        for at in range(outcome.count):
+            link = (outcome.grant, outcome.lo + at)
+            self._handover.ended(link)
+            if not self._handover.awaits(link):
+                continue
+            if outcome.causes[at] != Cause.NONE:
+                back += self._handover.lost(link)
+                continue
+            ready, lost = self._handover.made(link, pick(outcome.offsets, outcome.payload, at))
+            back += lost
+            for taker in ready:
+                self.wait(taker.grant, taker.offset, taker.offset + 1)
+        self._send_back(back)
+
+    def _send_back(self, takers: list[Taker]) -> None:
+        """A list, not a recursion: what follows what may be some thousand tasks deep."""
+        while takers:
+            taker = takers.pop()
+            link = (taker.grant.item.grant, taker.offset)
+            self._handover.ended(link)
+            takers += self._handover.lost(link)
+            outcome = _unrun(taker.grant.item, taker.offset, 1, Cause.RELEASED, b"")
+            taker.grant.owed[taker.offset - taker.grant.item.lo] = 0
+            taker.grant.told[outcome.lo] = outcome
+            self.fresh.append(outcome)
+
+    def release_all(self) -> None:
+        """Give back what no rank has."""
+        while (piece := self.next_piece(1 << 30)) is not None:
+            self.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
+        self._send_back(self._handover.drop_all())
 
     def owes(self, outcome: Outcome) -> bool:
         """Whether there is no outcome yet for any of these tasks."""
@@ -124,13 +229,7 @@ class Holdings:
 
     def make(self, grant: HeldGrant, lo: int, hi: int, cause: Cause, error: bytes = b"") -> None:
         """An outcome for tasks that no rank ran."""
-        item, count = grant.item, hi - lo
-        self.ended(
-            Outcome(
-                item.grant, item.batch, lo, count, item.attempt, -1, bytes([cause]) * count, bytes(8 * count),
-                bytes(4 * count), offsets_of([error] * count), error * count,
-            )  # fmt: skip
-        )
+        self.ended(_unrun(grant.item, lo, hi - lo, cause, error))
 
     def offer(self, now: float) -> list[Outcome]:
         """Outcomes to send now."""
@@ -152,6 +251,7 @@ class Holdings:
             grant = self.grants.get(grant_id)
             if grant is None:
                 continue
+            grant.told.pop(lo, None)
             start = lo - grant.item.lo
             grant.unkept_count -= grant.unkept.count(1, start, start + count)
             grant.unkept[start : start + count] = bytes(count)
@@ -161,7 +261,7 @@ class Holdings:
     def tell(self) -> list[Held]:
         """All that is not kept, for Hello."""
         return [
-            Held(g.item.grant, g.item.batch, g.item.lo, g.item.count, g.item.attempt, bytes(g.unkept))
+            Held(g.item.grant, g.item.batch, g.item.lo, g.item.count, g.item.attempt, bytes(g.unkept), g.takes)
             for g in self.grants.values()
         ]
 
@@ -170,9 +270,17 @@ class Holdings:
         return not (self.grants or self.fresh)
 
 
+def _unrun(item: Item, lo: int, count: int, cause: Cause, error: bytes) -> Outcome:
+    return Outcome(
+        item.grant, item.batch, lo, count, item.attempt, -1, bytes([cause]) * count, bytes(8 * count),
+        bytes(4 * count), offsets_of([error] * count), error * count,
+    )  # fmt: skip
+
+
 def payload_of(piece: Piece) -> tuple[bytes, bytes, list[list[bytes]]]:
     """Offsets, payload and inputs of the tasks of a piece."""
     item = piece.grant.item
     lo, hi = piece.lo - item.lo, piece.hi - item.lo
     offsets, payload = cut(item.offsets, item.payload, lo, hi)
-    return offsets, payload, item.inputs[lo:hi] if item.inputs else []
+    # no task is in line before all that it takes is there
+    return offsets, payload, item.inputs[lo:hi] if item.inputs else []  # type: ignore[return-value]

@@ -78,10 +78,26 @@ class Batch:
         #: what blocked or dependent tasks need, by offset; see core/graph.py
         self.waiting: dict[int, Need] | None = None
 
+    def following(self) -> int:
+        """Tasks that are granted before all that they take is there. Cost: a look at each that takes anything."""
+        return sum(need.follow is not None and need.follow.granted for need in (self.waiting or {}).values())
+
     def attempt(self, offset: int) -> int:
         """Number of the attempt that comes next, from 1."""
         trouble = self.trouble.get(offset) if self.trouble else None
         return 1 if trouble is None else trouble.attempts + 1
+
+
+@dataclass(slots=True)
+class Follow:
+    """What is known of a task whose missing results are being made on one node."""
+
+    #: where; a ``core.nodes.Node``
+    node: Any
+    #: result -> (grant, offset in its batch) of the task that makes it there
+    makers: dict[tuple[JobId, int], tuple[Any, int]] = field(default_factory=dict)
+    #: the task itself is granted to that node, and counts as one of its followers
+    granted: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +106,14 @@ class Need:
 
     slots: list[tuple[JobId, int]]
     missing: set[tuple[JobId, int]] = field(default_factory=set)
+    #: a node that runs tasks whose results are missing: core/follow.py
+    follow: Follow | None = None
+
+    def unfollow(self) -> None:
+        """It has all that it takes, or is not at that node any more."""
+        if self.follow is not None and self.follow.granted:
+            self.follow.node.followers -= 1
+        self.follow = None
 
 
 class Job:

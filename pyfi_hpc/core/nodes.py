@@ -6,7 +6,7 @@ memory only; their ids never repeat, so an outcome counts only for the grant tha
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from pyfi_hpc.core.jobs import Batch
@@ -14,6 +14,8 @@ from pyfi_hpc.model.ids import CodeId, Epoch, GrantId, NodeName, Peer, first_gra
 
 #: grants taken back that are remembered, so that a late outcome is recorded and not just dropped
 _EXPIRED_MAX = 10_000
+#: grants of a node that are still to be looked at; of more the oldest are not, and what follows waits for their results
+_LEADS_MAX = 4096
 
 
 @dataclass(slots=True)
@@ -59,10 +61,19 @@ class Node:
     #: rank -> when a task last completed there, UTC; -1: on any of them
     well_at: dict[int, float] = field(default_factory=dict)
     recalled: bool = False  #: asked to hand back; not asked again before it has answered
+    #: of its outstanding tasks, those that wait for results of others there: core/follow.py
+    followers: int = 0
+    #: grants whose tasks others wait for, and from which of them on that was not looked at yet
+    leads: deque[tuple[Grant, int]] = field(default_factory=lambda: deque(maxlen=_LEADS_MAX))
+
+    @property
+    def runnable(self) -> int:
+        """Unfinished tasks that it holds and that wait for nothing but a rank."""
+        return self.outstanding - self.followers
 
     @property
     def spare(self) -> int:
-        return 0 if self.draining else self.capacity - self.outstanding
+        return 0 if self.draining else self.capacity - self.runnable
 
 
 class NodeTable:
@@ -78,6 +89,8 @@ class NodeTable:
         #: grants that were taken back: id -> (batch id, job id)
         self.expired: OrderedDict[GrantId, tuple[int, int]] = OrderedDict()
         self._next = first_grant(epoch)
+        #: nodes that have leads
+        self.leading: dict[NodeName, Node] = {}
 
     def join(self, node: Node) -> None:
         self.by_name[node.name] = node
@@ -92,6 +105,7 @@ class NodeTable:
     def leave(self, node: Node) -> None:
         self.by_name.pop(node.name, None)
         self.by_peer.pop(node.peer, None)
+        self.leading.pop(node.name, None)
 
     def grant(self, node: Node, batch: Batch, lo: int, hi: int, attempt: int) -> Grant:
         count = hi - lo

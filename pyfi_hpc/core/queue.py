@@ -80,8 +80,11 @@ class ReadyQueue:
         """Tasks ``lo`` to ``hi`` of a batch, all PENDING, are ready."""
         if lo < hi and not self.held:
             entry = self._class_of(batch)
-            entry.fresh.append((batch, lo, hi))
             self._count(entry, hi - lo)
+            if entry.fresh and entry.fresh[-1][0] is batch and entry.fresh[-1][2] == lo:
+                # tasks of a batch that become ready one by one are one range, and one grant, all the same
+                lo = entry.fresh.pop()[1]
+            entry.fresh.append((batch, lo, hi))
 
     def push_first(self, batch: Batch, lo: int, hi: int) -> None:
         """The same, before all others of their class: these were granted once and handed back."""

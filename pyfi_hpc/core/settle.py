@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pyfi_hpc.core import health
+from pyfi_hpc.core import follow, health
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.state import State
@@ -76,7 +76,8 @@ def _take(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
     lo, hi = o.lo, o.lo + o.count
     s.nodes.ended(grant, lo, o.count)
     s.queue.ended(batch, o.count)
-    if o.causes.count(0) == o.count and batch.states.count(_RUNNING, lo, hi) == o.count:
+    early = bool(batch.waiting) and follow.over(batch, lo, hi)
+    if not early and o.causes.count(0) == o.count and batch.states.count(_RUNNING, lo, hi) == o.count:
         _settle_run(s, batch, grant, o, 0, o.count, TaskState.COMPLETED, now, out)
     else:
         _take_apart(s, batch, grant, o, now, out)
@@ -93,8 +94,10 @@ def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, ou
             at += 1
             continue
         end = at + 1
-        if cause == Cause.NONE:
-            while end < o.count and o.causes[end] == 0 and batch.states[o.lo + end] == _RUNNING:
+        if follow.misses(batch, offset):
+            release(s, batch, offset, offset + 1)
+        elif cause == Cause.NONE:
+            while end < o.count and o.causes[end] == 0 and _counts(batch, o.lo + end):
                 end += 1
             _settle_run(s, batch, grant, o, at, end, TaskState.COMPLETED, now, out)
         elif cause == Cause.RELEASED:
@@ -104,6 +107,10 @@ def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, ou
         else:
             _ended_badly(s, batch, grant, o, at, cause, now, out)
         at = end
+
+
+def _counts(batch: Batch, offset: int) -> bool:
+    return batch.states[offset] == _RUNNING and not follow.misses(batch, offset)
 
 
 def _cause(number: int) -> Cause:
@@ -156,18 +163,35 @@ def _wake_waiters(s: State, batch: Batch, record: OutcomeSettled, out: Effects) 
         data = pick(record.offsets, record.payload, at)
         if record.states[at] == TaskState.COMPLETED:
             for waiter, offset in s.graph.completed(job, index, data):
-                waiter.states[offset] = TaskState.PENDING
-                s.queue.push(waiter, offset, offset + 1)
+                _ready(s, waiter, offset)
         else:
             skip(s, job.waiters.pop(index), f"{job.id}.{index}", data, record.settled_at, out)
+
+
+def _ready(s: State, batch: Batch, offset: int) -> None:
+    """All results that a task takes are there."""
+    batch.states[offset] = TaskState.PENDING
+    if batch.trouble and offset in batch.trouble:
+        s.queue.push_retry(batch, offset)
+    else:
+        s.queue.push(batch, offset, offset + 1)
+
+
+def arrived(s: State, key: tuple[JobId, int], data: bytes, waiters: list[tuple[Batch, int]]) -> None:
+    """A result that the ledger had is here."""
+    for batch, offset in s.graph.arrived(key, data, waiters):
+        _ready(s, batch, offset)
 
 
 def skip(s: State, waiters: list[tuple[Batch, int]], cause: str, error: bytes, at: float, out: Effects) -> None:
     """Dependents of a task that did not complete are SKIPPED; theirs follow by the same way."""
     for batch, offset in waiters:
         if batch.states[offset] < FIRST_FINAL:
+            follows = batch.states[offset] == _RUNNING
             text = failure("TaskSkipped", f"task {cause}, which this one depends on, did not complete")
             settle_unrun(s, batch, [offset], TaskState.SKIPPED, text, at, out)
+            if follows:
+                _end_running(s, batch, {offset}, out)
             s.close_if_done(batch, out)
 
 
@@ -206,6 +230,9 @@ def _ended_badly(
     )  # fmt: skip
     o.outputs = b""
     s.emit(record, out)
+    if batch.waiting and follow.over(batch, offset, offset + 1):
+        batch.states[offset] = TaskState.BLOCKED
+        return
     batch.states[offset] = TaskState.PENDING
     s.queue.push_retry(batch, offset)
 
@@ -239,7 +266,19 @@ def _replace_error(o: Outcome, at: int, error: bytes) -> None:
 
 
 def release(s: State, batch: Batch, lo: int, hi: int) -> None:
-    """Tasks come back that never started: first in the queue again, and no attempt was made."""
+    """Tasks come back that never started: first in the queue again, and no attempt was made. Those whose makers came
+    back too wait for them."""
+    if batch.waiting and follow.over(batch, lo, hi):
+        blocked = [k for k in range(lo, hi) if follow.misses(batch, k)]
+        for offset in blocked:
+            batch.states[offset] = TaskState.BLOCKED
+        for start, end in reversed(runs([k for k in range(lo, hi) if batch.states[k] != TaskState.BLOCKED])):
+            _requeue(s, batch, start, end)
+        return
+    _requeue(s, batch, lo, hi)
+
+
+def _requeue(s: State, batch: Batch, lo: int, hi: int) -> None:
     batch.states[lo:hi] = bytes([TaskState.PENDING]) * (hi - lo)
     s.queue.push_first(batch, lo, hi)
 

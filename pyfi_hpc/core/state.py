@@ -12,7 +12,7 @@ from pyfi_hpc.core.nodes import NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import SocketSpec
-from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, JobId
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Mount, Range, Submit
 from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Record
@@ -55,6 +55,8 @@ class State:
     ledger_down: str = ""
     #: until then unadopted tasks of the last epoch wait for their agents, monotonic seconds; 0: not recovering
     recover_until: float = 0.0
+    #: while recovering: results that unfinished tasks take -> the grant under which each was made
+    made_by: dict[tuple[JobId, int], GrantId] = field(default_factory=dict)
     #: jobs whose last batch has not come and whose client has gone -> when they are closed, monotonic seconds
     orphans: dict[JobId, float] = field(default_factory=dict)
     #: submissions that were sent again and whose job is being looked up, by key

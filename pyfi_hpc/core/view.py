@@ -67,6 +67,9 @@ def without_ledger(s: State, verb: str, now: float) -> tuple[bool, bytes]:
 
 def _job(s: State, job: Job, now: float) -> dict[str, Any]:
     states = {state.name: sum(batch.states.count(state) for batch in job.batches) for state in _OPEN}
+    following = sum(batch.following() for batch in job.batches)  # granted, and cannot run yet
+    states["BLOCKED"] += following
+    states["RUNNING"] -= following
     return {
         "open": job.open,
         "count": job.count,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import select
 import sys
 import time
 from collections.abc import Sequence
@@ -34,8 +35,10 @@ from pyfi_hpc.wire import codec
 
 log = logging.getLogger("pyfi_hpc.agent")
 
-#: the first start of a ledger and a broker inside the allocation takes at most so long, seconds
+#: the first start of a ledger and a broker beside the agent takes at most so long, seconds
 _BROKER_START_S = 120.0
+#: meanwhile the access file is looked for so often, seconds
+_ACCESS_LOOK_S = 0.02
 #: a broker that lives has answered a beat within so long; then the access file is looked at so often, seconds
 _ANSWER_S = 0.5
 _LOOK_S = 0.2
@@ -84,11 +87,13 @@ def main() -> None:
     parser = daemon.arguments("agent")
     parser.add_argument("--ranks", type=int, help="ranks to start here; default: one per usable core")
     parser.add_argument("--slurm", action="store_true", help="the batch script starts the ranks")
+    parser.add_argument("--await-broker", action="store_true", help="the broker is being started beside this")
     options = parser.parse_args()
     settings = daemon.load(options)
     daemon.start_log(settings, f"agent-{node.name()}")
     try:
-        run(settings, options.ranks or _expected(options.slurm), own_step=not options.slurm)
+        patience_s = _BROKER_START_S if options.await_broker or node.allocation() else 0.0
+        run(settings, options.ranks or _expected(options.slurm), not options.slurm, patience_s)
     except PyfiError as error:
         daemon.fail(error, error.exit_code)
     except Exception:
@@ -101,25 +106,28 @@ def _expected(slurm: bool) -> int:
     return here.ranks_per_node if here and here.ranks_per_node else len(node.usable_cores())
 
 
-def _wait_for_access(settings: Settings, limit_s: float) -> Access:
-    """The access file; in an allocation the broker may be starting beside us for the first time."""
+def _wait_for_access(settings: Settings, signals: SignalPort, limit_s: float) -> Access:
+    """The access file, with an address; the broker may be starting beside us for the first time."""
     until = time.monotonic() + limit_s
     while True:
         try:
-            return access_file.read(settings)
+            found = access_file.read(settings)
+            if found.port or time.monotonic() >= until:
+                return found
         except BrokerUnreachable:
             if time.monotonic() >= until:
                 raise
-        time.sleep(0.1)
+        if select.select([signals.waitable], [], [], _ACCESS_LOOK_S)[0] and signals.receive():
+            raise BrokerUnreachable("told to end before there was a broker", where=str(settings.access_file))
 
 
-def run(settings: Settings, rank_count: int, own_step: bool) -> None:
-    """Serve until told to stop."""
+def run(settings: Settings, rank_count: int, own_step: bool, patience_s: float) -> None:
+    """Serve until told to stop; a broker that is being started has so long to be there."""
     limits = Limits()
     clock = SystemClock()
     signals = SignalPort()
     context = zmq.Context()
-    found = _wait_for_access(settings, _BROKER_START_S if node.allocation() else 0.0)
+    found = _wait_for_access(settings, signals, patience_s)
     keys = (found.broker_public, found.agent_public, found.agent_secret)
     broker = DealerPort(context, found.endpoint, BROKER, codec.TO_AGENT, limits.message_bytes_max, keys, steady=True)
     point = node.meeting_point(settings)

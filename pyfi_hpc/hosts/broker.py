@@ -17,7 +17,6 @@ from contextlib import suppress
 
 import msgspec
 import zmq
-from sqlalchemy.orm import Session
 
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.adapters import pidfile
@@ -28,9 +27,8 @@ from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.core.broker import Broker
 from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable, PyfiError, SettingsError, SiteError, StaleEpoch
 from pyfi_hpc.hosts import daemon, in_job, standby
-from pyfi_hpc.ledger import deployments, embedded, schema
-from pyfi_hpc.ledger.connection import make_engine
-from pyfi_hpc.ledger.desk import Desk
+from pyfi_hpc.ledger import embedded, schema
+from pyfi_hpc.ledger.front_desk import FrontDesk
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.writer import Writer
 from pyfi_hpc.loop import Loop
@@ -50,6 +48,7 @@ def main() -> None:
     parser.add_argument("--in-job", action="store_true", help="in an allocation; the ledger starts and ends with it")
     parser.add_argument("--standby", action="store_true", help="wait until the broker that serves has gone")
     parser.add_argument("--successor", action="store_true", help="a standby that others let go first")
+    parser.add_argument("--after-fd", type=int, help="descriptor: serve once a byte comes, end when it is closed")
     parser.add_argument("--ready-fd", type=int, help="descriptor for lines: waiting, ready, or an error")
     options = parser.parse_args()
     settings = daemon.load(options)
@@ -58,6 +57,8 @@ def main() -> None:
     try:
         if not zmq.has("curve"):
             raise SiteError("this libzmq has no CURVE: connections could not be encrypted", fix="install pyzmq's wheel")
+        if options.after_fd is not None and not os.read(options.after_fd, 1):
+            return  # whoever has started this could not start its ledger, and has said so
         signals = SignalPort()
         pidfile.clear_down(settings)
         if options.standby or options.successor:
@@ -118,7 +119,7 @@ def take(settings: Settings) -> tuple[str, PostgresLedger, Recovered]:
     LedgerUnavailable
     """
     url = embedded.connect_url(settings)
-    schema.upgrade(url)
+    schema.ensure(url)
     ledger = PostgresLedger(url)
     return url, ledger, ledger.take_over(f"{socket.gethostname()} pid {os.getpid()}")
 
@@ -136,17 +137,15 @@ def serve(
     _raise_file_limit()
     limits = Limits(budgets=budgets.read(settings.budgets))
     clock = SystemClock()
-    engine = make_engine(url)
-    desk = Desk(engine, settings.allow, settings.deny)
+    desk = FrontDesk(url, ledger.numbers, settings.allow, settings.deny)
     context = zmq.Context()
     access, secret = access_file.make(settings)
     gatekeeper = Gatekeeper(context, _principals(access))
     router, access = _bind(context, settings, access, secret, limits)
     port = RouterPort(router, codec.TO_BROKER)
     sentry = Sentry(router)
-    with Session(engine) as session:
-        mounts = deployments.mounts(session, {batch.code for batch in recovered.batches})
-    machine = Broker(limits, recovered, desk.sockets().sockets, mounts, clock.monotonic(), clock.utc())
+    sockets, mounts = ledger.deployed({batch.code for batch in recovered.batches})
+    machine = Broker(limits, recovered, sockets, mounts, clock.monotonic(), clock.utc())
     journal = Writer(ledger, desk, lambda: standby.revive(settings))
     pidfile.claim(settings, "broker")
     log.info("broker of instance %s at %s, epoch %d", settings.instance, access.endpoint, recovered.epoch)
@@ -198,9 +197,10 @@ def _bind(
                 f"cannot listen on {host}: {error}", where=settings.origin.get("bind", "--bind"),
                 fix="give an address of this machine with --bind or PYFI_BIND",
             ) from None  # fmt: skip
-        access = msgspec.structs.replace(access, host=host, port=port)
-        access_file.write(settings, access)
-        return router, access
+        there = msgspec.structs.replace(access, host=host, port=port)
+        if there != access:
+            access_file.write(settings, there)
+        return router, there
     raise AssertionError("port 0 is any free port")
 
 

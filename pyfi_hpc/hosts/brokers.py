@@ -8,7 +8,8 @@ import select
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from pyfi_hpc.adapters import access, pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
@@ -35,16 +36,43 @@ def start_broker(settings: Settings) -> Part:
     PyfiError
         It could not start; its own words.
     """
-    begun = time.monotonic()
+    with prepared(settings) as serve:
+        return serve()
+
+
+@contextmanager
+def prepared(settings: Settings) -> Iterator[Callable[[], Part]]:
+    """A broker as a daemon that loads while its ledger is seen to; calling what is given lets it serve, and waits.
+
+    It ends if it was not let serve when the block ends.
+
+    Raises
+    ------
+    BrokerHeld
+        One of this instance runs already.
+    PyfiError
+        From the call: it could not start; its own words.
+    """
     running = find(settings, "broker")
     if running is not None:
         raise BrokerHeld(
             f"instance {settings.instance!r} is running already", where=f"broker pid {running.pid} on {running.host}",
             fix="use it, or stop it with `pyfi down`",
         )  # fmt: skip
-    with _spawn_broker(settings) as child:
+    begun = time.monotonic()
+    theirs, ours = os.pipe()
+
+    def serve() -> Part:
+        os.write(ours, b"!")
         child.expect("ready")
-    return Part("broker", f"{access.read(settings).endpoint}, CURVE on", time.monotonic() - begun)
+        return Part("broker", f"{access.read(settings).endpoint}, CURVE on", time.monotonic() - begun)
+
+    try:
+        with _spawn_broker(settings, "--after-fd", str(theirs), keep=(theirs,)) as child:
+            yield serve
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 def start_standby(settings: Settings) -> Part:
@@ -188,10 +216,10 @@ class Child:
         return said
 
 
-def _spawn_broker(settings: Settings, *extra: str) -> Child:
+def _spawn_broker(settings: Settings, *extra: str, keep: tuple[int, ...] = ()) -> Child:
     ours, theirs = os.pipe()
     try:
-        return Child(settings, spawn(settings, "broker", [*extra, "--ready-fd", str(theirs)], (theirs,)), ours)
+        return Child(settings, spawn(settings, "broker", [*extra, "--ready-fd", str(theirs)], (theirs, *keep)), ours)
     finally:
         os.close(theirs)
 

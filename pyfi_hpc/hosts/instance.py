@@ -21,11 +21,11 @@ from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
 from pyfi_hpc.errors import PyfiError, SiteError
-from pyfi_hpc.hosts import allocation
+from pyfi_hpc.hosts import allocation, brokers
 from pyfi_hpc.hosts.brokers import find as find
 from pyfi_hpc.hosts.brokers import standbys
 from pyfi_hpc.hosts.brokers import start_broker as start_broker
-from pyfi_hpc.hosts.spawn import Part, spawn, tell_to_end
+from pyfi_hpc.hosts.spawn import Part, end_child, spawn, tell_to_end
 from pyfi_hpc.hosts.spawn import children as _children
 from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings
@@ -50,6 +50,32 @@ def start_agent(settings: Settings, ranks: int | None) -> Part:
     begun = time.monotonic()
     spawn(settings, "agent", ["--ranks", str(ranks)] if ranks else [], ())
     return Part("agent", socket.gethostname(), time.monotonic() - begun)
+
+
+def start(settings: Settings, ranks: int, tell: Callable[[Part], None]) -> None:
+    """Start ledger, broker and, for ranks, the agent of this node: side by side, since most of it is loading code.
+
+    Parameters
+    ----------
+    ranks : int
+        0: no agent. Ranks join some time later.
+    tell : callable
+        Is told the ledger, then the broker, when they are ready; seconds count from the start of each.
+
+    Raises
+    ------
+    BrokerHeld, PyfiError
+        As ``start_ledger`` and ``start_broker``; then nothing but a ledger may be left.
+    """
+    with brokers.prepared(settings) as serve:
+        agent = spawn(settings, "agent", ["--ranks", str(ranks), "--await-broker"], ()) if ranks else None
+        try:
+            tell(start_ledger(settings))
+            tell(serve())
+        except BaseException:
+            if agent is not None:
+                end_child(agent)
+            raise
 
 
 def start_allocation(
@@ -88,8 +114,7 @@ def start_allocation(
             started = True
     try:
         if started:
-            tell(start_ledger(settings))
-            tell(start_broker(settings))
+            start(settings, 0, tell)
         elif request.broker == "here":
             allocation.check_broker(settings)
         return allocation.request(settings, request)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pyfi_hpc.adapters.pidfile import Daemon
 from pyfi_hpc.settings import Settings, private_folder
 
+#: a daemon that is no longer wanted has so long to end, seconds
+_END_S = 8.0
 #: daemons that this process started: to be collected when they end, if it lives so long
 children: list[subprocess.Popen[bytes]] = []
 
@@ -50,6 +52,16 @@ def _as_environment(settings: Settings) -> dict[str, str]:
     names = {name: str(getattr(settings, name)) for name in ("scratch", "bind", "ledger", "pg_bin")}
     names["budgets"] = ",".join(settings.budgets)
     return {"PYFI_" + name.upper(): value for name, value in names.items() if value}
+
+
+def end_child(child: subprocess.Popen[bytes]) -> None:
+    """End a daemon that this process has just started: it may have no pid file yet."""
+    child.terminate()
+    try:
+        child.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def tell_to_end(daemon: Daemon) -> None:

@@ -6,6 +6,7 @@ reads (RELIABILITY 3.8), so a thread shuts the socket of a call that takes too l
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -13,14 +14,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from struct import Struct
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
-import sqlalchemy as sa
 
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError
 from pyfi_hpc.ledger.queries import load
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 Connection = psycopg2.extensions.connection
 Cursor = psycopg2.extensions.cursor
@@ -61,7 +65,9 @@ def _checked(url: str) -> str:
 
 
 def make_engine(url: str) -> sa.Engine:
-    """An engine for everything that is not the hot path."""
+    """An engine for everything that is not the hot path; a broker can start and serve without it."""
+    import sqlalchemy as sa
+
     # few connections and short-lived ones: a personal Postgres has room for some dozens
     return sa.create_engine(engine_url(url), pool_size=2, max_overflow=3, pool_pre_ping=True)
 
@@ -115,12 +121,15 @@ def unavailable(error: psycopg2.Error, url: str) -> LedgerUnavailable:
 class Watchdog:
     """Shuts the socket of a connection whose call takes longer than its patience.
 
-    One thread for all; it looks four times a second while somebody waits and sleeps otherwise.
+    One thread for all. It sleeps to the first deadline that it knows of, whether that call has ended by then or not: a
+    series of short calls wakes it once per patience, not once per call.
     """
 
     _lock = threading.Lock()
     _armed: dict[int, Watchdog] = {}
-    _some = threading.Event()
+    #: when the thread looks again, monotonic seconds
+    _look_at = float("inf")
+    _sooner = threading.Event()
     _thread: threading.Thread | None = None
 
     def __init__(self, connection: Connection) -> None:
@@ -146,8 +155,9 @@ class Watchdog:
             if Watchdog._thread is None or not Watchdog._thread.is_alive():
                 Watchdog._thread = threading.Thread(target=_watch, name="ledger watchdog", daemon=True)
                 Watchdog._thread.start()
-        if not Watchdog._some.is_set():
-            Watchdog._some.set()
+            if self._deadline < Watchdog._look_at:
+                Watchdog._look_at = self._deadline
+                Watchdog._sooner.set()
 
     def disarm(self) -> None:
         with Watchdog._lock:
@@ -163,16 +173,17 @@ class Watchdog:
 
 def _watch() -> None:
     while True:
-        Watchdog._some.wait()
-        time.sleep(0.25)
+        wait_s = Watchdog._look_at - time.monotonic()
+        Watchdog._sooner.wait(max(0.0, wait_s) if wait_s < float("inf") else None)
+        Watchdog._sooner.clear()
         now = time.monotonic()
         # the lock keeps the call from ending, and its descriptor from being used again, while we shut it
         with Watchdog._lock:
-            for dog in list(Watchdog._armed.values()):
-                if dog._deadline < now and not dog.fired:
+            for dog in Watchdog._armed.values():
+                if dog._deadline <= now and not dog.fired:
                     dog._bite()
-            if not Watchdog._armed:
-                Watchdog._some.clear()
+            waiting = [dog._deadline for dog in Watchdog._armed.values() if not dog.fired]
+            Watchdog._look_at = min(waiting, default=float("inf"))
 
 
 def one(cursor: Cursor) -> tuple[Any, ...]:
@@ -185,3 +196,35 @@ def one(cursor: Cursor) -> tuple[Any, ...]:
 def columns(cursor: Cursor) -> list[tuple[Any, ...]]:
     """All rows, with ``memoryview`` (psycopg2's bytea) as ``bytes``."""
     return [tuple(bytes(v) if isinstance(v, memoryview) else v for v in row) for row in cursor.fetchall()]
+
+
+_count = Struct(">h").unpack_from
+_length = Struct(">i").unpack_from
+#: signature, flags and no extension, before the first row of binary COPY
+_COPY_HEAD_BYTES = 19
+
+
+def large_rows(cursor: Cursor, query: str, values: dict[str, Any], kinds: str) -> list[tuple[Any, ...]]:
+    """Rows of a query with large bytea columns, by binary COPY.
+
+    As text each byte is two that both sides convert: 12 ms of processor time a MB instead of 2.
+
+    Parameters
+    ----------
+    kinds : str
+        A letter a column, none of which is NULL: ``i`` an integer of any size, ``b`` bytes.
+    """
+    told = io.BytesIO()
+    cursor.copy_expert(cursor.mogrify(f"COPY ({query}\n) TO STDOUT (FORMAT binary)", values), told, size=1 << 20)
+    data = told.getbuffer()
+    rows: list[tuple[Any, ...]] = []
+    at = _COPY_HEAD_BYTES
+    while _count(data, at)[0] >= 0:
+        at += 2
+        row: list[Any] = []
+        for kind in kinds:
+            start = at + 4
+            at = start + _length(data, at)[0]
+            row.append(bytes(data[start:at]) if kind == "b" else int.from_bytes(data[start:at], "big", signed=True))
+        rows.append(tuple(row))
+    return rows

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Any
 
 import msgspec
 
+from pyfi_hpc.ledger.blocks import BLOCK_BYTES, Blocks
 from pyfi_hpc.model.ids import Epoch
 from pyfi_hpc.model.records import (
     AttemptFailed,
@@ -25,17 +25,20 @@ from pyfi_hpc.model.records import (
 
 _HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TAIL = b"\xff\xff"
+_NULL = b"\xff\xff\xff\xff"
 _length = Struct(">i").pack
 _edges = msgspec.msgpack.Decoder(list[tuple[int, int, int, int]])
+Parts = list[bytes | memoryview]
 
 #: columns in the order in which the functions below pack them
 COLUMNS = {
     "job": "id, on_failure, opened_at, epoch, key, owner, name, shape",
     "task_batch": "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s,"
-    " epoch, offsets, payload",
+    " epoch, offsets, payload, blocks",
+    "block": "number, part, data",
     "edge": "job, batch, producers, edges",
     "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
-    " started, durations, offsets, payload, outputs",
+    " started, durations, offsets, payload, outputs, blocks",
     "attempt_failed": "job, batch, lo, attempt, cause, epoch, grant_id, rank, failed_at, node, error, outputs",
 }
 STATEMENTS = {table: f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)" for table, columns in COLUMNS.items()}
@@ -46,7 +49,7 @@ class Group:
     """A group of records, packed."""
 
     #: table -> pieces of its COPY
-    parts: dict[str, list[bytes]] = field(default_factory=dict)
+    parts: dict[str, Parts] = field(default_factory=dict)
     #: rows of each table
     counts: dict[str, int] = field(default_factory=dict)
     #: batches that are entirely final, as intervals with both ends
@@ -59,18 +62,23 @@ class Group:
         return b"".join((_HEAD, *self.parts[table], _TAIL))
 
 
-def pack(records: Sequence[Record], epoch: Epoch) -> Group:
-    """Sort the records by table and pack them; ``epoch`` is who writes them."""
+def pack(records: Sequence[Record], epoch: Epoch, blocks: Blocks) -> Group:
+    """Sort the records by table and pack them; ``epoch`` is who writes them, ``blocks`` what is there already."""
     group = Group()
+    blocks.begin()
     closed: list[int] = []
-    tables: dict[str, list[bytes]] = {table: [] for table in COLUMNS}
+    tables: dict[str, Parts] = {table: [] for table in COLUMNS}
     counts = dict.fromkeys(COLUMNS, 0)
     for record in records:
         if isinstance(record, BatchClosed):
             closed.append(record.batch)
             continue
         table, add = _PACKERS[type(record)]
-        add(tables[table], record, epoch)
+        if isinstance(record, _WITH_PAYLOAD) and len(record.payload) >= BLOCK_BYTES:
+            numbers = blocks.cut(record.job, record.offsets, record.payload, tables["block"])
+            add(tables[table], record, epoch, numbers)
+        else:
+            add(tables[table], record, epoch)
         counts[table] += 1
         group.job_max = max(group.job_max, record.job)
         if isinstance(record, BatchAdmitted) and record.edges:
@@ -111,37 +119,40 @@ _attempt = Struct(">h iq iq ii ii ih iq iq ii id i").pack
 _edge = Struct(">h iq iq i").pack
 
 
-def _pack_job(parts: list[bytes], r: JobOpened, epoch: int) -> None:
+def _pack_job(parts: Parts, r: JobOpened, epoch: int) -> None:
     key = r.key
     parts.append(_job(8, 8, r.job, 2, r.on_failure, 8, r.opened_at, 8, epoch, len(key)))
     parts.append(key)
     _varying(parts, text(r.owner), text(r.name), r.shape)
 
 
-def _pack_batch(parts: list[bytes], r: BatchAdmitted, epoch: int) -> None:
+def _pack_batch(parts: Parts, r: BatchAdmitted, epoch: int, blocks: list[int] | None = None) -> None:
     parts.append(
         _task_batch(
-            14, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
+            15, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
             4, r.priority, 4, r.retries, 8, r.time_limit_s, 8, epoch, len(r.offsets),
         )
     )  # fmt: skip
     parts.append(r.offsets)
-    _varying(parts, r.payload)
+    _varying(parts, r.payload if blocks is None else b"")
+    parts.append(_NULL if blocks is None else _numbers(blocks))
 
 
-def _pack_outcome(parts: list[bytes], r: OutcomeSettled, epoch: int) -> None:
+def _pack_outcome(parts: Parts, r: OutcomeSettled, epoch: int, blocks: list[int] | None = None) -> None:
     node = text(r.node)
     parts.append(
         _outcome(
-            16, 8, r.job, 8, r.batch, 4, r.lo, 4, r.count, 4, r.attempt, 8, r.epoch, 8, r.grant, 4, r.rank,
+            17, 8, r.job, 8, r.batch, 4, r.lo, 4, r.count, 4, r.attempt, 8, r.epoch, 8, r.grant, 4, r.rank,
             8, r.settled_at, len(node),
         )
     )  # fmt: skip
     parts.append(node)
-    _varying(parts, r.states, r.started, r.durations, r.offsets, r.payload, r.outputs)
+    payload = r.payload if blocks is None else b""
+    _varying(parts, r.states, r.started, r.durations, r.offsets, payload, r.outputs)
+    parts.append(_NULL if blocks is None else _numbers(blocks))
 
 
-def _pack_attempt(parts: list[bytes], r: AttemptFailed, epoch: int) -> None:
+def _pack_attempt(parts: Parts, r: AttemptFailed, epoch: int) -> None:
     node = text(r.node)
     parts.append(
         _attempt(
@@ -153,25 +164,35 @@ def _pack_attempt(parts: list[bytes], r: AttemptFailed, epoch: int) -> None:
     _varying(parts, r.error, r.outputs)
 
 
-def _pack_edges(parts: list[bytes], r: BatchAdmitted) -> None:
+def _pack_edges(parts: Parts, r: BatchAdmitted) -> None:
     # producer 0 is the job itself
     producers = sorted({job or r.job for _, _, job, _ in _edges.decode(r.edges)})
-    # a one-dimensional array of int8 (type 20) without nulls, counted from 1
-    array = Struct(f">iii ii {'iq' * len(producers)}").pack(
-        1, 0, 20, len(producers), 1, *(part for job in producers for part in (8, job))
-    )
+    array = _array(producers)
     parts.append(_edge(4, 8, r.job, 8, r.batch, len(array)))
     parts.append(array)
     _varying(parts, r.edges)
 
 
-def _varying(parts: list[bytes], *columns: bytes) -> None:
+def _array(numbers: list[int]) -> bytes:
+    """A one-dimensional array of int8 (type 20) without nulls, counted from 1."""
+    return Struct(f">iii ii {'iq' * len(numbers)}").pack(
+        1, 0, 20, len(numbers), 1, *(part for number in numbers for part in (8, number))
+    )
+
+
+def _numbers(blocks: list[int]) -> bytes:
+    array = _array(blocks)
+    return _length(len(array)) + array
+
+
+def _varying(parts: Parts, *columns: bytes) -> None:
     for column in columns:
         parts.append(_length(len(column)))
         parts.append(column)
 
 
-_PACKERS: dict[type, tuple[str, Callable[[list[bytes], Any, int], None]]] = {
+_WITH_PAYLOAD = (BatchAdmitted, OutcomeSettled)
+_PACKERS: dict[type, tuple[str, Callable[..., None]]] = {
     JobOpened: ("job", _pack_job),
     BatchAdmitted: ("task_batch", _pack_batch),
     OutcomeSettled: ("outcome_batch", _pack_outcome),

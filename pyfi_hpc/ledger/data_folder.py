@@ -13,6 +13,8 @@ from pyfi_hpc.ledger.place import PORT, ROLE, Place
 
 # Small, because it shares a login node; durable in any case. wal_level stays replica: for appends it writes
 # no more than minimal, and a copy of the running ledger (pg_basebackup, WAL copies) stays possible.
+# The background writer looks once a second for five times as much: until it sleeps for longer, two minutes after the
+# last work, most of what an idle server does is to look.
 # max_wal_size bounds the time that a restart after a crash takes (about 3 s a GB).
 _CONFIGURATION = """\
 # Written by pyfi at every start; changes belong into postgresql.conf above the include, or are lost.
@@ -29,6 +31,8 @@ checkpoint_timeout = 10min
 shared_buffers = 128MB
 max_connections = 40
 max_locks_per_transaction = 256
+bgwriter_delay = 1s
+bgwriter_lru_maxpages = 500
 max_parallel_workers_per_gather = 0
 jit = off
 logging_collector = off

@@ -1,4 +1,4 @@
-"""Deploying: from a DeploymentSpec to rows, and from rows to what the broker knows of sockets.
+"""Deploying: from a DeploymentSpec to rows. What the broker knows of them is read in ``catalogue.py``.
 
 A new commit is a new row of ``code``; batches name the row that they were accepted under, so that tasks in
 the queue run the code that they were meant for. A socket whose function the new commit lacks stays, disabled
@@ -8,7 +8,6 @@ function back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,9 +17,8 @@ from pyfi_hpc.errors import UsageError
 from pyfi_hpc.ledger import registry
 from pyfi_hpc.ledger.models import Argument, Code, Function, Processor, Queue, Socket
 from pyfi_hpc.model.deployment import CodeSpec, DeploymentSpec
-from pyfi_hpc.model.events import SocketSpec
-from pyfi_hpc.model.messages import Mount
 
+#: of a socket whose function the code has lost; such a one is disabled, see ``catalogue.sql``
 MISSING = "missing"
 
 
@@ -60,37 +58,6 @@ def deploy(session: Session, spec: DeploymentSpec, owner: str) -> dict[str, Any]
         "processor": processor.name, "code": code.id, "commit": code.commit, "changed": changed,
         "sockets": [socket.name for socket in spec.sockets], "missing": gone,
     }  # fmt: skip
-
-
-def sockets(session: Session) -> list[SocketSpec]:
-    """All sockets whose processor has code, as the broker needs them."""
-    rows = session.execute(
-        sa.select(Socket, Processor, Function, Code, Queue)
-        .join(Processor, Socket.processor_id == Processor.id)
-        .join(Function, Socket.function_id == Function.id)
-        .join(Code, Processor.code_id == Code.id)
-        .join(Queue, Socket.queue_id == Queue.id)
-        .order_by(Socket.id)
-    )
-    return [
-        SocketSpec(
-            socket.id, socket.name, processor.name, function.function, _mount(code),
-            socket.concurrency or processor.concurrency, socket.priority or queue.priority,
-            socket.enabled and processor.enabled and queue.enabled and socket.status != MISSING,
-        )
-        for socket, processor, function, code, queue in rows
-    ]  # fmt: skip
-
-
-def mounts(session: Session, codes: Iterable[int]) -> list[Mount]:
-    """Where the code of these versions lives: queued tasks may need one that no socket calls any more."""
-    return [_mount(code) for code in session.scalars(sa.select(Code).where(Code.id.in_(set(codes))))]
-
-
-def _mount(code: Code) -> Mount:
-    return Mount(
-        code.id, code.repository, code.commit, code.module, code.environment, code.python, code.workdir
-    )  # fmt: skip
 
 
 def _code(session: Session, processor: Processor, spec: CodeSpec, owner: str) -> Code:

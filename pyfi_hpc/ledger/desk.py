@@ -16,15 +16,14 @@ import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pyfi_hpc._version import __version__
 from pyfi_hpc.errors import NotFound, PyfiError, RepositoryRefused, UsageError
-from pyfi_hpc.ledger import calls, deployments, registry, spans
+from pyfi_hpc.ledger import calls, catalogue, deployments, registry, spans
 from pyfi_hpc.ledger.connection import unavailable
 from pyfi_hpc.ledger.machines import see
 from pyfi_hpc.ledger.tables import Base
 from pyfi_hpc.model.deployment import DeploymentSpec
 from pyfi_hpc.model.effects import AskDesk
-from pyfi_hpc.model.events import AskAnswered, SocketsChanged
+from pyfi_hpc.model.events import AskAnswered, SocketsChanged, SocketSpec
 from pyfi_hpc.model.repositories import check_allowed, parse_address
 
 log = logging.getLogger("pyfi_hpc.desk")
@@ -99,11 +98,6 @@ class Desk:
         body = msgspec.msgpack.encode(answer)
         return [*events, AskAnswered(query.peer, query.request, ok, body)]
 
-    def sockets(self) -> SocketsChanged:
-        """All sockets, for the broker's start."""
-        with Session(self.engine) as session:
-            return SocketsChanged(deployments.sockets(session))
-
     def _answer(self, query: AskDesk, events: list[Any]) -> Any:
         verb = self.verbs.get(query.verb)
         if verb is None:
@@ -118,9 +112,16 @@ class Desk:
             if request.changed:
                 session.flush()
                 # before the answer, so that whoever deployed can submit when it is told so
-                events.append(SocketsChanged(deployments.sockets(session)))
+                events.append(SocketsChanged(_sockets(session)))
             session.commit()
         return answer
+
+
+def _sockets(session: Session) -> list[SocketSpec]:
+    """All of them as this transaction leaves them."""
+    raw: Any = session.connection().connection
+    with raw.cursor() as cursor:
+        return catalogue.sockets(cursor)
 
 
 def _words(error: PyfiError) -> dict[str, str]:
@@ -250,23 +251,6 @@ def _attempts(r: Request) -> Any:
 # --- the instance -----------------------------------------------------------------------------------
 
 
-def _info(r: Request) -> Any:
-    broker = {name: value for name, value in r.view.items() if name != "running"}
-    try:
-        ledger = calls.query(r.connection, "ledger_info")[0]
-    except sa.exc.OperationalError as error:
-        # nothing was committed lately, or the broker would have noticed
-        r.session.rollback()
-        broker["ledger_down"] = str(error.orig).strip()
-        return {"version": __version__, "ledger": {}, "objects": {}, "broker": broker}
-    ledger["url"] = r.connection.engine.url.render_as_string(hide_password=True)
-    counts = {}
-    for kind in ("processor", "socket", "queue", "plug", "node"):
-        model = registry.KINDS[kind]
-        counts[kind] = r.session.scalar(sa.select(sa.func.count()).select_from(model))
-    return {"version": __version__, "ledger": ledger, "objects": counts, "broker": broker}
-
-
 def _dump(r: Request) -> Any:
     """All tables as plain values: no payloads, no results, and no secrets, because none are kept."""
     found: dict[str, Any] = {}
@@ -295,6 +279,5 @@ VERBS: dict[str, Callable[[Request], Any]] = {
     "jobs": _jobs,
     "spans": _spans,
     "attempts": _attempts,
-    "info": _info,
     "dump": _dump,
 }

@@ -37,6 +37,40 @@ BEGIN
                 v_table, v_name, p_number * p_jobs, (p_number + 1) * p_jobs);
         END IF;
     END LOOP;
+    v_name := 'block_p' || p_number;
+    IF to_regclass(v_name) IS NULL THEN
+        EXECUTE format('CREATE TABLE %I (LIKE block INCLUDING ALL EXCLUDING INDEXES)', v_name);
+        EXECUTE format('ALTER TABLE block ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+                       v_name, p_number << 40, (p_number + 1) << 40);
+    END IF;
+END $$;
+
+-- The payload of a row: its own bytes, or those of its blocks. Each block is looked for by its number, whatever the
+-- planner thinks of a table that grew since the plan was made.
+CREATE OR REPLACE FUNCTION ledger_payload(p_payload bytea, p_blocks bigint[]) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+BEGIN
+    IF p_blocks IS NULL THEN
+        RETURN p_payload;
+    END IF;
+    RETURN ledger_blocks(p_blocks);
+END $$;
+CREATE OR REPLACE FUNCTION ledger_blocks(p_blocks bigint[]) RETURNS bytea
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET enable_seqscan = off AS $$
+DECLARE
+    v_found bigint;
+    v_data bytea;
+BEGIN
+    SELECT count(b.data), string_agg(b.data, ''::bytea ORDER BY w.place) INTO v_found, v_data
+    FROM unnest(p_blocks) WITH ORDINALITY AS w (number, place)
+    CROSS JOIN LATERAL (
+        SELECT string_agg(data, ''::bytea ORDER BY part) AS data FROM block WHERE number = w.number OFFSET 0
+    ) AS b;
+    IF v_found < cardinality(p_blocks) THEN
+        RAISE EXCEPTION 'the ledger is damaged: % of the blocks % are missing', cardinality(p_blocks) - v_found, p_blocks
+            USING ERRCODE = 'data_corrupted', HINT = 'restore it from a copy';
+    END IF;
+    RETURN v_data;
 END $$;
 
 -- Adjoining closed ranges become one; returns how many are left.

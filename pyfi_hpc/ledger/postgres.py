@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import psycopg2
 
 from pyfi_hpc.errors import SettingsError, StaleEpoch
-from pyfi_hpc.ledger import reading, small
+from pyfi_hpc.ledger import catalogue, reading, small
+from pyfi_hpc.ledger.blocks import PARTITION_JOBS, Blocks
 from pyfi_hpc.ledger.connection import (
     QUERIES,
     Connection,
@@ -30,8 +31,9 @@ from pyfi_hpc.ledger.express import Express
 from pyfi_hpc.ledger.fence import CLASS, HOLD_WAIT_S, Claim
 from pyfi_hpc.ledger.pulse import Pulse
 from pyfi_hpc.ledger.reading import OutcomePage
-from pyfi_hpc.ledger.tables import PARTITION_JOBS
-from pyfi_hpc.model.ids import BatchId, Epoch, JobId
+from pyfi_hpc.model.events import SocketSpec
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, JobId
+from pyfi_hpc.model.messages import Mount
 from pyfi_hpc.model.records import FoundJob, Record, Recovered
 
 T = TypeVar("T")
@@ -86,6 +88,7 @@ class PostgresLedger:
         #: grows while the watchdog bites, so that a server that is only slow gets there in the end
         self._patience = 1.0
         self._partitions: set[int] = set()
+        self._blocks = Blocks()
         self._closed_rows = 0
 
     @property
@@ -105,6 +108,8 @@ class PostgresLedger:
                 cursor.execute(QUERIES["partitions"])
                 self._partitions = {number for (number,) in cursor.fetchall()}
                 self._partitions |= self._add_partitions(cursor, found.next_job)
+                cursor.execute(QUERIES["highest_block"])
+                self._blocks = Blocks(found.next_job, one(cursor)[0])
         except psycopg2.Error as error:
             problem = self._explain(error, connection)
             connection.close()
@@ -193,6 +198,14 @@ class PostgresLedger:
     def page(self, job: JobId, cursor: tuple[int, int], bytes_max: int) -> OutcomePage | None:
         return self._read(lambda reader: reading.page(reader, job, cursor, bytes_max))
 
+    def deployed(self, codes: set[CodeId]) -> tuple[list[SocketSpec], list[Mount]]:
+        """All sockets, and where the code of these versions lives."""
+        return self._read(lambda cursor: (catalogue.sockets(cursor), catalogue.mounts(cursor, codes)))
+
+    def numbers(self) -> dict[str, dict[str, Any]]:
+        """About the ledger and its objects, see ``catalogue.numbers``."""
+        return self._read(catalogue.numbers)
+
     def close(self) -> None:
         # the pulse first: a free lock and no beats mean that nobody comes back
         for connection in (self._pulse, self._writer, self._reader, self._express):
@@ -206,7 +219,7 @@ class PostgresLedger:
         assert self._writer is not None
         assert self._claim is not None
         self._unknown = (self._claim.epoch, seq)
-        group = pack(records, self._claim.epoch)
+        group = pack(records, self._claim.epoch, self._blocks)
         seconds = self._patience * self._commit_s + group.payload_bytes / _SLOWEST_BYTES_S
         dog = Watchdog(self._writer)
         try:
@@ -219,6 +232,7 @@ class PostgresLedger:
         self._patience = 1.0
         self._closed_rows += len(group.closed)
         self._partitions |= made
+        self._blocks.committed()
 
     def _write_group(self, cursor: Cursor, group: Group, seq: int) -> set[int]:
         """A COPY per table; returns the partitions that were made."""

@@ -81,10 +81,13 @@ DELETE FROM ledger_commit WHERE shard = %(shard)s AND epoch = %(epoch)s AND seq 
 
 -- name: partitions
 SELECT substring(inhrelid::regclass::text FROM '_p(\d+)$')::bigint
-FROM pg_inherits WHERE inhparent = 'edge'::regclass
+FROM pg_inherits WHERE inhparent = 'block'::regclass
 
 -- name: highest
 SELECT coalesce((SELECT max(id) FROM job), 0), coalesce((SELECT max(batch) FROM task_batch), 0)
+
+-- name: highest_block
+SELECT coalesce(max(number), 0) FROM block
 
 -- name: closed
 SELECT lo, hi FROM closed_range ORDER BY lo
@@ -125,7 +128,7 @@ FROM job j LEFT JOIN task_batch b ON b.job = j.id
 WHERE j.owner = %(owner)s AND j.key = %(key)s GROUP BY j.id
 
 -- name: payloads
-SELECT batch, offsets, payload FROM task_batch WHERE batch = ANY (%(batches)s::bigint[])
+SELECT batch, offsets, ledger_payload(payload, blocks) FROM task_batch WHERE batch = ANY (%(batches)s::bigint[])
 
 -- name: locate_values
 -- From tasks to the outcome ranges that hold them, one row per range with the tasks' places in it.
@@ -142,7 +145,7 @@ WHERE w.index - b.first < least(b.count, o.lo + o.count)
 GROUP BY o.job, o.batch, o.lo
 
 -- name: values
-SELECT o.job, o.batch, o.lo, o.states, o.offsets, o.payload
+SELECT o.job, o.batch, o.lo, o.states, o.offsets, ledger_payload(o.payload, o.blocks)
 FROM unnest(%(jobs)s::bigint[], %(batches)s::bigint[], %(los)s::int[]) AS w (job, batch, lo)
 JOIN outcome_batch o ON o.job = w.job AND o.batch = w.batch AND o.lo = w.lo
 
@@ -154,12 +157,13 @@ SELECT j.owner, j.name, j.shape,
 FROM job j WHERE j.id = %(job)s
 
 -- name: page_sizes
--- Places and sizes first: a size is read without the bytes.
-SELECT batch, lo, octet_length(payload) + octet_length(offsets) + count FROM outcome_batch
+-- Places and sizes first: a size is read without the bytes. That of blocks is an upper bound.
+SELECT batch, lo, octet_length(payload) + coalesce(cardinality(blocks), 0) * 64000 + octet_length(offsets) + count
+FROM outcome_batch
 WHERE job = %(job)s AND (batch, lo) > (%(batch)s, %(lo)s) ORDER BY batch, lo LIMIT %(limit)s
 
 -- name: page
-SELECT o.batch, o.lo, b.first + o.lo, o.count, o.states, o.offsets, o.payload
+SELECT o.batch, o.lo, b.first + o.lo, o.count, o.states, o.offsets, ledger_payload(o.payload, o.blocks)
 FROM outcome_batch o JOIN task_batch b ON b.job = o.job AND b.batch = o.batch
 WHERE o.job = %(job)s AND (o.batch, o.lo) > (%(batch)s, %(lo)s) AND (o.batch, o.lo) <= (%(batch_to)s, %(lo_to)s)
 ORDER BY o.batch, o.lo
@@ -171,12 +175,12 @@ FROM job ORDER BY id
 
 -- name: recorded_batches
 SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries, b.time_limit_s,
-       b.offsets, b.payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
+       b.offsets, ledger_payload(b.payload, b.blocks) AS payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
 FROM task_batch b LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch ORDER BY b.batch
 
 -- name: recorded_outcomes
-SELECT batch, job, lo, count, attempt, epoch, grant_id AS "grant", node, rank, states, offsets, payload, settled_at,
-       epoch AS written, -age(xmin) AS place
+SELECT batch, job, lo, count, attempt, epoch, grant_id AS "grant", node, rank, states, offsets,
+       ledger_payload(payload, blocks) AS payload, settled_at, epoch AS written, -age(xmin) AS place
 FROM outcome_batch ORDER BY batch, lo
 
 -- name: recorded_attempts

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from struct import unpack_from
 from typing import Any, TypeVar
 
-from pyfi_hpc.ledger.connection import QUERIES, Cursor, columns, one
+from pyfi_hpc.ledger.connection import QUERIES, Cursor, columns, large_rows, one
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
 from pyfi_hpc.model.messages import Range
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, FoundJob, JobOpened, OutcomeSettled, Recovered
@@ -108,8 +108,7 @@ def find_job(cursor: Cursor, owner: str, key: bytes) -> FoundJob | None:
 
 
 def payloads(cursor: Cursor, batches: Sequence[BatchId]) -> list[tuple[BatchId, bytes, bytes]]:
-    cursor.execute(QUERIES["payloads"], {"batches": list(batches)})
-    rows = {row[0]: row for row in columns(cursor)}
+    rows = {row[0]: row for row in large_rows(cursor, QUERIES["payloads"], {"batches": list(batches)}, "ibb")}
     return [(batch, *rows[batch][1:]) for batch in batches if batch in rows]
 
 
@@ -121,9 +120,8 @@ def values(cursor: Cursor, wanted: Sequence[tuple[JobId, int]]) -> dict[tuple[Jo
     if not places:
         return {}
     where = {"jobs": [p[0] for p in places], "batches": [p[1] for p in places], "los": [p[2] for p in places]}
-    cursor.execute(QUERIES["values"], where)
     found: dict[tuple[JobId, int], tuple[int, bytes]] = {}
-    for job, batch, lo, states, offsets, payload in columns(cursor):
+    for job, batch, lo, states, offsets, payload in large_rows(cursor, QUERIES["values"], where, "iiibbb"):
         for index, place in places[job, batch, lo]:
             found[job, index] = (states[place], value_at(place, offsets, payload))
     return found
@@ -147,6 +145,6 @@ def page(cursor: Cursor, job: JobId, after: tuple[int, int], bytes_max: int) -> 
         return found
     found.more = taken < len(sizes)
     found.cursor = (sizes[taken - 1][0], sizes[taken - 1][1])
-    cursor.execute(QUERIES["page"], {**place, "batch_to": found.cursor[0], "lo_to": found.cursor[1]})
-    found.ranges = [Range(*row[2:]) for row in columns(cursor)]
+    ends = {"batch_to": found.cursor[0], "lo_to": found.cursor[1]}
+    found.ranges = [Range(*row[2:]) for row in large_rows(cursor, QUERIES["page"], place | ends, "iiiibbb")]
     return found

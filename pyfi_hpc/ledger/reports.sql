@@ -76,7 +76,8 @@ SELECT batch, first, count FROM task_batch
 WHERE job = %(job)s AND first <= %(index)s ORDER BY first DESC LIMIT 1
 
 -- name: outcome_of
-SELECT lo, count, attempt, epoch, grant_id, node, rank, states, started, durations, offsets, payload, settled_at
+SELECT lo, count, attempt, epoch, grant_id, node, rank, states, started, durations, offsets,
+       ledger_payload(payload, blocks) AS payload, settled_at
 FROM outcome_batch
 WHERE job = %(job)s AND batch = %(batch)s AND lo <= %(offset)s AND %(offset)s < lo + count
 ORDER BY lo DESC LIMIT 1
@@ -91,7 +92,7 @@ SELECT attempt, outputs FROM outcome_batch
 WHERE job = %(job)s AND batch = %(batch)s AND octet_length(outputs) > 0 ORDER BY lo
 
 -- name: payload_of
-SELECT offsets, payload FROM task_batch WHERE job = %(job)s AND batch = %(batch)s
+SELECT offsets, ledger_payload(payload, blocks) AS payload FROM task_batch WHERE job = %(job)s AND batch = %(batch)s
 
 -- name: edges_of
 SELECT job, batch, edges FROM edge WHERE job = %(job)s AND batch = %(batch)s
@@ -123,9 +124,3 @@ SELECT count(*) FROM job WHERE (%(wanted)s::bigint[] IS NULL OR id = ANY (%(want
 SELECT o.job, o.states, substring(o.started FROM 1 FOR 8) AS started, o.durations,
        o.settled_at
 FROM unnest(%(jobs)s::bigint[]) AS w (job) JOIN outcome_batch o ON o.job = w.job
-
--- name: ledger_info
-SELECT current_setting('server_version') AS postgres, pg_database_size(current_database()) AS bytes,
-       (SELECT count(*) FROM pg_inherits WHERE inhparent = 'task_batch'::regclass) AS partitions,
-       (SELECT max(id) FROM job) AS last_job, (SELECT max(batch) FROM task_batch) AS last_batch,
-       current_setting('fsync') AS fsync, current_setting('data_checksums') AS data_checksums

@@ -17,9 +17,10 @@ _BYTES_MAX = 32 << 10
 
 _TYPES = {
     "job": "bigint, smallint, float8, bigint, bytea, text, text, bytea",
-    "task_batch": "bigint, bigint, int, bigint, int, bool, bigint, bigint, int, int, float8, bigint, bytea, bytea",
+    "task_batch": "bigint, bigint, int, bigint, int, bool, bigint, bigint, int, int, float8, bigint, bytea, bytea,"
+    " bigint[]",
     "outcome_batch": "bigint, bigint, int, int, int, bigint, bigint, int, float8, text, bytea, bytea, bytea, bytea,"
-    " bytea, bytea",
+    " bytea, bytea, bigint[]",
     "attempt_failed": "bigint, bigint, int, int, smallint, bigint, bigint, int, float8, text, bytea, bytea",
 }
 
@@ -100,7 +101,7 @@ def _job(r: JobOpened, epoch: int) -> str:
 def _batch(r: BatchAdmitted, epoch: int) -> str:
     return (
         f"{r.batch},{r.job},{r.number},{r.first},{r.count},{r.last},{r.socket},{r.code},{r.priority},{r.retries},"
-        f"{r.time_limit_s!r},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}'"
+        f"{r.time_limit_s!r},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}',NULL"
     )
 
 
@@ -108,7 +109,7 @@ def _outcome(r: OutcomeSettled, epoch: int) -> str:
     return (
         f"{r.job},{r.batch},{r.lo},{r.count},{r.attempt},{r.epoch},{r.grant},{r.rank},{r.settled_at!r},"
         f"{_text(r.node)},'\\x{r.states.hex()}','\\x{r.started.hex()}','\\x{r.durations.hex()}',"
-        f"'\\x{r.offsets.hex()}','\\x{r.payload.hex()}','\\x{r.outputs.hex()}'"
+        f"'\\x{r.offsets.hex()}','\\x{r.payload.hex()}','\\x{r.outputs.hex()}',NULL"
     )
 
 

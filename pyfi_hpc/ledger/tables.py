@@ -5,13 +5,16 @@
     job 1---n task_batch 1---n outcome_batch          final, for ever
                |   1---0..1 edge                      what its tasks wait for
                |   1---n attempt_failed               what went wrong and was tried again
+    block           pieces of large arguments and results, equal ones once, see blocks.py
     closed_range    intervals of batch ids that are entirely final: recovery reads the gaps
     ledger_commit   one row per group commit: did it commit?
     ledger_epoch    one row per broker shard: who may write
 
 Per-task columns (``states``, ``offsets`` ...) are packed byte strings, see ``model.records``. They are
-stored EXTERNAL: not compressed, so that COPY costs a copy and a slice is read without the rest. The four
-big tables are partitioned by ranges of jobs, which the writer makes on demand (``ledger_partition``).
+stored EXTERNAL: not compressed, so that COPY costs a copy and a slice is read without the rest. A large payload is
+the blocks whose numbers ``blocks`` names, and ``payload`` is empty (``ledger_payload`` reads either). The four big
+tables are partitioned by ranges of jobs, blocks by the range of the job that brought them, and the writer makes
+partitions on demand (``ledger_partition``).
 """
 
 from __future__ import annotations
@@ -22,8 +25,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase
 
-#: jobs in one partition of the four big tables
-PARTITION_JOBS = 100_000
 PARTITIONED = ("task_batch", "outcome_batch", "attempt_failed", "edge")
 
 
@@ -86,6 +87,7 @@ task_batch = sa.Table(
     _required("epoch", sa.BigInteger),
     _required("offsets", sa.LargeBinary),
     _required("payload", sa.LargeBinary),
+    sa.Column("blocks", ARRAY(sa.BigInteger)),
     sa.UniqueConstraint("job", "number"),
     # the way from a task's index to its batch: a job's batches come in order of their first index
     sa.UniqueConstraint("job", "first"),
@@ -112,6 +114,7 @@ outcome_batch = sa.Table(
     _required("offsets", sa.LargeBinary),
     _required("payload", sa.LargeBinary),
     _required("outputs", sa.LargeBinary),
+    sa.Column("blocks", ARRAY(sa.BigInteger)),
     sa.CheckConstraint("count > 0 AND lo >= 0", name="range"),
     _packed(1, "states"),
     _packed(8, "started", or_none=True),
@@ -152,6 +155,14 @@ edge = sa.Table(
     postgresql_partition_by="RANGE (job)",
 )  # fmt: skip
 
+block = sa.Table(
+    "block", Base.metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.SmallInteger, primary_key=True, autoincrement=False),
+    _required("data", sa.LargeBinary),
+    postgresql_partition_by="RANGE (number)",
+)  # fmt: skip
+
 closed_range = sa.Table(
     "closed_range", Base.metadata,
     # no key: a batch may be closed again after a restart, and merging takes care of overlaps
@@ -184,15 +195,16 @@ ledger_epoch = sa.Table(
     sa.CheckConstraint("epoch >= 0", name="epoch"),
 )  # fmt: skip
 
-#: columns that are stored as they come, see above
-EXTERNAL = {
-    "task_batch": ("offsets", "payload"),
-    "outcome_batch": ("states", "started", "durations", "offsets", "payload"),
+#: columns that are stored as they come, see above; PLAIN: always in their row
+STORAGE = {
+    "task_batch": dict.fromkeys(("offsets", "payload", "blocks"), "EXTERNAL"),
+    "outcome_batch": dict.fromkeys(("states", "started", "durations", "offsets", "payload", "blocks"), "EXTERNAL"),
+    "block": {"data": "PLAIN"},
 }
 
-for _table, _columns in EXTERNAL.items():
-    for _column in _columns:
+for _table, _columns in STORAGE.items():
+    for _column, _kind in _columns.items():
         sa.event.listen(
             Base.metadata.tables[_table], "after_create",
-            sa.DDL(f"ALTER TABLE {_table} ALTER {_column} SET STORAGE EXTERNAL"),  # type: ignore[no-untyped-call]
+            sa.DDL(f"ALTER TABLE {_table} ALTER {_column} SET STORAGE {_kind}"),  # type: ignore[no-untyped-call]
         )  # fmt: skip

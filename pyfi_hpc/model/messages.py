@@ -55,6 +55,8 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     count: Count
     attempt: Count
     left: bytes
+    #: results that were taken from tasks here: (offset, slot, grant and offset of the task that made it)
+    takes: Annotated[list[tuple[Count, Count, Id, Count]], Meta(max_length=1 << 20)] = []
 
 
 class Hello(Message):
@@ -240,6 +242,10 @@ class Mount(Message):
     workdir: str
 
 
+#: in place of a result that a task takes: (grant, offset in batch) of the task that makes it on the same node
+Link: TypeAlias = tuple[int, int]
+
+
 class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """The right to run tasks ``lo`` to ``lo + count`` of a batch, all at one attempt."""
 
@@ -255,7 +261,8 @@ class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     time_limit_s: float
     offsets: bytes
     payload: bytes
-    inputs: list[list[bytes]] = []  #: per task the results it depends on, by slot; empty: no task has any
+    #: per task the results it depends on, by slot; empty: no task has any
+    inputs: list[list[bytes | Link]] = []
 
 
 class Grant(Message):

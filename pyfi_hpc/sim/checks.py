@@ -6,7 +6,12 @@ check    at the end: all that was acknowledged is final, once, and nothing is le
 
 from __future__ import annotations
 
+from zlib import crc32
+
+from pyfi_hpc.core.graph import edges_of
 from pyfi_hpc.core.jobs import Batch, JobBook
+from pyfi_hpc.ledger.memory import MemoryLedger
+from pyfi_hpc.model.ids import JobId
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 from pyfi_hpc.sim.brokers import BrokerHost
 from pyfi_hpc.sim.cluster import Cluster
@@ -36,10 +41,27 @@ def check(cluster: Cluster) -> None:
         for (job, index), (state, data) in client.results.items():
             expect(cluster.audit.state(job, index) == state, f"the client was told {state}", (job, index))
             if state == TaskState.COMPLETED:
-                expect(data == f"{job}.{index}".encode(), f"its result is {data[:40]!r}", (job, index))
+                expect(data.startswith(b"%d.%d by " % (job, index)), f"its result is {data[:40]!r}", (job, index))
+    check_descent(cluster)
     if cluster.broker is not None:
         _check_idle(cluster.broker)
         replay(cluster)
+
+
+def check_descent(cluster: Cluster) -> None:
+    """What took results was made from those that the ledger has, not from those of attempts that did not count."""
+    ledger = MemoryLedger(cluster.store)
+    for batch in cluster.store.batches.values():
+        slots: dict[int, list[tuple[JobId, int]]] = {}
+        for offset, _, producer, index in edges_of(batch.edges, batch.job) if batch.edges else ():
+            slots.setdefault(offset, []).append((JobId(producer), index))
+        for offset, keys in slots.items():
+            task = (batch.job, batch.first + offset)
+            if cluster.audit.state(*task) == TaskState.COMPLETED:
+                values = ledger.values([task, *keys])
+                made = values[task][1]
+                told = b" of %08x" % crc32(b" ".join(values[key][1] for key in keys))
+                expect(made.endswith(told), f"its result {made!r} is not made{told.decode()}", task)
 
 
 def _check_idle(broker: BrokerHost) -> None:
@@ -51,7 +73,7 @@ def _check_idle(broker: BrokerHost) -> None:
     expect(all(node.outstanding == 0 and node.outstanding_bytes == 0 for node in s.nodes.by_name.values()), "credit")
     expect(all(count == 0 for count in s.queue.running.values()), f"running per socket: {s.queue.running}")
     expect(s.payload_bytes == 0, f"{s.payload_bytes} bytes of payload are left")
-    expect(not s.graph.values and not s.graph.users and not s.graph.readers, "results are left that nobody waits for")
+    expect(not s.graph.values and not s.graph.users and not (s.graph.readers or s.graph.sizes), "results are left")
     expect(s.graph.value_bytes == 0, f"{s.graph.value_bytes} bytes of results are left")
     expect(not s.looked_up and not s.to_wake, "look-ups are left")
 
@@ -112,10 +134,22 @@ def _look_at_leases(broker: BrokerHost) -> dict[int, int]:
         expect(owed == node.outstanding, f"{node.name} owes {owed}, counted {node.outstanding}")
         expect(size == node.outstanding_bytes, f"{node.name} holds {size} bytes, counted {node.outstanding_bytes}")
         room = broker.cluster.limits.capacity_per_rank_max * max(1, node.rank_count) + s.limits.grant_tasks_max
-        expect(node.outstanding <= room, f"{node.name} holds {node.outstanding} tasks")
+        expect(node.runnable <= room, f"{node.name} holds {node.runnable} tasks")
+        # what it follows may be settled before others: then it is runnable beside what the node wants to hold
+        expect(node.followers <= room, f"{node.name} holds {node.followers} followers")
+        following = sum(
+            _follows(grant.batch, grant.lo + at) for grant in node.grants.values() for at, left in enumerate(grant.left)
+            if left
+        )  # fmt: skip
+        expect(following == node.followers, f"{node.name} counts {node.followers} followers of {following}")
     for batch, seen in leased.items():
         leases[batch] = seen.count(1)
     return leases
+
+
+def _follows(batch: Batch, offset: int) -> bool:
+    need = batch.waiting.get(offset) if batch.waiting else None
+    return need is not None and bool(need.missing) and batch.states[offset] == _RUNNING
 
 
 def replay(cluster: Cluster) -> None:

@@ -184,7 +184,9 @@ class ImaginedRank:
             self._next()
 
     def _done(self, bundle: m.Bundle, offset: int, cause: Cause, seconds: float = 0.0) -> None:
-        result = result_of(bundle.job, bundle.first + offset - bundle.lo)
+        at = offset - bundle.lo
+        inputs = bundle.inputs[at] if bundle.inputs else ()
+        result = result_of(bundle.job, bundle.first + at, bundle.grant, inputs)
         outcome = m.Outcome(
             bundle.grant, bundle.batch, offset, 1, bundle.attempt, self.number, bytes([cause]), bytes(8),
             array("f", [seconds]).tobytes(), offsets_of([result]), result,

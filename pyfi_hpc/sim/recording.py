@@ -223,8 +223,10 @@ def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple
             for item in message.items if isinstance(message, m.Grant) else ():
                 for k in range(item.count):
                     inputs = item.inputs[k] if item.inputs else []
-                    carried = mark_of(pick(item.offsets, item.payload, k), inputs)
-                    granted[item.job, item.first + k] = item.attempt, carried
+                    known = [value for value in inputs if isinstance(value, bytes)]
+                    if len(known) == len(inputs):  # else it is a follower, and not ready
+                        carried = mark_of(pick(item.offsets, item.payload, k), known)
+                        granted[item.job, item.first + k] = item.attempt, carried
         node = broker.state.nodes.by_peer[peer]
         node.lease_until, node.outstanding_bytes = now + 100.0, 0
         if any(isinstance(message, m.Grant) for _, message in out.messages) and not events:

@@ -97,6 +97,12 @@ class _Life:
         self._granted: dict[Place, tuple[int, int]] = {}
         #: of the arguments with which each task was granted last
         self._carried: dict[Place, bytes] = {}
+        #: a grant -> its batch
+        self._batch_of: dict[int, int] = {}
+        #: arguments and inputs of a task that was granted before all that it takes was there
+        self._following: dict[Place, tuple[bytes, list[bytes | m.Link]]] = {}
+        #: what such tasks take, once it is there
+        self._made: dict[Place, bytes] = {}
         #: results that tasks wait for and that the ledger has; it answers when the records show that it did
         self._asked: dict[tuple[int, int], ReadValues] = {}
 
@@ -160,7 +166,9 @@ class _Life:
         while at < r.count:
             end = at + 1
             if not r.grant:
-                self._answer(batch, r.lo + at)  # the broker decides it, when it has read what the task takes
+                # the broker decides it, when it has read what the task takes, or has it back from the node
+                self._answer(batch, r.lo + at)
+                self._hand_back(batch, r.lo + at)
             elif r.states[at] == TaskState.COMPLETED:
                 end = self._alike(r, at)
                 self._end(r, batch, r.lo + at, Cause.NONE, *cut(r.offsets, r.payload, at, end))
@@ -194,7 +202,14 @@ class _Life:
         count = len(offsets) // 4 - 1
         grant, attempt = self._granted.get((batch.batch, lo), (0, 0))
         for offset in range(lo, lo + count):
-            self._granted.pop((batch.batch, offset), None)
+            place = batch.batch, offset
+            self._granted.pop(place, None)
+            if place in self._following:
+                arguments, inputs = self._following.pop(place)
+                taken = [v if isinstance(v, bytes) else self._made[self._batch_of[v[0]], v[1]] for v in inputs]
+                self._carried[place] = mark_of(arguments, taken)
+            if place in self._made and cause == Cause.NONE:
+                self._made[place] = pick(offsets, payload, offset - lo)
         if not grant:
             self._differ(f"task {task} has an end of attempt {r.attempt} ({cause.name}), and was not to run then")
             return
@@ -226,6 +241,16 @@ class _Life:
             if any(_is_open(job, k) for k in range(first, end)):
                 self._put(Received(peer, "client", job.owner, m.Cancel(1, job.id, first, end - first)))
 
+    def _hand_back(self, batch: BatchAdmitted, offset: int) -> None:
+        """A task was granted before all that it takes was there, and in truth that was too much for its node."""
+        held = self._granted.pop((batch.batch, offset), None)
+        if held is not None and (batch.batch, offset) in self._following:
+            error = offsets_of([b""])
+            told = m.Outcome(
+                held[0], batch.batch, offset, 1, held[1], 0, bytes([Cause.RELEASED]), bytes(8), bytes(4), error, b""
+            )
+            self._put(Received(_NODE, "agent", "", m.Finished([told])))
+
     def _answer(self, batch: BatchAdmitted, offset: int) -> None:
         """The ledger answers what this task waits for."""
         for at, _, producer, index in edges_of(batch.edges, batch.job) if batch.edges else ():
@@ -251,10 +276,18 @@ class _Life:
                 self._note(item)
 
     def _note(self, item: m.Item) -> None:
+        self._batch_of[item.grant] = item.batch
         for at in range(item.count):
-            self._granted[item.batch, item.lo + at] = item.grant, item.attempt
+            place = item.batch, item.lo + at
+            self._granted[place] = item.grant, item.attempt
             inputs = item.inputs[at] if item.inputs else []
-            self._carried[item.batch, item.lo + at] = mark_of(pick(item.offsets, item.payload, at), inputs)
+            known = [value for value in inputs if isinstance(value, bytes)]
+            self._following.pop(place, None)
+            if len(known) == len(inputs):
+                self._carried[place] = mark_of(pick(item.offsets, item.payload, at), known)
+            else:
+                self._following[place] = pick(item.offsets, item.payload, at), inputs
+                self._made |= {(self._batch_of[v[0]], v[1]): b"?" for v in inputs if not isinstance(v, bytes)}
 
     # --- what it made of it -------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from array import array
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from pyfi_hpc.model.events import RunnerExited, RunnerSpoke
 from pyfi_hpc.model.packed import failure
@@ -48,8 +50,9 @@ def work_of(payload: bytes, attempt: int) -> Work:
     return Work(float(seconds or 0.001), "!" in flags and not once, "?" in flags and not once, "^" in flags)
 
 
-def result_of(job: int, index: int) -> bytes:
-    return f"{job}.{index}".encode()
+def result_of(job: int, index: int, grant: int, inputs: Sequence[bytes]) -> bytes:
+    """No two attempts return the same, and each tells what it was made from: see checks.check_descent."""
+    return b"%d.%d by %d of %08x" % (job, index, grant, crc32(b" ".join(inputs)))
 
 
 class Runner:
@@ -175,7 +178,7 @@ class Runner:
         return not self._has_permit
 
     def _start(self, frame: list[Any], at: int) -> None:
-        _, run, job, first, attempt, grant, _, offsets, data, _ = frame
+        _, run, job, first, attempt, grant, _, offsets, data, inputs = frame
         self._has_permit = False
         start, end = array("I", offsets[4 * at : 4 * at + 8])
         work = work_of(data[start:end], attempt)
@@ -185,7 +188,8 @@ class Runner:
         cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {work.seconds:g} s", task)
         cluster.execute(job, first + at, attempt, grant)
         self._turn += 1
-        cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result_of(job, first + at))
+        result = result_of(job, first + at, grant, inputs[at] if inputs else ())
+        cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result)
 
     def _end(self, turn: int, began: float, result: bytes) -> None:
         if self.dead or self._task is None or turn != self._turn:

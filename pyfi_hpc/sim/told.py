@@ -128,7 +128,7 @@ def _fits(r: OutcomeSettled | AttemptFailed, batch: BatchAdmitted) -> bool:
     return inside and final and well_formed(r.offsets, r.payload, r.count)
 
 
-def mark_of(arguments: bytes, inputs: list[bytes]) -> bytes:
+def mark_of(arguments: bytes, inputs: Sequence[bytes]) -> bytes:
     """Of what a task is called with."""
     return hashlib.blake2b(msgspec.msgpack.encode((arguments, inputs)), digest_size=16).digest()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import msgspec
 
 from pyfi_hpc.model.ids import BatchId, Epoch, GrantId, JobId, NodeName, SocketId
@@ -30,6 +33,11 @@ def admitted(
         BatchId(batch), JobId(job), number, first, count, last, SocketId(7), 8, -2, 1, 2.5,  # type: ignore[arg-type]
         offsets_of(parts), b"".join(parts), packed,
     )  # fmt: skip
+
+
+def carrying(record: Any, *values: bytes) -> Any:
+    """The same batch or outcome with these arguments or results."""
+    return replace(record, offsets=offsets_of(list(values)), payload=b"".join(values))
 
 
 def settled(

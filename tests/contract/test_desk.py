@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from struct import unpack
@@ -13,8 +14,7 @@ from ledger_fixture import administer
 from records import admitted, closed, failed, opened, settled
 
 from pyfi_hpc.ledger import spans
-from pyfi_hpc.ledger.connection import make_engine
-from pyfi_hpc.ledger.desk import Desk
+from pyfi_hpc.ledger.front_desk import FrontDesk
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.model.deployment import CodeSpec, DeploymentSpec, SocketSpec
 from pyfi_hpc.model.effects import AskDesk
@@ -29,7 +29,8 @@ COMMIT = "a" * 40
 class Asker:
     """Asks the desk as the loop does, and keeps what it tells the broker besides the answer."""
 
-    desk: Desk
+    desk: FrontDesk
+    ledger: PostgresLedger
     user: str = "ada"
     told: list[Any] = field(default_factory=list)
 
@@ -54,9 +55,11 @@ class Asker:
 
 @pytest.fixture
 def ask(ledger_url: str) -> Iterator[Asker]:
-    engine = make_engine(ledger_url)
-    yield Asker(Desk(engine))
-    engine.dispose()
+    ledger = PostgresLedger(ledger_url)
+    desk = FrontDesk(ledger_url, ledger.numbers)
+    yield Asker(desk, ledger)
+    desk.close()
+    ledger.close()
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_a_deployment_makes_processor_code_and_sockets(ask: Asker) -> None:
         answer["code"],
     )
     assert (fit.mount.commit, fit.mount.python, fit.mount.workdir) == (COMMIT, "/e/bin/python", "/c/digits")
-    assert ask.desk.sockets().sockets == ask.told[0].sockets
+    assert ask.ledger.deployed({answer["code"]}) == (ask.told[0].sockets, [ask.told[0].sockets[0].mount])
     found = ask("get", kind="processor", name="digits")
     assert found["sockets"] == ["digits.fit", "digits.best"]
     assert [e["name"] for e in found["events"]] == ["deployed"]
@@ -438,6 +441,15 @@ def test_info_and_dump(ask: Asker, fill: Callable[..., None]) -> None:
     assert "payload" not in dump["task_batch"]["rows"][0]
 
 
+def test_a_desk_that_cannot_be_loaded_ends_no_broker(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module is broken, as after an installation below a running broker: who asks is told; info still answers."""
+    monkeypatch.setitem(sys.modules, "pyfi_hpc.ledger.desk", None)
+    assert "`pyfi broker restart`" in ask.refused("ls", kind="queue")["fix"]
+    assert ask("info")["objects"]["queue"] == 0
+    monkeypatch.undo()
+    ask("ls", kind="queue")
+
+
 def test_a_ledger_that_is_down_is_told(ask: Asker, ledger_url: str, ledger_server: Any) -> None:
     """Its database is gone in the middle: the answer says so, and the desk lives."""
     ask("ls", kind="queue")
@@ -446,6 +458,9 @@ def test_a_ledger_that_is_down_is_told(ask: Asker, ledger_url: str, ledger_serve
     administer(ledger_server.url, f"ALTER DATABASE {name} RENAME TO away")
     try:
         assert ask.refused("ls", kind="queue")["code"] == "ledger_unavailable"
+        info = ask("info", view={"epoch": 1})
+        assert info["ledger"] == info["objects"] == {}
+        assert info["broker"]["epoch"] == 1 and "does not take this now" in info["broker"]["ledger_down"]
     finally:
         administer(ledger_server.url, f"ALTER DATABASE away RENAME TO {name}")
     ask("ls", kind="queue")

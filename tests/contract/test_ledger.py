@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
 from ledger_fixture import administer
-from records import admitted, closed, failed, opened, settled
+from records import admitted, carrying, closed, failed, opened, settled
 
 from pyfi_hpc.errors import BrokerHeld, StaleEpoch
 from pyfi_hpc.ledger.memory import MemoryLedger, MemoryStore
@@ -160,6 +161,31 @@ def test_payloads_come_in_the_order_asked(ledger: PostgresLedger) -> None:
     ledger.commit([r for n in (1, 2, 3) for r in (opened(n), batches[n - 1])], 1)
     assert ledger.payloads([3, 1, 9, 2]) == [(n, batches[n - 1].offsets, batches[n - 1].payload) for n in (3, 1, 2)]
     assert ledger.payloads([]) == []
+
+
+def test_large_values_come_back_as_they_were(ledger: PostgresLedger) -> None:
+    """Large arguments and results, equal ones and such as differ at an end, beside small ones: all reads give them."""
+    ledger.take_over("here")
+    large = random.Random(1).randbytes(300_000)
+    given = [
+        [large], [b"", large, b"a", large + b"b", b"c" * 100], [b"x" * 64_000], [b"y" * 63_999, b"z" * 10],
+        [large[:-1]], [b"\0" * 200_000, large], [bytes([n]) * 100 for n in range(200)],
+    ]  # fmt: skip
+    for n, values in enumerate(given, 1):
+        ledger.commit([opened(n), carrying(admitted(n, n, count=len(values)), *values)], 2 * n - 1)
+        ledger.commit([carrying(settled(n, n, 0, len(values)), *values[::-1])], 2 * n)
+    batches = range(1, len(given) + 1)
+    read = ledger.payloads(batches)  # type: ignore[arg-type]
+    assert [(n, payload) for n, _, payload in read] == [(n, b"".join(given[n - 1])) for n in batches]
+    wanted = [(n, i) for n in batches for i in range(len(given[n - 1]))]
+    values = ledger.values(wanted)  # type: ignore[arg-type]
+    assert {place: value for place, (_, value) in values.items()} == {
+        (n, i): given[n - 1][::-1][i] for n, i in wanted
+    }
+    for n in batches:
+        page = ledger.page(n, (0, -1), 1)  # type: ignore[arg-type]
+        assert page is not None
+        assert b"".join(given[n - 1][::-1]) == page.ranges[0].payload
 
 
 def test_values_are_those_of_final_tasks(ledger: PostgresLedger) -> None:

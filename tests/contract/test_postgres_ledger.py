@@ -14,11 +14,12 @@ import psycopg2
 import pytest
 from ledger_fixture import administer
 from ledger_proxy import Proxy
-from records import admitted, closed, failed, opened, settled
+from records import admitted, carrying, closed, failed, opened, settled
 
 from pyfi_hpc.errors import LedgerUnavailable, SettingsError, StaleEpoch
 from pyfi_hpc.ledger import schema, tables
-from pyfi_hpc.ledger.connection import QUERIES, engine_url, libpq_url, shown
+from pyfi_hpc.ledger.blocks import BLOCK_BYTES, PARTITION_JOBS
+from pyfi_hpc.ledger.connection import QUERIES, engine_url, large_rows, libpq_url, shown
 from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
 
@@ -223,7 +224,7 @@ def test_partitions_are_made_when_jobs_need_them(ledger_url: str) -> None:
     """Jobs far apart go to partitions of their own, made inside the commit, and are found again."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
-    far = 3 * tables.PARTITION_JOBS
+    far = 3 * PARTITION_JOBS
     ledger.commit([opened(1), admitted(1, 1), opened(far), admitted(2, far), settled(2, far)], 1)
     ledger.commit([opened(far + 1), admitted(3, far + 1)], 2)
     assert len(ledger.payloads([1, 2, 3])) == 3  # type: ignore[list-item]
@@ -240,7 +241,7 @@ def test_a_partition_of_a_commit_that_failed_is_made_again(ledger_url: str) -> N
     """The group that first needs a partition is refused: the partition comes with the next."""
     ledger = PostgresLedger(ledger_url)
     ledger.take_over("here")
-    far = 5 * tables.PARTITION_JOBS
+    far = 5 * PARTITION_JOBS
     twice = [opened(far), opened(far)]
     with pytest.raises(psycopg2.errors.UniqueViolation):
         ledger.commit([*twice, admitted(1, far)], 1)
@@ -262,6 +263,133 @@ def test_ranges_are_merged_in_passing(ledger_url: str, monkeypatch: pytest.Monke
     assert rows[0][1:] == (21, 60)
     assert administer(ledger_url, "SELECT min(seq), max(seq) FROM ledger_commit") == [(15, 41)]
     ledger.close()
+
+
+def test_rows_by_binary_copy_are_those_of_the_query(ledger_url: str) -> None:
+    """Integers of all widths and signs, bytes of all lengths, values that need quoting, and no row at all."""
+    connection = psycopg2.connect(libpq_url(ledger_url))
+    query = """SELECT n::smallint, -n::int, n::bigint << 40, decode(repeat('ab', n), 'hex'), %(odd)s::bytea
+               FROM generate_series(%(lo)s, %(hi)s) AS n  -- the last line may end with words"""
+    odd = b"%s \\ ' \0 )"
+    with connection.cursor() as cursor:
+        wanted = [(n, -n, n << 40, b"\xab" * n, odd) for n in range(300)]
+        assert large_rows(cursor, query, {"lo": 0, "hi": 299, "odd": odd}, "iiibb") == wanted
+        assert large_rows(cursor, query, {"lo": 1, "hi": 0, "odd": odd}, "iiibb") == []
+    connection.close()
+
+
+# --- large values -----------------------------------------------------------------------------------
+
+
+def _with(n: int, *values: bytes) -> list[Any]:
+    return [opened(n), carrying(admitted(n, n, count=len(values)), *values)]
+
+
+def _stored(url: str) -> int:
+    """Bytes of all blocks."""
+    return int(str(administer(url, "SELECT coalesce(sum(octet_length(data)), 0) FROM block")[0][0]))
+
+
+def test_equal_values_are_stored_once(ledger_url: str) -> None:
+    """The same model in many calls, first of their arguments, and as a result: kept once; the rest costs its block."""
+    ledger = PostgresLedger(ledger_url)
+    ledger.take_over("here")
+    model = random.Random(1).randbytes(10 * BLOCK_BYTES)
+    for n in range(1, 6):
+        ledger.commit(_with(n, model), n)
+    assert _stored(ledger_url) == len(model)
+    ledger.commit([carrying(settled(1, 1, 0, 1), model), carrying(settled(2, 2, 0, 1), model)], 6)
+    assert _stored(ledger_url) == len(model)
+    ledger.commit(_with(7, model + b"7") + _with(8, model + b"8") + _with(9, b"first", model, b"last"), 7)
+    assert _stored(ledger_url) == len(model) + 1 + 1 + len("first") + len("last")
+    ledger.close()
+
+
+def test_a_batch_of_small_values_is_kept_in_its_row(ledger_url: str) -> None:
+    """A MB of small arguments is not cut: to look at each costs more than it brings."""
+    ledger = PostgresLedger(ledger_url)
+    ledger.take_over("here")
+    ledger.commit(_with(1, *[bytes(500)] * 2000), 1)
+    assert _stored(ledger_url) == 0
+    ledger.close()
+
+
+@pytest.mark.parametrize("how", ["request", "reply"])
+@pytest.mark.parametrize("statement", [b"COPY block", b"COMMIT"])
+def test_blocks_of_a_lost_commit_are_not_taken_for_stored(
+    proxy: Proxy, ledger: PostgresLedger, ledger_url: str, statement: bytes, how: str
+) -> None:
+    """Cut the commit that brings a value, then commit the same value in another batch: both are read back."""
+    ledger.take_over("here")
+    ledger.commit([opened(1), admitted(1, 1)], 1)
+    value = random.Random(2).randbytes(200_000)
+    proxy.arm(statement, how)
+    ledger.commit(_with(2, value), 2)
+    assert proxy.fired
+    ledger.commit(_with(3, value), 3)
+    assert [payload for _, _, payload in ledger.payloads([2, 3])] == [value, value]  # type: ignore[list-item]
+    assert _stored(ledger_url) <= 2 * len(value)
+
+
+def test_blocks_of_a_refused_commit_are_not_taken_for_stored(ledger_url: str) -> None:
+    """A group with a large value is refused by a constraint: the same value is stored by the next one."""
+    ledger = PostgresLedger(ledger_url)
+    ledger.take_over("here")
+    value = random.Random(3).randbytes(200_000)
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        ledger.commit([*_with(1, value), replace(admitted(2, 1, 1, 3), count=-1)], 1)
+    assert _stored(ledger_url) == 0
+    ledger.commit(_with(1, value), 1)
+    assert [payload for _, _, payload in ledger.payloads([1])] == [value]  # type: ignore[list-item]
+    ledger.close()
+
+
+def test_a_new_broker_goes_on_with_higher_blocks(ledger_url: str) -> None:
+    """Three brokers, one after the other, store the same value: nobody's blocks are overwritten, and all is read."""
+    value = random.Random(4).randbytes(200_000)
+    for n in range(1, 4):
+        ledger = PostgresLedger(ledger_url)
+        ledger.take_over("here")
+        ledger.commit(_with(n, value), 1)
+        read = ledger.payloads(range(1, n + 1))  # type: ignore[arg-type]
+        assert [payload for _, _, payload in read] == [value] * n
+        ledger.close()
+    assert _stored(ledger_url) == 3 * len(value)
+
+
+def test_the_oldest_partitions_can_be_dropped_together(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small partitions: a job refers to no block before its own partition, so what is dropped is missed by nobody."""
+    monkeypatch.setattr("pyfi_hpc.ledger.postgres.PARTITION_JOBS", 10)
+    monkeypatch.setattr("pyfi_hpc.ledger.blocks.PARTITION_JOBS", 10)
+    ledger = PostgresLedger(ledger_url)
+    ledger.take_over("here")
+    value = random.Random(5).randbytes(200_000)
+    for seq, n in enumerate((3, 9, 10, 4, 12, 25), 1):
+        ledger.commit(_with(n, value), seq)
+    assert _stored(ledger_url) == 3 * len(value)
+    for table in (*tables.PARTITIONED, "block"):
+        administer(ledger_url, f"DROP TABLE {table}_p0")
+    kept = [10, 12, 25]
+    assert [payload for _, _, payload in ledger.payloads(kept)] == [value] * 3  # type: ignore[arg-type]
+    ledger.close()
+
+
+def test_a_missing_block_is_told_as_damage(ledger_url: str) -> None:
+    """Delete a block by hand: reading its batch names it and says what to do; other batches are read."""
+    ledger = PostgresLedger(ledger_url)
+    ledger.take_over("here")
+    rng = random.Random(6)
+    ledger.commit(_with(1, rng.randbytes(200_000)) + _with(2, rng.randbytes(200_000)), 1)
+    administer(ledger_url, "DELETE FROM block WHERE number = 2")
+    with pytest.raises(psycopg2.errors.DataCorrupted, match=r"1 of the blocks \{1,2,3,4\} are missing"):
+        ledger.payloads([1])  # type: ignore[list-item]
+    assert len(ledger.payloads([2])[0][2]) == 200_000  # type: ignore[list-item]
+    ledger.close()
+
+
+def test_sizes_in_sql_are_those_of_the_package() -> None:
+    """The upper bound of a range's size counts whole blocks."""
+    assert f"cardinality(blocks), 0) * {BLOCK_BYTES}" in QUERIES["page_sizes"]
 
 
 def test_sessions_that_are_killed_all_the_time_lose_and_double_nothing(ledger_url: str) -> None:

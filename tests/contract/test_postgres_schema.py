@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterator
 
 import psycopg2
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from ledger_fixture import administer
-from records import admitted, failed, opened, settled
+from records import admitted, carrying, failed, opened, settled
 
 from pyfi_hpc.errors import SettingsError
-from pyfi_hpc.ledger import schema, tables
+from pyfi_hpc.ledger import models, schema, tables
 from pyfi_hpc.ledger.calls import QUERIES as REPORTS
 from pyfi_hpc.ledger.connection import QUERIES, libpq_url, make_engine
 from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.queries import text_of
+from pyfi_hpc.model.packed import offsets_of
 from pyfi_hpc.model.states import Cause, TaskState
 
 _CATALOGUE = {
@@ -35,13 +37,17 @@ _CATALOGUE = {
 }
 
 
+_FUNCTIONS = """SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"""
+_VIEWS = "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1"
+
+
 def test_migrations_equal_the_models(new_ledger: Callable[[], str], ledger_server: EmbeddedServer) -> None:
     """Compare the catalogue of a migrated ledger with one that SQLAlchemy makes from the models."""
     migrated, made = new_ledger(), new_ledger()
     administer(made, "DROP SCHEMA public CASCADE")
     administer(made, "CREATE SCHEMA public")
     engine = make_engine(made)
-    tables.Base.metadata.create_all(engine)
+    models.Base.metadata.create_all(engine)
     engine.dispose()
     administer(migrated, text_of("drop_views.sql"))
     for what, statement in _CATALOGUE.items():
@@ -51,6 +57,18 @@ def test_migrations_equal_the_models(new_ledger: Callable[[], str], ledger_serve
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.Base.metadata) == []
     engine.dispose()
+
+
+def test_an_empty_ledger_is_made_as_alembic_would(new_ledger: Callable[[], str]) -> None:
+    """The short way for a new ledger against all migrations one by one: the same catalogue, the same mark."""
+    short, long = new_ledger(), new_ledger()
+    for url in (short, long):
+        administer(url, "DROP SCHEMA public CASCADE")
+        administer(url, "CREATE SCHEMA public")
+    assert schema.upgrade(short) == schema.migrate(long) == schema.head()
+    mark = "SELECT version_num, obj_description('alembic_version'::regclass) FROM alembic_version"
+    for what, statement in {**_CATALOGUE, "mark": mark, "functions": _FUNCTIONS, "views": _VIEWS}.items():
+        assert administer(short, statement) == administer(long, statement), what
 
 
 def test_an_upgrade_can_be_repeated_and_a_newer_ledger_is_refused(ledger_url: str) -> None:
@@ -64,6 +82,51 @@ def test_an_upgrade_can_be_repeated_and_a_newer_ledger_is_refused(ledger_url: st
     administer(ledger_url, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SettingsError, match="newer version"):
         schema.upgrade(ledger_url)
+
+
+def test_a_ledger_of_the_first_schema_is_upgraded_with_its_data(ledger_url: str) -> None:
+    """Make the tables of schema 0001 with a partition and rows, as an earlier version left them; upgrade and go on."""
+    administer(ledger_url, "DROP SCHEMA public CASCADE")
+    administer(ledger_url, "CREATE SCHEMA public")
+    engine = make_engine(ledger_url)
+    with engine.begin() as connection:
+        command.upgrade(schema.configuration(connection), "0001")
+    engine.dispose()
+    for table in tables.PARTITIONED:
+        administer(ledger_url, f"CREATE TABLE {table}_p0 PARTITION OF {table} FOR VALUES FROM (0) TO (100000)")
+    old = b"\1" * 200_000
+    administer(ledger_url, "INSERT INTO ledger_epoch VALUES (0, 7, 'somebody', 'nonce')")
+    administer(ledger_url, "INSERT INTO job VALUES (1, 0, 1.0, 7, %s, 'ada', 'old', '')", b"k" * 16)
+    administer(ledger_url, "INSERT INTO task_batch VALUES (1, 1, 0, 0, 1, true, 1, 1, 0, 0, 0, 7, %s, %s)",
+               offsets_of([old]), old)  # fmt: skip
+    assert schema.upgrade(ledger_url) == schema.head()
+    ledger = PostgresLedger(ledger_url)
+    assert [batch.batch for batch in ledger.take_over("here").batches] == [1]
+    new = b"\2" * 200_000
+    done = carrying(settled(1, 1, 0, 1), new)
+    ledger.commit([opened(2), carrying(admitted(2, 2, count=1), new), done], 1)
+    assert [payload for _, _, payload in ledger.payloads([1, 2])] == [old, new]  # type: ignore[list-item]
+    assert ledger.values([(1, 0)])[1, 0][1] == new  # type: ignore[list-item,index]
+    ledger.close()
+
+
+def test_a_start_looks_before_it_upgrades(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done again to a ledger that is up to date; it is where tables, functions or the mark differ."""
+    administer(ledger_url, "DROP VIEW call")
+    schema.ensure(ledger_url)
+    assert administer(ledger_url, "SELECT to_regclass('call')::text") == [(None,)]
+    administer(ledger_url, "COMMENT ON TABLE alembic_version IS 'pyfi 0001 of other files'")
+    schema.ensure(ledger_url)
+    assert administer(ledger_url, "SELECT to_regclass('call')::text") == [("call",)]
+    administer(ledger_url, "DROP SCHEMA public CASCADE")
+    administer(ledger_url, "CREATE SCHEMA public")
+    schema.ensure(ledger_url)
+    monkeypatch.setattr(schema, "upgrade", lambda url: pytest.fail("it was up to date"))
+    schema.ensure(ledger_url)
+    administer(ledger_url, "UPDATE alembic_version SET version_num = '9999'")
+    monkeypatch.undo()
+    with pytest.raises(SettingsError, match="newer version"):
+        schema.ensure(ledger_url)
 
 
 def test_views_show_one_row_a_task(ledger_url: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from records import admitted, carrying, opened, settled
+
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.recorded import read_ledger
 from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
@@ -40,6 +42,20 @@ def test_the_tables_tell_what_was_committed(ledger_url: str) -> None:
     beside = compare(recorded)
     assert (beside["commits_compared"], beside["rows_older_than_commits"]) == (len(_groups(log)), 0)
     assert beside["differences"] == []
+
+
+def test_large_values_are_told_whole(ledger_url: str) -> None:
+    """Equal large arguments of two batches and a large result, stored as blocks: records as they were committed."""
+    ledger = PostgresLedger(ledger_url)
+    ledger.take_over("test")
+    value = bytes(range(250)) * 1000
+    batches = [carrying(admitted(n, n, count=1), value) for n in (1, 2)]
+    outcome = carrying(settled(1, 1, 0, 1), value + b"!")
+    ledger.commit([opened(1), opened(2), *batches, outcome], 1)
+    ledger.close()
+    read = read_ledger(ledger_url).records
+    assert [record for record in read if isinstance(record, BatchAdmitted)] == batches
+    assert [record.payload for record in read if isinstance(record, OutcomeSettled)] == [outcome.payload]
 
 
 def _groups(log: list[Record]) -> list[list[Record]]:

@@ -8,10 +8,15 @@ from collections.abc import Sequence
 
 import pytest
 
+from pyfi_hpc.core import follow
+from pyfi_hpc.core.follow import over
+from pyfi_hpc.core.held import Holdings
 from pyfi_hpc.core.rank import RankMachine
 from pyfi_hpc.core.runs import Work
 from pyfi_hpc.ledger.memory import MemoryLedger
 from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.messages import Outcome
+from pyfi_hpc.model.packed import pick
 from pyfi_hpc.model.records import Record
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.sim import workload
@@ -110,6 +115,31 @@ def test_a_mutant_is_caught(mutant: type[Cluster]) -> None:
             run_seed(seed)
             return
     pytest.fail(f"{SEEDS} seeds did not show what {mutant.__name__} does")
+
+
+def test_results_of_attempts_that_did_not_count_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that hands on what a failed task left, to a broker that believes it: what was made from it is seen."""
+
+    def hand_over_anything(held: Holdings, outcome: Outcome) -> None:
+        for at in range(outcome.count):
+            ready, _ = held._handover.made((outcome.grant, outcome.lo + at), pick(outcome.offsets, outcome.payload, at))
+            for taker in ready:
+                held.wait(taker.grant, taker.offset, taker.offset + 1)
+
+    caught = []
+    for seed in range(SEEDS):
+        with monkeypatch.context() as patch:
+            patch.setattr(Holdings, "_hand_over", hand_over_anything)
+            patch.setattr(follow, "misses", lambda batch, offset: False)
+            patch.setattr(follow, "over", lambda batch, lo, hi: over(batch, lo, hi) and False)
+            try:
+                run_seed(seed)
+            except Violation as problem:
+                caught.append(str(problem))
+        if any("is not made of" in text for text in caught):
+            run_seed(seed)
+            return
+    pytest.fail(f"{SEEDS} seeds did not show it, only {caught}")
 
 
 def test_a_rank_that_guesses_is_caught() -> None:

@@ -75,7 +75,11 @@ class BrokerTeller(Teller):
 
     def _held(self, name: str) -> m.Held:
         i = self._items[name]
-        return m.Held(i.grant, i.batch, i.lo, i.count, i.attempt, b"\x01" * i.count)
+        takes = [
+            (i.lo + at, slot, *value)
+            for at, values in enumerate(i.inputs) for slot, value in enumerate(values) if not isinstance(value, bytes)
+        ]  # fmt: skip
+        return m.Held(i.grant, i.batch, i.lo, i.count, i.attempt, b"\x01" * i.count, takes)
 
     def _say_Submit(self, who: str, w: Words) -> m.Message:
         count, size = w.number("tasks", 1), w.number("bytes", 1)
@@ -272,7 +276,9 @@ class BrokerTeller(Teller):
     def _item(self, x: m.Item) -> str:
         name = self._grants.setdefault(x.grant, f"g{len(self._grants) + 1}")
         self._items[name] = x
-        return f"{name} {span(x.first, x.count, x.job)} attempt {x.attempt}"
+        links = [value for values in x.inputs for value in values if not isinstance(value, bytes)]
+        follows = "".join(f" after {self._grants[g]} {self._in_grant(g, lo, 1)}" for g, lo in links)
+        return f"{name} {span(x.first, x.count, x.job)} attempt {x.attempt}{follows}"
 
     def _in_grant(self, grant: int, lo: int, count: int) -> str:
         item = self._items[self._grants[grant]]

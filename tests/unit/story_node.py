@@ -90,13 +90,16 @@ class AgentTeller(Teller):
         return self._mount()
 
     def _broker_Grant(self, w: Words) -> m.Message:
-        """``Grant g1 1.0..3 attempt=2``: job and batch have one number."""
+        """``Grant g1 1.0..3 attempt=2``: job and batch have one number. ``after=g0:1.0``: each takes that result."""
         name, where = w.alone
         job, first, count = read_span(where)
         payload = offsets_of([b"x"] * count), b"x" * count
+        maker, _, task = w.get("after").partition(":")
+        inputs = [[(self._items[maker].grant, read_span(task)[1])] for _ in range(count)] if maker else []
         item = m.Item(
-            len(self._items) + 1, job, job, first, first, count, w.number("attempt", 1), 1, "work", 0.0, *payload
-        )
+            len(self._items) + 1, job, job, first, first, count, w.number("attempt", 1), 1, "work", 0.0, *payload,
+            inputs,
+        )  # fmt: skip
         self._items[name], self._grants[item.grant] = item, name
         return m.Grant(1, [item])
 

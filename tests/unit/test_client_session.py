@@ -260,7 +260,7 @@ def test_a_question_lost_on_the_way_is_asked_again_only_if_that_is_harmless(brok
 def test_another_version_is_told_with_both_numbers(broker, executor, session):
     """A broker that denies the version, or welcomes with another one: an error that names both."""
     broker.denied = m.Denied("version", "this broker speaks protocol 7", "install the same one")
-    with pytest.raises(RemoteProtocolError, match=r"protocol 1: this broker speaks protocol 7"):
+    with pytest.raises(RemoteProtocolError, match=r"protocol 2: this broker speaks protocol 7"):
         executor.submit("t.square", 1).result(5)
     broker.denied, broker.version = None, 9
     with pytest.raises(RemoteProtocolError, match=r"protocol 9, this client 1"):

@@ -29,7 +29,7 @@ HOMES = {
     "zmq": {"adapters", "client/link.py", "hosts", "cli/checks.py", "cli/doctor.py"},
     "mpi4py": {"adapters/mpi.py"},
     "psycopg2": {"ledger"},
-    "sqlalchemy": {"ledger", "hosts/broker.py"},
+    "sqlalchemy": {"ledger"},
     "alembic": {"ledger"},
     "git": {"adapters/git.py"},
     "paramiko": {"adapters/ssh.py"},
@@ -84,6 +84,13 @@ def test_core_is_pure() -> None:
     for file in (PACKAGE / "core").glob("*.py"):
         used = {name.split(".")[0] for name in imports_of(file)}
         assert not used & forbidden, f"{file.name} imports {used & forbidden}"
+
+
+def test_a_broker_loads_no_sqlalchemy_to_serve() -> None:
+    """Its import, and that of what starts an instance: what takes longest is left to the desk."""
+    code = "import sys, pyfi_hpc.hosts.broker, pyfi_hpc.hosts.instance; print('sqlalchemy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("what", ["import pyfi_hpc", "from pyfi_hpc.cli.main import main; main(['--help'])"])

@@ -14,7 +14,7 @@ from pyfi_hpc.model.messages import RankReady
 
 def test_a_replacement_that_cannot_be_started_is_asked_for_again() -> None:
     """No process number is left: asked for again after two seconds, not after the minute a start may take."""
-    muster = Muster(Limits(), RankTable(0.008), Holdings(), 2, True, 0.0)
+    muster = Muster(Limits(), RankTable(0.008), Holdings(1 << 20), 2, True, 0.0)
     for number in (0, 1):
         muster.ready(Peer(b"%d" % number), RankReady(number, 2, 100 + number, number), 1.0, Effects())
 

@@ -1,0 +1,42 @@
+"""Items: tasks become RUNNING under a grant of one node, and that as the message that tells the node."""
+
+from __future__ import annotations
+
+from pyfi_hpc.core.jobs import Batch
+from pyfi_hpc.core.nodes import Node
+from pyfi_hpc.core.state import State
+from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.messages import Item, Link
+from pyfi_hpc.model.packed import cut
+from pyfi_hpc.model.states import TaskState
+
+#: of each task of an item, the results that it takes
+Inputs = list[list[bytes | Link]]
+
+
+def grant(s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, inputs: Inputs, out: Effects) -> Item:
+    """Give tasks ``lo`` to ``hi`` of a batch whose payload is in memory to a node."""
+    mount = s.mounts.get(batch.code)
+    spec = s.functions.get(batch.socket)
+    assert batch.payload is not None and batch.offsets is not None and mount is not None and spec is not None
+    if batch.code not in node.mounted:
+        node.mounted.add(batch.code)
+        out.send(node.peer, mount)
+    batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
+    made = s.nodes.grant(node, batch, lo, hi, attempt)
+    s.queue.started(batch, hi - lo)
+    offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
+    made.size = len(payload) + sum(map(size_of, inputs))
+    node.outstanding_bytes += made.size
+    if batch.job.waiters:
+        node.leads.append((made, 0))
+        s.nodes.leading[node.name] = node
+    return Item(
+        made.id, batch.id, batch.job.id, batch.first + lo, lo, hi - lo, attempt, batch.code, spec.function,
+        batch.time_limit_s, offsets, payload, inputs,
+    )  # fmt: skip
+
+
+def size_of(values: list[bytes | Link]) -> int:
+    """Bytes of the results that are known."""
+    return sum(len(data) for data in values if isinstance(data, bytes))
