@@ -34,7 +34,7 @@ from pyfi_hpc.model.events import (
 )
 from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
-from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Recovered
+from pyfi_hpc.model.records import BatchClosed, Recovered
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
 
 #: results in one page of a job's outcomes
@@ -396,7 +396,7 @@ class Broker:
         if s.book.open_count:
             s.recover_until = now + s.limits.recover_s
             s.queue.held = True
-            s.made_by = _makers(s, recovered.outcomes)
+            s.made_by = _makers(s, recovered)
 
     def _end_recovery(self) -> None:
         s = self.state
@@ -442,13 +442,14 @@ class Broker:
         self.stopped = True
 
 
-def _makers(s: State, outcomes: list[OutcomeSettled]) -> dict[tuple[JobId, int], GrantId]:
+def _makers(s: State, recovered: Recovered) -> dict[tuple[JobId, int], GrantId]:
     """Under which grants results were made that unfinished tasks take."""
     made: dict[tuple[JobId, int], GrantId] = {}
     if not s.graph.users:
         return made
-    firsts = {batch.id: batch.first for job in s.book.jobs.values() for batch in job.batches}
-    for outcome in outcomes:
+    # not from the book: it has forgotten jobs of which all is final
+    firsts = {batch.batch: batch.first for batch in recovered.batches}
+    for outcome in recovered.outcomes:
         for index in range(firsts[outcome.batch] + outcome.lo, firsts[outcome.batch] + outcome.lo + outcome.count):
             if (outcome.job, index) in s.graph.users:
                 made[outcome.job, index] = outcome.grant
