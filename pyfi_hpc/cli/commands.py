@@ -17,10 +17,13 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "deploy": ("deploy", "deploy", "Make functions of a git repository callable."),
         "task": ("task", "task", "Run one function; show or cancel a task."),
         "map": ("map", "map_command", "Run a function for each of many inputs, as one job."),
+        "xargs": ("xargs", "xargs", "Run a program for each of many inputs, as one job."),
         "queue": ("jobs", "queue", "Show jobs: what waits, runs and has ended."),
         "wait": ("jobs", "wait", "Wait until jobs have ended."),
         "cancel": ("jobs", "cancel", "End jobs or single tasks."),
         "logs": ("jobs", "logs", "Print what a task wrote."),
+        "report": ("report", "report", "Write a page on a job: what each rank did, and when."),
+        "trace": ("trace", "trace", "Write a job as a trace for Perfetto."),
     },
     "Objects": {
         "add": ("add", "add", "Add an object to the ledger."),

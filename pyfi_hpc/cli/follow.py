@@ -1,4 +1,4 @@
-"""Following a job to its end: results are counted and let go, never decoded."""
+"""Following a job to its end: results are counted, handed to whoever wants them, and let go."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 if TYPE_CHECKING:
     from pyfi_hpc.client.session import Session
     from pyfi_hpc.client.sinks import Inbox
+    from pyfi_hpc.model.messages import Range
 
 #: between two looks at what has arrived; the wait itself ends with each arrival
 _LOOK_S = 0.1
@@ -39,19 +40,43 @@ class Tally:
 
 
 class Follower:
-    """Takes results out of an inbox in order; memory stays at what is out of order."""
+    """Takes results out of an inbox; in order, memory stays at what is out of order.
 
-    def __init__(self, session: Session, inbox: Inbox) -> None:
+    Parameters
+    ----------
+    taken : callable, optional
+        Gets the results that arrived since the last time.
+    in_order : bool
+        By index; else as they come.
+    """
+
+    def __init__(
+        self, session: Session, inbox: Inbox, taken: Callable[[list[Range]], None] | None = None, in_order: bool = True
+    ) -> None:
         self._session = session
         self._inbox = inbox
-        #: index of the next result
+        self._taken = taken
+        self._in_order = in_order
+        #: results taken: in order, the index of the next one
         self.next = 0
 
     def drain(self) -> None:
-        while (piece := self._inbox.pop(self.next)) is not None:
+        pieces = []
+        while (piece := self._pop()) is not None:
             self.next += piece.count
-            if self._inbox.retains:
+            pieces.append(piece)
+        if pieces and self._taken is not None:
+            self._taken(pieces)
+        if self._inbox.retains:
+            for piece in pieces:
                 self._session.taken(len(piece.payload))
+
+    def has_more(self) -> bool:
+        """There is something to take."""
+        return self._inbox.has(self.next) if self._in_order else self._inbox.has_any()
+
+    def _pop(self) -> Range | None:
+        return self._inbox.pop(self.next) if self._in_order else self._inbox.pop_any()
 
     def tally(self) -> Tally:
         feed = self._inbox.feed
@@ -73,11 +98,12 @@ class Follower:
             self.drain()
             progress.update(feed.count, feed.total, feed.count - feed.states.count(TaskState.COMPLETED))
             if feed.complete or (deadline is not None and time.monotonic() >= deadline):
+                self.drain()  # what came since
                 return self.tally()
             if more is not None and more():
                 continue
             left = _LOOK_S if deadline is None else min(_LOOK_S, max(deadline - time.monotonic(), 0))
             try:
-                inbox.wait(lambda: feed.complete or inbox.has(self.next), left, "the job's end")
+                inbox.wait(lambda: feed.complete or self.has_more(), left, "the job's end")
             except TimeoutError:
                 pass

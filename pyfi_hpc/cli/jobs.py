@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from io import FileIO
 from typing import Any
 
 import click
@@ -16,6 +18,7 @@ from pyfi_hpc.cli.follow import Follower, Tally
 from pyfi_hpc.cli.output import Column, duration, print_json, rows
 from pyfi_hpc.cli.parse import Ids
 from pyfi_hpc.cli.progress import Progress, progress_option
+from pyfi_hpc.cli.results import ResultLines, check_output, opened, output_options
 from pyfi_hpc.errors import NotFound, UsageError
 
 #: how bad an end is: the first that occurs is the state of the whole job
@@ -94,19 +97,30 @@ def state_code(row: Mapping[str, Any]) -> str:
 @click.argument("ids", nargs=-1, required=True, metavar="JOB...")
 @click.option("--timeout", metavar="TIME", help="Wait at most so long: seconds, or 5m, 1:00:00; then exit 124.")
 @click.option("--ignore-failures", is_flag=True, help="Exit 0 also when tasks failed.")
+@output_options
 @progress_option
 @reads
 @pass_context
-def wait(context: Context, ids: tuple[str, ...], timeout: str | None, ignore_failures: bool, progress: str) -> None:
-    """Wait until jobs have ended; exit 1 if a task failed or was cancelled, 124 if it takes too long."""
+def wait(
+    context: Context, ids: tuple[str, ...], timeout: str | None, ignore_failures: bool, output: str | None,
+    unordered: bool, progress: str,
+) -> None:  # fmt: skip
+    """Wait until jobs have ended; exit 1 if a task failed or was cancelled, 124 if it takes too long.
+
+    With --output the results of jobs that have ended long ago can be had, too.
+    """
     deadline = None if timeout is None else time.monotonic() + parse.seconds(timeout)
+    check_output(output, unordered)
     tallies = []
-    for one in resolve(context, ids):
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        with Progress(f"job {one.job}", progress) as shown:
-            tallies.append(_follow(context, one, shown, left))
-        if not context.json:
-            _tell(tallies[-1], shown.elapsed_s)
+    told = sys.stderr if output == "-" else sys.stdout
+    with ExitStack() as files:
+        file = files.enter_context(opened(output)) if output is not None else None
+        for one in resolve(context, ids):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with Progress(f"job {one.job}", progress) as shown:
+                tallies.append(_follow(context, one, shown, left, file, unordered))
+            if not context.json:
+                print(_summary(tallies[-1], shown.elapsed_s), file=told)
     late = [tally.job for tally in tallies if not tally.complete]
     failed = sum(tally.failed for tally in tallies)
     if context.json:
@@ -123,12 +137,15 @@ def wait(context: Context, ids: tuple[str, ...], timeout: str | None, ignore_fai
                     }
                     for t in tallies
                 ]
-            }
+            },
+            told,
         )
     raise SystemExit(TOO_LATE if late else 1 if failed and not ignore_failures else 0)
 
 
-def _follow(context: Context, one: Ids, shown: Progress, left_s: float | None) -> Tally:
+def _follow(
+    context: Context, one: Ids, shown: Progress, left_s: float | None, file: FileIO | None, unordered: bool
+) -> Tally:
     inbox = context.session.watch(one.job)
     inbox.wait(lambda: inbox.described, None, f"job {one.job}")
     if one.indices is not None:
@@ -137,15 +154,15 @@ def _follow(context: Context, one: Ids, shown: Progress, left_s: float | None) -
             where=f"{one.job}.{one.indices[0]}",
             fix=f"write `pyfi wait {one.job}`",
         )
-    return Follower(context.session, inbox).run(shown, left_s)
+    lines = ResultLines(context, lambda: one.job, file).write if file is not None else None
+    return Follower(context.session, inbox, lines, in_order=not unordered).run(shown, left_s)
 
 
-def _tell(tally: Tally, elapsed_s: float) -> None:
+def _summary(tally: Tally, elapsed_s: float) -> str:
     total = tally.total if tally.total >= 0 else "?"
     state = "" if tally.complete else "  not ended"
-    click.echo(
-        f"job {tally.job}  {tally.name}  {tally.done}/{total} results  failed={tally.failed}  {elapsed_s:.1f} s{state}"
-    )
+    counts = f"{tally.done}/{total} results  failed={tally.failed}"
+    return f"job {tally.job}  {tally.name}  {counts}  {elapsed_s:.1f} s{state}"
 
 
 @click.command()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pyfi_hpc.cli.context import Context
 from pyfi_hpc.cli.failure import coloured
@@ -92,8 +92,9 @@ def record(context: Context, name: str, values: Mapping[str, Any]) -> None:
             print(f"{key}\t{text}".replace("\n", " "))
 
 
-def print_json(values: Mapping[str, Any]) -> None:
-    print(json.dumps({"version": VERSION, **plain(values)}, ensure_ascii=False, indent=2 if fancy() else None))
+def print_json(values: Mapping[str, Any], stream: IO[str] | None = None) -> None:
+    text = json.dumps({"version": VERSION, **plain(values)}, ensure_ascii=False, indent=2 if fancy() else None)
+    print(text, file=stream)
 
 
 def fancy() -> bool:

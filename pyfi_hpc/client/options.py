@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyfi_hpc.errors import UsageError
-from pyfi_hpc.model.states import OnFailure
+from pyfi_hpc.model.states import AT_ONCE_MAX, OnFailure, policy, policy_parts
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -26,8 +26,21 @@ class Options:
     priority: int = 0
     #: name of the job, for people
     name: str = ""
-    #: what a failure inside a structure does to its siblings
-    on_failure: OnFailure = OnFailure.FINISH
+    #: what a failure inside a structure does to its siblings; ``at_most`` adds how many tasks may run at once
+    on_failure: int = OnFailure.FINISH
+
+    def at_most(self, count: int) -> Options:
+        """The same for a job of which at most ``count`` tasks run at once; 0: any number.
+
+        Raises
+        ------
+        UsageError
+            More than can be counted.
+        """
+        if not 0 <= count <= AT_ONCE_MAX:
+            fix = f"it is a whole number from 1 to {AT_ONCE_MAX}"
+            raise UsageError(f"at most {count} tasks at once cannot be", fix=fix)
+        return replace(self, on_failure=policy(policy_parts(self.on_failure)[0], count))
 
     def but(self, **changes: Any) -> Options:
         """The same with some values changed, each checked.

@@ -207,6 +207,15 @@ class Inbox(Sink):
                 self.size -= len(piece.payload)
             return piece
 
+    def pop_any(self) -> Range | None:
+        """The range that came first, which is then forgotten; for readers who take results as they come."""
+        with self.changed:
+            first = next(iter(self._pieces), None)
+        return None if first is None else self.pop(first)
+
+    def has_any(self) -> bool:
+        return bool(self._pieces)
+
     def has(self, index: int) -> bool:
         """A range starts at ``index``."""
         return index in self._pieces

@@ -16,7 +16,7 @@ from pyfi_hpc.model.ids import BatchId, CodeId, JobId, Peer, SocketId
 from pyfi_hpc.model.messages import Accepted, Refused, Submit
 from pyfi_hpc.model.packed import largest, well_formed
 from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened
-from pyfi_hpc.model.states import FIRST_FINAL, OnFailure, TaskState
+from pyfi_hpc.model.states import FIRST_FINAL, POLICY_MAX, TaskState
 
 #: asked of a client while the ledger is down or the broker is full, seconds
 _RETRY_AFTER_S = 0.5
@@ -70,13 +70,13 @@ def _open(s: State, peer: Peer, user: str, message: Submit, now: float, out: Eff
     socket = _check(s, peer, user, message, None, out)
     if socket is None:
         return
-    if message.on_failure not in (OnFailure.FINISH, OnFailure.CANCEL):
+    if message.on_failure > POLICY_MAX:
         _refuse(s, peer, message, "protocol", f"on_failure cannot be {message.on_failure}", out)
         return
     job_id = s.next_job
     s.next_job = JobId(job_id + 1)
     opened = JobOpened(
-        job_id, message.key, user, message.name or socket.name, message.shape, OnFailure(message.on_failure),
+        job_id, message.key, user, message.name or socket.name, message.shape, message.on_failure,
         now + s.utc_offset,
     )  # fmt: skip
     s.emit(opened, out)

@@ -247,7 +247,7 @@ class Broker:
         for grant in [g for g in node.grants.values() if g.id not in told]:
             batch = grant.batch
             offsets = self.state.nodes.take_back(grant)
-            self.state.queue.ended(batch.socket, len(offsets))
+            self.state.queue.ended(batch, len(offsets))
             for lo, hi in settle.runs([k for k in offsets if batch.states[k] == TaskState.RUNNING]):
                 settle.release(self.state, batch, lo, hi)
         self._forget_unknown(node, held, out)
@@ -270,7 +270,7 @@ class Broker:
         count = sum(left)
         if count:
             s.nodes.add(Grant(GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count))
-            s.queue.started(batch.socket, count)
+            s.queue.started(batch, count)
 
     def _forget_unknown(self, node: Node, held: list[m.Held], out: Effects) -> None:
         """Tell an agent to drop what it holds and nobody wants."""
@@ -447,6 +447,7 @@ def _makers(s: State, recovered: Recovered) -> dict[tuple[JobId, int], GrantId]:
     made: dict[tuple[JobId, int], GrantId] = {}
     if not s.graph.users:
         return made
+    # not from the book: it has forgotten jobs of which all is final
     firsts = {batch.batch: batch.first for batch in recovered.batches}
     for outcome in recovered.outcomes:
         first = firsts[outcome.batch] + outcome.lo

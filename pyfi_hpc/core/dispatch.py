@@ -36,7 +36,7 @@ def fill(s: State, now: float, out: Effects) -> None:
         s.queue.to_load.clear()
         s.queue.loading.update(batches)
         out.queries.append(ReadPayloads(batches))
-    if not s.queue.ready and not s.ledger_down:
+    if not s.queue.may_grant() and not s.ledger_down:
         if s.nodes.leading:
             _follow(s, now, out)
         _rebalance(s, now, out)
@@ -120,7 +120,7 @@ def _follow(s: State, now: float, out: Effects) -> None:
 
 
 def _rebalance(s: State, now: float, out: Effects) -> None:
-    """A node has idle ranks and nothing waits: ask the fullest node for what it has not started."""
+    """A node has idle ranks and nothing waits that may run: ask the fullest node for what it has not started."""
     if len(s.nodes.by_name) < 2:
         return
     nodes = s.nodes.by_name.values()

@@ -90,7 +90,8 @@ def _led(s: State, batch: Batch, offset: int, key: tuple[JobId, int], grant: Gra
         len(follow.makers) >= len(need.missing)
         and batch.payload is not None
         and not (batch.trouble and offset in batch.trouble)
-        and not s.queue.concurrency.get(batch.socket)  # it would take the place of one that can run
+        # it would take the place of one that can run
+        and not (s.queue.concurrency.get(batch.socket) or batch.job.at_once)
         and _all_here(s, need, follow)
     )
 

@@ -24,7 +24,7 @@ def grant(s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, in
         out.send(node.peer, mount)
     batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
     made = s.nodes.grant(node, batch, lo, hi, attempt)
-    s.queue.started(batch.socket, hi - lo)
+    s.queue.started(batch, hi - lo)
     offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
     made.size = len(payload) + sum(map(size_of, inputs))
     node.outstanding_bytes += made.size

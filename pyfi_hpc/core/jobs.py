@@ -22,7 +22,7 @@ from pyfi_hpc.model.records import (
     OutcomeSettled,
     Record,
 )
-from pyfi_hpc.model.states import FIRST_FINAL, Cause, OnFailure, TaskState
+from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState, policy_parts
 
 #: failed attempts of a task that are remembered one by one
 _ENDS_MAX = 16
@@ -122,8 +122,9 @@ class Job:
     """The tasks that one request submits."""
 
     __slots__ = (
-        "batches", "cancelled", "closed", "count", "firsts", "id", "key", "name", "next_number", "on_failure", "open",
-        "open_batches", "opened_at", "owner", "settled", "shape", "submitter", "waiters", "watchers",
+        "at_once", "batches", "cancelled", "closed", "count", "firsts", "granted", "id", "key", "name", "next_number",
+        "on_failure", "open", "open_batches", "opened_at", "owner", "settled", "shape", "submitter", "waiters",
+        "watchers",
     )  # fmt: skip
 
     def __init__(self, record: JobOpened) -> None:
@@ -131,7 +132,9 @@ class Job:
         self.key = record.key
         self.owner = record.owner
         self.name = record.name
-        self.on_failure: OnFailure = record.on_failure
+        self.on_failure, self.at_once = policy_parts(record.on_failure)
+        #: tasks granted and not settled: ``at_once`` is their limit, 0: none
+        self.granted = 0
         self.opened_at = record.opened_at
         self.batches: list[Batch] = []
         self.firsts: list[int] = []  #: first index of each batch, for the search by index

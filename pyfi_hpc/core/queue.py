@@ -1,8 +1,9 @@
 """The queue: ready tasks as ranges, by request class.
 
 Tasks with the same socket, code, priority and time limit are one class; cost follows classes and ranges, not
-tasks. Higher priorities first; classes of one priority take turns. A task tried again comes first in its class, and
-prefers a node other than the one where it failed.
+tasks. A job with a limit on how many of its tasks run at once is a class of its own. Higher priorities first; classes
+of one priority take turns. A task tried again comes first in its class, and prefers a node other than the one where it
+failed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from pyfi_hpc.core.jobs import Batch, Trouble
+from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.model.budgets import ELSEWHERE
 from pyfi_hpc.model.ids import BatchId, CodeId, NodeName, SocketId
 from pyfi_hpc.model.states import TaskState
@@ -27,6 +28,8 @@ class ClassKey:
     code: CodeId
     priority: int
     time_limit_s: float
+    #: a job that says how many of its tasks may run at once is a class of its own; 0: any other
+    job: int
 
 
 @dataclass(slots=True)
@@ -34,6 +37,8 @@ class RequestClass:
     """Ready ranges of equal tasks. ``ready`` counts tasks in them that are really PENDING."""
 
     key: ClassKey
+    #: whose limit holds for it, see ``ClassKey.job``
+    job: Job | None
     fresh: deque[tuple[Batch, int, int]] = field(default_factory=deque)
     retries: deque[tuple[Batch, int]] = field(default_factory=deque)
     ready: int = 0
@@ -102,11 +107,13 @@ class ReadyQueue:
         if entry is not None and not self.held:
             self._count(entry, -count)
 
-    def started(self, socket: SocketId, count: int) -> None:
-        self.running[socket] = self.running.get(socket, 0) + count
+    def started(self, batch: Batch, count: int) -> None:
+        self.running[batch.socket] = self.running.get(batch.socket, 0) + count
+        batch.job.granted += count
 
-    def ended(self, socket: SocketId, count: int) -> None:
-        self.running[socket] -= count
+    def ended(self, batch: Batch, count: int) -> None:
+        self.running[batch.socket] -= count
+        batch.job.granted -= count
 
     def take(
         self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf")
@@ -124,7 +131,7 @@ class ReadyQueue:
                 if entry.ready == 0:
                     self._retire(entry)
                     continue
-                room = self._room(entry.key.socket)
+                room = self._room(entry)
                 if room <= 0:
                     continue
                 pick = self._take_of(entry, node, min(tasks_max, room), bytes_max, only_node, since)
@@ -132,6 +139,10 @@ class ReadyQueue:
                     self._count(entry, pick.lo - pick.hi)
                     return pick
         return None
+
+    def may_grant(self) -> bool:
+        """A task is ready and no limit holds it back. Cost: constant for each class that is at its limit."""
+        return self.ready > 0 and any(entry.ready and self._room(entry) > 0 for entry in self._classes.values())
 
     def _take_of(
         self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float
@@ -180,15 +191,17 @@ class ReadyQueue:
         if batch.id not in self.loading:
             self.to_load[batch.id] = batch
 
-    def _room(self, socket: SocketId) -> int:
+    def _room(self, entry: RequestClass) -> int:
+        socket, job = entry.key.socket, entry.job
         limit = self.concurrency.get(socket, 0)
-        return limit - self.running.get(socket, 0) if limit else 1 << 30
+        room = limit - self.running.get(socket, 0) if limit else 1 << 30
+        return room if job is None else min(room, job.at_once - job.granted)
 
     def _class_of(self, batch: Batch) -> RequestClass:
         key = _key_of(batch)
         entry = self._classes.get(key)
         if entry is None:
-            entry = self._classes[key] = RequestClass(key)
+            entry = self._classes[key] = RequestClass(key, batch.job if key.job else None)
             self._turns.setdefault(key.priority, deque()).append(entry)
         return entry
 
@@ -213,7 +226,8 @@ def _may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float) -> 
 
 
 def _key_of(batch: Batch) -> ClassKey:
-    return ClassKey(batch.socket, batch.code, batch.priority, batch.time_limit_s)
+    job = batch.job.id if batch.job.at_once else 0
+    return ClassKey(batch.socket, batch.code, batch.priority, batch.time_limit_s, job)
 
 
 def _first_run(batch: Batch, lo: int, hi: int) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def _take(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
     batch = grant.batch
     lo, hi = o.lo, o.lo + o.count
     s.nodes.ended(grant, lo, o.count)
-    s.queue.ended(batch.socket, o.count)
+    s.queue.ended(batch, o.count)
     early = bool(batch.waiting) and follow.over(batch, lo, hi)
     if not early and o.causes.count(0) == o.count and batch.states.count(_RUNNING, lo, hi) == o.count:
         _settle_run(s, batch, grant, o, 0, o.count, TaskState.COMPLETED, now, out)
@@ -304,7 +304,7 @@ def lost(s: State, node: Node, cause: Cause, now: float, out: Effects) -> None:
     for grant in list(node.grants.values()):
         batch = grant.batch
         offsets = s.nodes.take_back(grant)
-        s.queue.ended(batch.socket, len(offsets))
+        s.queue.ended(batch, len(offsets))
         for lo, hi in reversed(runs([k for k in offsets if batch.states[k] == _RUNNING])):
             for offset in range(lo, hi):
                 if (grant.id, offset) in node.running:

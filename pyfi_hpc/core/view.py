@@ -77,17 +77,19 @@ def _job(s: State, job: Job, now: float) -> dict[str, Any]:
         "blocked": states["BLOCKED"],
         "pending": states["PENDING"],
         "running": states["RUNNING"],
-        "reason": _reason(s, states, now),
+        "reason": _reason(s, job, states, now),
     }
 
 
-def _reason(s: State, states: dict[str, int], now: float) -> str:
+def _reason(s: State, job: Job, states: dict[str, int], now: float) -> str:
     """Why the job's tasks wait, as in squeue."""
     if s.ledger_down:
         return "LedgerDown"
     if s.recover_until:
         return "Recovering"
     if states["PENDING"]:
+        if 0 < job.at_once <= job.granted:
+            return "JobArrayTaskLimit"
         return _no_rank(s, now)
     return "Dependency" if states["BLOCKED"] else "None"
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pyfi_hpc.errors import NotFound, PyfiError, RepositoryRefused, UsageError
-from pyfi_hpc.ledger import calls, catalogue, deployments, registry
+from pyfi_hpc.ledger import calls, catalogue, deployments, registry, spans
 from pyfi_hpc.ledger.connection import unavailable
 from pyfi_hpc.ledger.machines import see
 from pyfi_hpc.ledger.tables import Base
@@ -240,6 +240,14 @@ def _jobs(r: Request) -> Any:
     )  # fmt: skip
 
 
+def _spans(r: Request) -> Any:
+    return spans.list_spans(r.connection, r.take("job", int), r.take("ranges", list))
+
+
+def _attempts(r: Request) -> Any:
+    return spans.list_attempts(r.connection, r.take("job", int))
+
+
 # --- the instance -----------------------------------------------------------------------------------
 
 
@@ -269,5 +277,7 @@ VERBS: dict[str, Callable[[Request], Any]] = {
     "call": _call,
     "output": _output,
     "jobs": _jobs,
+    "spans": _spans,
+    "attempts": _attempts,
     "dump": _dump,
 }

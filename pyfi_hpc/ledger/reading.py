@@ -11,7 +11,7 @@ from pyfi_hpc.ledger.connection import QUERIES, Cursor, columns, large_rows, one
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
 from pyfi_hpc.model.messages import Range
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, FoundJob, JobOpened, OutcomeSettled, Recovered
-from pyfi_hpc.model.states import Cause, OnFailure
+from pyfi_hpc.model.states import Cause
 
 _FOR_EVER = 2**63 - 1
 #: ranges looked at for one page; a page never holds more
@@ -82,7 +82,7 @@ def recover(cursor: Cursor, epoch: Epoch) -> Recovered:
 
 _R = TypeVar("_R")
 #: columns that are more than numbers
-_KINDS: dict[str, Callable[[Any], Any]] = {"on_failure": OnFailure, "cause": Cause}
+_KINDS: dict[str, Callable[[Any], Any]] = {"cause": Cause}
 
 
 def records_of(cursor: Cursor, kind: Callable[..., _R], **rest: Any) -> list[_R]:
@@ -103,7 +103,7 @@ def find_job(cursor: Cursor, owner: str, key: bytes) -> FoundJob | None:
     if row is None:
         return None
     job, raw, whose, name, shape, on_failure, opened_at, batches, count, closed = row
-    opened = JobOpened(JobId(job), bytes(raw), whose, name, bytes(shape), OnFailure(on_failure), opened_at)
+    opened = JobOpened(JobId(job), bytes(raw), whose, name, bytes(shape), on_failure, opened_at)
     return FoundJob(opened, batches, count, closed)
 
 

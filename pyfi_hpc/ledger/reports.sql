@@ -47,6 +47,30 @@ SELECT coalesce(sum(count), 0)::bigint AS total FROM task_batch WHERE job BETWEE
 -- Only the states of final tasks, a byte each.
 SELECT states FROM outcome_batch WHERE job BETWEEN %(job_from)s AND %(job_to)s
 
+-- name: spans
+-- Ranges of final tasks that touch stretches of a job, in order; as many as hold so many tasks, but at least one.
+SELECT first, count, attempt, node, rank, states, started, durations, socket
+FROM (SELECT b.first + o.lo AS first, o.count, o.attempt, o.node, o.rank, o.states, o.started, o.durations,
+             coalesce(s.name, '#' || b.socket) AS socket,
+             sum(o.count) OVER (ORDER BY b.first, o.lo) - o.count AS before
+      FROM unnest(%(firsts)s::bigint[], %(ends)s::bigint[]) AS w (first, until)
+      JOIN task_batch b ON b.job = %(job)s AND b.first < w.until AND b.first + b.count > w.first
+      JOIN outcome_batch o ON o.job = b.job AND o.batch = b.batch
+        AND b.first + o.lo < w.until AND b.first + o.lo + o.count > w.first
+      LEFT JOIN socket s ON s.id = b.socket
+      ORDER BY b.first, o.lo LIMIT %(limit)s) AS page
+WHERE before < %(tasks)s ORDER BY first
+
+-- name: failed_attempts
+SELECT b.first + a.lo AS index, a.attempt, a.cause, a.node, a.rank, a.failed_at, b.time_limit_s,
+       coalesce(s.name, '#' || b.socket) AS socket
+FROM attempt_failed a JOIN task_batch b ON b.job = a.job AND b.batch = a.batch
+LEFT JOIN socket s ON s.id = b.socket
+WHERE a.job = %(job)s ORDER BY a.failed_at DESC LIMIT %(limit)s
+
+-- name: failed_attempts_total
+SELECT count(*) AS total FROM attempt_failed WHERE job = %(job)s
+
 -- name: locate
 SELECT batch, first, count FROM task_batch
 WHERE job = %(job)s AND first <= %(index)s ORDER BY first DESC LIMIT 1

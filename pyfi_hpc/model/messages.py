@@ -133,7 +133,7 @@ class Submit(Message):
     time_limit_s: Seconds = 0.0
     name: Name = ""
     shape: bytes = b""
-    on_failure: Count = 0
+    on_failure: Count = 0  #: and how many tasks may run at once: see states.policy
     resend: bool = False
     watch: bool = True  #: push the results to this connection
 

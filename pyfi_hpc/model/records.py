@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId, NodeName, SocketId
-from pyfi_hpc.model.states import Cause, OnFailure
+from pyfi_hpc.model.states import Cause
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class JobOpened:
     owner: str
     name: str
     shape: bytes  #: how the tasks' results make up the job's result; opaque, empty: a list of all
-    on_failure: OnFailure
+    on_failure: int  #: and how many tasks may run at once: see model.states.policy
     opened_at: float  #: seconds since 1970, UTC
 
 

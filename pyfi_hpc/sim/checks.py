@@ -95,6 +95,10 @@ def look(cluster: Cluster) -> None:
         ready += batch.states.count(_PENDING)
     if not s.queue.held:
         expect(s.queue.ready == ready, f"the queue counts {s.queue.ready} ready tasks of {ready}")
+    for job in s.book.jobs.values():
+        owed = sum(leases.get(batch.id, 0) for batch in job.batches)
+        expect(job.granted >= owed, f"job {job.id} counts {job.granted} granted tasks of {owed}")
+        expect(not job.at_once or job.granted <= job.at_once, f"{job.granted} of job {job.id} run at once")
     expect(s.book.open_count == sum(batch.open for batch in s.book.batches.values()), "open tasks are miscounted")
     held = sum(len(b.payload) + len(b.offsets or b"") for b in s.book.batches.values() if b.payload is not None)
     expect(s.payload_bytes == held, f"{s.payload_bytes} bytes of payload are counted, {held} are there")

@@ -6,9 +6,9 @@ decided it. The second is a restart: the ledger in memory is filled, a broker ta
 in every task's state (running and blocked count as pending: the ledger does not know them), in the attempts that were
 charged, and in the next numbers; and a node that joins must be granted exactly the tasks that are ready, at the
 attempt that comes next, with the arguments and results that are recorded. What is not compared: grants and leases,
-which nobody records; order between priorities. A place within one group commit is compared too, though no broker can
-die there: more than is needed, and harmless. The third lives through it all again, see ``reliving``; a ledger that was
-read from Postgres has its group commits beside it, see ``commits``."""
+which nobody records; order between priorities; how many tasks of a job run at once. A place within one group commit is
+compared too, though no broker can die there: more than is needed, and harmless. The third lives through it all again,
+see ``reliving``; a ledger that was read from Postgres has its group commits beside it, see ``commits``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.packed import pick
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
-from pyfi_hpc.sim.reliving import relive
+from pyfi_hpc.sim.reliving import relive, unlimited
 from pyfi_hpc.sim.told import Told, malformed, mark_of
 
 #: restarts that are tried on the way to the end of a record
@@ -81,6 +81,7 @@ def replay(records: Sequence[Record], budgets: Budgets = BUDGETS) -> dict[str, A
     """
     if broken := malformed(records):
         return {"records": len(records), "replayed": False, "differences": broken[:_DIFFERENCES_MAX]}
+    records = unlimited(records)
     told = Told(records)
     found, again = _restarts(records, told), relive(records, budgets)
     differences = found.pop("differences") + again.pop("differences")

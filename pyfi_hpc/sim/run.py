@@ -174,13 +174,13 @@ class Run:
         return [any(store.batches[b].last for b in batches) for batches in store.of_job.values()]
 
     def _look_at_idle_ranks(self) -> None:
-        """No rank idles while a task is ready that it could run: one that rests cannot, and a task that is tried again
-        waits a while for another place."""
+        """No rank idles while a task is ready that it could run: one that rests cannot, a task that is tried again
+        waits a while for another place, and a job may be at its limit."""
         cluster = self.cluster
         broker = cluster.broker
         queue = broker.machine.state.queue if broker is not None else None
-        tried_again = sum(len(entry.retries) for entry in queue._classes.values()) if queue is not None else 0
-        if queue is None or queue.ready <= tried_again or not cluster.idle_ranks:
+        classes = [entry for entry in queue._classes.values() if queue._room(entry) > 0] if queue is not None else []
+        if sum(entry.ready - len(entry.retries) for entry in classes) <= 0 or not cluster.idle_ranks:
             self._idle_since = float("inf")
             return
         self._idle_since = min(self._idle_since, cluster.now)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pyfi_hpc.model.states import OnFailure, policy
 from pyfi_hpc.sim.client import ClientHost
 
 if TYPE_CHECKING:
@@ -34,9 +35,12 @@ def a_map(client: ClientHost, chance: random.Random) -> None:
     """Equal calls in one to four batches."""
     each = chance.choice(_SHORT) if chance.random() < 0.5 else ""
     batches = [[each or payload(chance) for _ in range(chance.randrange(1, 60))] for _ in range(chance.randrange(1, 5))]
+    late, retries, priority = chance.choice([0.0, 0.0, 0.3]), chance.randrange(3), chance.randrange(-1, 2)
+    draw = chance.random()
+    at_once = chance.randrange(1, 6) if draw > 0.8 else 0
     client.submit_batches(
-        batches, [b""] * len(batches), chance.choice([0.0, 0.0, 0.3]), retries=chance.randrange(3),
-        priority=chance.randrange(-1, 2), on_failure=int(chance.random() < 0.1),
+        batches, [b""] * len(batches), late, retries=retries, priority=priority,
+        on_failure=policy(OnFailure(draw < 0.1), at_once),
     )  # fmt: skip
 
 

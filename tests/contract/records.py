@@ -10,12 +10,12 @@ import msgspec
 from pyfi_hpc.model.ids import BatchId, Epoch, GrantId, JobId, NodeName, SocketId
 from pyfi_hpc.model.packed import offsets_of
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled
-from pyfi_hpc.model.states import Cause, OnFailure, TaskState
+from pyfi_hpc.model.states import POLICY_MAX, Cause, TaskState
 
 
 def opened(job: int, key: bytes = b"", owner: str = "ada") -> JobOpened:
     key = key or job.to_bytes(16, "big")
-    return JobOpened(JobId(job), key, owner, f"job {job}", b"shape", OnFailure.CANCEL, 1000.5 + job)
+    return JobOpened(JobId(job), key, owner, f"job {job}", b"shape", POLICY_MAX, 1000.5 + job)
 
 
 def admitted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from struct import unpack
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 from ledger_fixture import administer
 from records import admitted, closed, failed, opened, settled
 
+from pyfi_hpc.ledger import spans
 from pyfi_hpc.ledger.front_desk import FrontDesk
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.model.deployment import CodeSpec, DeploymentSpec, SocketSpec
@@ -462,3 +464,58 @@ def test_a_ledger_that_is_down_is_told(ask: Asker, ledger_url: str, ledger_serve
     finally:
         administer(ledger_server.url, f"ALTER DATABASE away RENAME TO {name}")
     ask("ls", kind="queue")
+
+
+# --- when and where tasks ran -------------------------------------------------------------------------
+
+
+def test_spans_of_a_job(ask: Asker, fill: Callable[..., None]) -> None:
+    """Ranges of final tasks in order with their packed times, all of them or those that touch some stretches."""
+    fill(opened(1), admitted(1, 1, first=0, count=6, last=False), admitted(2, 1, number=1, first=6, count=3))
+    fill(opened(2), admitted(3, 2, count=1), settled(3, 2, 0, 1))
+    fill(settled(1, 1, 3, 2), settled(2, 1, 0, 3, TaskState.FAILED), settled(1, 1, 0, 2))
+    page = ask("spans", job=1, ranges=[[0, 2**61]])
+    assert [row[:5] for row in page["rows"]] == [[0, 2, 2, "n1", 5], [3, 2, 2, "n1", 5], [6, 3, 2, "n1", 5]]
+    first, count, _, _, _, states, started, durations, socket = page["rows"][2]
+    assert (states, socket) == (bytes([TaskState.FAILED]) * 3, "#7")
+    assert unpack(f"<{count}d", started) == (100.25, 101.25, 102.25)
+    assert unpack(f"<{count}f", durations) == (0.5, 0.5, 0.5)
+    assert page["next"] == 9  # the end was not named, so nobody knows that nothing follows
+    assert ask("spans", job=1, ranges=[[9, 2**61]]) == {"rows": [], "next": -1}
+    some = ask("spans", job=1, ranges=[[1, 2], [4, 7]])
+    assert [row[0] for row in some["rows"]] == [0, 3, 6]
+    assert some["next"] == -1
+    assert [row[0] for row in ask("spans", job=1, ranges=[[2, 3], [5, 6]])["rows"]] == []
+    assert ask("spans", job=9, ranges=[[0, 5]])["rows"] == []
+    for wrong in ([[1]], [["a", 2]], [[-1, 2]], [[0, 2**63]], [[0, 1]] * 10_001, [7]):
+        assert "pairs of indexes" in ask.refused("spans", job=1, ranges=wrong)["what"]
+    assert "lacks" in ask.refused("spans", job=1)["what"]
+
+
+def test_spans_come_in_pages(ask: Asker, fill: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many tasks and ranges in one, but at least one range; the next page begins where it ended."""
+    fill(opened(1), admitted(1, 1, count=9), *(settled(1, 1, lo, 3) for lo in (0, 3, 6)))
+    for tasks, rows, expected in ((1, 9, [3, 3, 3]), (4, 9, [6, 3]), (99, 2, [6, 3]), (99, 3, [9])):
+        monkeypatch.setattr(spans, "PAGE_TASKS_MAX", tasks)
+        monkeypatch.setattr(spans, "PAGE_ROWS_MAX", rows)
+        at, counts = 0, []
+        while at >= 0:
+            page = ask("spans", job=1, ranges=[[at, 9]])
+            counts.append(sum(row[1] for row in page["rows"]))
+            at = page["next"]
+        assert counts == expected
+
+
+def test_failed_attempts_of_a_job(ask: Asker, fill: Callable[..., None]) -> None:
+    """With cause, place, end and the task's time limit, by their ends; only this job's."""
+    lost = replace(failed(1, 1, 0, 2, Cause.NODE_FAIL), failed_at=1400.0, rank=-1)
+    fill(opened(1), admitted(1, 1), failed(1, 1, 2), lost)
+    fill(opened(2), admitted(2, 2), failed(2, 2, 1))
+    assert ask("attempts", job=1) == {
+        "rows": [
+            [0, 2, Cause.NODE_FAIL, "n2", -1, 1400.0, 2.5, "#7"],
+            [2, 1, Cause.CRASH, "n2", 4, 1500.5, 2.5, "#7"],
+        ],
+        "total": 2,
+    }
+    assert ask("attempts", job=9) == {"rows": [], "total": 0}

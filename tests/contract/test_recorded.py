@@ -16,7 +16,7 @@ from pyfi_hpc.sim.run import make
 
 def test_the_tables_tell_what_was_committed(ledger_url: str) -> None:
     """The log of a random run, committed to Postgres and read from its tables: the same records in the same order."""
-    run = make(14)
+    run = make(11)
     run.go()
     log = run.cluster.store.log
     ledger = PostgresLedger(ledger_url)

@@ -95,7 +95,8 @@ class BrokerTeller(Teller):
             w.alone[0].encode().ljust(16), w.number("number"), w.number("first"), count, w.get("last", "yes") == "yes",
             w.get("socket", "sample.work"), *payload, msgspec.msgpack.encode(edges) if edges else b"",
             w.number("priority"), w.number("retries"), float(w.get("time_limit", "0")), "", b"",
-            w.number("cancel_on_failure"), bool(w.number("resend")), bool(w.number("watch", 1)),
+            w.number("cancel_on_failure") + 2 * w.number("at_once"), bool(w.number("resend")),
+            bool(w.number("watch", 1)),
         )  # fmt: skip
 
     def _say_Watch(self, who: str, w: Words) -> m.Message:
