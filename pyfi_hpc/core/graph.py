@@ -168,12 +168,13 @@ class Graph:
         """Over the limit the oldest results go; they are read again when their task's turn comes.
 
         Those of one task that waits for them stay, until it has run: else tasks could take the results out of each
-        other's hands for ever. What one task takes always fits.
+        other's hands for ever. What one task may take fits.
         """
         if self.value_bytes <= self.value_bytes_max:
             return
         need = self._need_of_favoured()
-        stay = frozenset(need.slots if need is not None else ())
+        fits = self.favoured is not None and self.size(*self.favoured) <= self.value_bytes_max  # else it is refused
+        stay = frozenset(need.slots if need is not None and fits else ())
         for key in list(self.values):
             if self.value_bytes <= self.value_bytes_max:
                 return
