@@ -85,8 +85,6 @@ class Graph:
 
     def read(self, key: Key, batch: Batch, offset: int, out: Effects) -> None:
         """Ask the ledger for a result that is final."""
-        if self._need_of_favoured() is None:
-            self.favoured = batch, offset
         readers = self.readers.setdefault(key, [])
         readers.append((batch, offset))
         if len(readers) > 1:
@@ -146,6 +144,8 @@ class Graph:
                 self.read(key, batch, offset, out)
         if need.missing:
             batch.states[offset] = TaskState.BLOCKED
+            if self._need_of_favoured() is None:  # all that it takes has been made: nothing but reading keeps it
+                self.favoured = batch, offset
             return None
         return [self.values[key].data for key in need.slots]
 
