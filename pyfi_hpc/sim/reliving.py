@@ -20,6 +20,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from pyfi_hpc.core import follow
 from pyfi_hpc.core.broker import Broker
 from pyfi_hpc.core.graph import edges_of
 from pyfi_hpc.core.jobs import Job
@@ -170,6 +171,8 @@ class _Life:
                 self._answer(batch, r.lo + at)
                 self._hand_back(batch, r.lo + at)
             elif r.states[at] == TaskState.COMPLETED:
+                if self._is_void(batch, r.lo + at):
+                    self._hand_back(batch, r.lo + at)
                 end = self._alike(r, at)
                 self._end(r, batch, r.lo + at, Cause.NONE, *cut(r.offsets, r.payload, at, end))
             else:
@@ -182,7 +185,7 @@ class _Life:
         held = self._granted.get((r.batch, r.lo + at))
         end = at + 1
         while end < r.count and r.states[end] == TaskState.COMPLETED and held is not None:
-            if self._granted.get((r.batch, r.lo + end)) != held:
+            if self._granted.get((r.batch, r.lo + end)) != held or self._is_void(self._batches[r.batch], r.lo + end):
                 break
             end += 1
         return end
@@ -197,9 +200,11 @@ class _Life:
     ) -> None:  # fmt: skip
         """The node says how an attempt of one task, or of some that were granted together, ended."""
         task = f"{batch.job}.{batch.first + lo}"
+        count = len(offsets) // 4 - 1
+        if self._is_void(batch, lo):
+            self._hand_back(batch, lo)  # in truth it was, with the task that makes what it takes
         if (batch.batch, lo) not in self._granted:
             self._answer(batch, lo)
-        count = len(offsets) // 4 - 1
         grant, attempt = self._granted.get((batch.batch, lo), (0, 0))
         for offset in range(lo, lo + count):
             place = batch.batch, offset
@@ -241,8 +246,13 @@ class _Life:
             if any(_is_open(job, k) for k in range(first, end)):
                 self._put(Received(peer, "client", job.owner, m.Cancel(1, job.id, first, end - first)))
 
+    def _is_void(self, batch: BatchAdmitted, offset: int) -> bool:
+        """The node has a task under a grant that was made for the results of other attempts than those that count."""
+        live = self._broker.state.book.batches.get(batch.batch)
+        return live is not None and follow.misses(live, offset)
+
     def _hand_back(self, batch: BatchAdmitted, offset: int) -> None:
-        """A task was granted before all that it takes was there, and in truth that was too much for its node."""
+        """A task that was granted before all that it takes was there goes back unstarted; nobody records that."""
         held = self._granted.pop((batch.batch, offset), None)
         if held is not None and (batch.batch, offset) in self._following:
             error = offsets_of([b""])
