@@ -21,7 +21,11 @@ from pyfi_hpc.ledger import embedded
 from pyfi_hpc.ledger.place import place_of
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="faults of disks are injected by root")
-_BIG = bytes(4 << 20)
+
+
+def something_big() -> bytes:
+    """Nothing that the ledger has already: what is equal is stored once."""
+    return os.urandom(4 << 20)
 
 
 @contextmanager
@@ -44,13 +48,14 @@ def test_d8_the_disk_of_the_data_is_full(arena: Instance, tmp_path: Path) -> Non
         before = arena.log("postgres").count("PANIC")
         load = Load(arena, tmp_path)
         ballast = fill(disk)
-        big = arena.executor().submit("trouble.same", _BIG)
+        value = something_big()
+        big = arena.executor().submit("trouble.same", value)
         until(lambda: "No space left on device" in arena.log("broker"), 15.0, "the broker has noticed")
         time.sleep(1.0)
         assert not big.done()
         ballast.unlink()
         watch = Stopwatch()
-        assert big.result(30) == _BIG
+        assert big.result(30) == value
         watch.tell("space again", 2)
         load.ends_well(again_max=0)
         assert arena.log("postgres").count("PANIC") == before
@@ -63,12 +68,13 @@ def test_d9_the_disk_of_the_log_is_full(arena: Instance, tmp_path: Path) -> None
         load = Load(arena, tmp_path)
         before = epoch(arena)
         ballast = fill(disk)
-        big: list[Any] = []
+        big: list[tuple[bytes, Any]] = []
 
         def ended() -> bool:
             # segments that were there before take some of them, how many depends on what ran before
-            if all(one.done() for one in big):
-                big.append(arena.executor().submit("trouble.same", _BIG))
+            if all(one.done() for _, one in big):
+                value = something_big()
+                big.append((value, arena.executor().submit("trouble.same", value)))
             return arena.log("postgres").count("PANIC") > panics
 
         until(ended, 60.0, "Postgres has ended itself")
@@ -76,7 +82,7 @@ def test_d9_the_disk_of_the_log_is_full(arena: Instance, tmp_path: Path) -> None
         watch = Stopwatch()
         arena.start_ledger()
         commits_again(arena, before, watch, "space again", 10)
-        assert [one.result(30) for one in big] == [_BIG] * len(big)
+        assert all(one.result(30) == value for value, one in big)
         load.ends_well(again_max=0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,14 +53,12 @@ def test_a_local_repository_becomes_a_deployment(settings: Settings, repository:
     assert call(spec, "square", 7) == 49
 
 
-def test_deploying_again_builds_nothing_and_is_quick(settings: Settings, repository: Repository) -> None:
-    """The second deployment of a commit is the same spec in under half a second, without an import."""
+def test_deploying_again_builds_nothing(settings: Settings, repository: Repository) -> None:
+    """The second deployment of a commit is the same spec, without an import and without anything to tell."""
     repository.commit({"calc.py": "def f(): return 1"})
     first = prepare(settings, repository.path)
     told: list[str] = []
-    started = time.perf_counter()
     second = prepare(settings, repository.path, progress=told.append)
-    assert time.perf_counter() - started < 0.5
     assert (second.code, second.built, second.build_s, told) == (first.code, False, 0.0, [])
 
 
