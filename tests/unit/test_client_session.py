@@ -263,7 +263,7 @@ def test_another_version_is_told_with_both_numbers(broker, executor, session):
     with pytest.raises(RemoteProtocolError, match=r"protocol 2: this broker speaks protocol 7"):
         executor.submit("t.square", 1).result(5)
     broker.denied, broker.version = None, 9
-    with pytest.raises(RemoteProtocolError, match=r"protocol 9, this client 1"):
+    with pytest.raises(RemoteProtocolError, match=r"protocol 9, this client 2"):
         session.ask("get")
     broker.version = 1
     assert executor.submit("t.square", 2).result(5) == 4, "a new try may succeed"
