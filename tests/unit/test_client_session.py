@@ -27,6 +27,7 @@ from pyfi_hpc.errors import (
     UnknownSocket,
 )
 from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.limits import PROTOCOL_VERSION
 from pyfi_hpc.settings import Settings
 
 
@@ -260,12 +261,12 @@ def test_a_question_lost_on_the_way_is_asked_again_only_if_that_is_harmless(brok
 def test_another_version_is_told_with_both_numbers(broker, executor, session):
     """A broker that denies the version, or welcomes with another one: an error that names both."""
     broker.denied = m.Denied("version", "this broker speaks protocol 7", "install the same one")
-    with pytest.raises(RemoteProtocolError, match=r"protocol 2: this broker speaks protocol 7"):
+    with pytest.raises(RemoteProtocolError, match=rf"protocol {PROTOCOL_VERSION}: this broker speaks protocol 7"):
         executor.submit("t.square", 1).result(5)
     broker.denied, broker.version = None, 9
-    with pytest.raises(RemoteProtocolError, match=r"protocol 9, this client 2"):
+    with pytest.raises(RemoteProtocolError, match=rf"protocol 9, this client {PROTOCOL_VERSION}"):
         session.ask("get")
-    broker.version = 1
+    broker.version = PROTOCOL_VERSION
     assert executor.submit("t.square", 2).result(5) == 4, "a new try may succeed"
 
 
