@@ -21,14 +21,10 @@ Standard output and error are memory files shared with the rank; after each task
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import gc
 import importlib
-import io
 import mmap
 import os
-import resource
-import select
 import signal
 import struct
 import sys
@@ -36,14 +32,19 @@ import types
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
-from os import lseek
-from time import perf_counter, sleep, time
-from typing import Any, NoReturn
+from os import SEEK_END, lseek
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any
 
 try:
     import msgspec
 except ImportError:  # told in plain words: the text goes to the rank with the exit code
     sys.exit("the environment lacks msgspec, which every runner needs")
+
+if TYPE_CHECKING:
+    from pyfi_hpc.runner.answers import Answers
+    from pyfi_hpc.runner.pipes import Inbox
+    from pyfi_hpc.runner.streams import Output
 
 
 def _load(name: str) -> Any:
@@ -53,20 +54,14 @@ def _load(name: str) -> Any:
     return importlib.import_module(f"_pyfi_runner.{name}")
 
 
-board = _load("board")
-_AT, _GATE = board.AT, board.GATE
-_ANSWERS, _RESULT_BYTES, _LENGTH_MAX = board.ANSWERS, board.RESULT_BYTES, board.LENGTH_MAX
+pipes, streams = _load("pipes"), _load("streams")
+answering = _load("answers")
+PERMIT, NONE = answering.PERMIT, answering.NONE
+_LENGTH_MAX = _load("board").LENGTH_MAX
 # as in model.states.Cause
 RETURNED, ERROR = 0, 1
 _PR_SET_PDEATHSIG = 1
-_END = os.SEEK_END
 _MADV_WIPEONFORK = 18
-_IOLBF = 1
-_U32 = struct.Struct("<I")
-#: for one read; malloc asks the kernel for anything larger, and gives it back, each time
-_READ_BYTES = 64 << 10
-#: how often a runner whose board is full looks whether the rank has taken something, seconds
-_ROOM_S = 0.001
 _VARIABLE = b"PYFI_TASK"
 #: bytes of its value: two numbers of 64 bits
 _VALUE_MAX = 44
@@ -78,11 +73,13 @@ def main() -> None:
     _die_with(int(parent))
     # a handler, not SIG_IGN: what functions start would inherit that
     signal.signal(signal.SIGUSR1, _for_the_agent)
-    inbox, outbox = _Inbox(_out_of_reach(int(read_fd))), _Outbox(_out_of_reach(int(write_fd)))
+    inbox, outbox = (
+        pipes.Inbox(pipes.out_of_reach(int(read_fd))), pipes.Outbox(pipes.out_of_reach(int(write_fd)))
+    )  # fmt: skip
     payload = _load("payload")
-    answers = Answers(int(board_fd), outbox)
-    outputs = _Output(1, int(output_max)), _Output(2, int(output_max))
-    _settle_streams()
+    answers = answering.Answers(int(board_fd), outbox)
+    outputs = streams.Output(1, int(output_max)), streams.Output(2, int(output_max))
+    streams.settle_streams()
     current = _Current()
     _add_task_module(current)
     sys.argv = [module]
@@ -91,7 +88,7 @@ def main() -> None:
         code = importlib.import_module(module)
     except BaseException as error:  # also a module that calls sys.exit
         outbox.put(["broken", payload.encode_error(error, skip=1)])
-        _flush()
+        streams.flush()
         os._exit(1)
     gc.collect()
     gc.freeze()  # what the import made stays: later collections need not look at it
@@ -115,8 +112,8 @@ class Runner:
     """Takes runs from the inbox and answers each of their tasks."""
 
     def __init__(
-        self, code: types.ModuleType, payload: Any, current: _Current, inbox: _Inbox, answers: Answers,
-        outputs: tuple[_Output, _Output], result_max: int,
+        self, code: types.ModuleType, payload: Any, current: _Current, inbox: Inbox, answers: Answers,
+        outputs: tuple[Output, Output], result_max: int,
     ) -> None:  # fmt: skip
         self._code, self._payload, self._inbox, self._answers = code, payload, inbox, answers
         self._current, (self._stdout, self._stderr) = current, outputs
@@ -225,133 +222,15 @@ class Runner:
             sys.stdout.flush()
             sys.stderr.flush()
         except BaseException:  # the function closed it or put something of its own there
-            _flush()
+            streams.flush()
         try:
             # who writes there appends, whatever the position is
-            if not lseek(self._stdout.fd, 0, _END) and not lseek(self._stderr.fd, 0, _END):
+            if not lseek(self._stdout.fd, 0, SEEK_END) and not lseek(self._stderr.fd, 0, SEEK_END):
                 return None
             return self._stdout.take(), self._stderr.take()
         except OSError as error:
-            _end(_CLOSED.format(error))
-
-
-#: what came of asking for a permit: one, none, or that the inbox is to be read first
-PERMIT, NONE, LOOK_FIRST = range(3)
-
-
-class Answers:
-    """The runner's side of the board: claims tasks and answers them.
-
-    Parameters
-    ----------
-    fd : int
-        Of the board.
-    outbox : _Outbox
-    """
-
-    def __init__(self, fd: int, outbox: _Outbox) -> None:
-        shared = board.Board(fd)
-        os.close(fd)
-        self._words, self._memory = shared.words, shared.memory
-        self._started, self._durations, self._lengths = shared.started, shared.durations, shared.lengths
-        self._outbox = outbox
-        #: the rank's fences reach this process; else it needs its own
-        self._is_fenced = board.register()
-        #: tasks that are answered
-        self._count = 0
-        #: up to where the results' ring is full
-        self._place = 0
-        #: the gate as it was last seen, -1 where each task is to ask; and what it said
-        self._gate, self._allowed, self._looks = -1, 0, 0
-        #: answers that the rank was told of, and numbers up to which there is room
-        self._told, self._nap = 0, -1
-        self._count_end = self._place_end = 0
-
-    def claim(self) -> bool:
-        """Answers so far can be read, and another task is about to start; False: ask."""
-        self._words[_AT] = 2 * self._count + 1
-        return self._words[_GATE] == self._gate and self._count < self._allowed
-
-    def ask(self) -> int:
-        """Claim, and look what the rank says."""
-        if not self._is_fenced:
-            board.fence()
-        self._words[_AT] = 2 * self._count + 1
-        if not self._is_fenced:
-            board.fence()
-        gate = self._words[_GATE]
-        is_asleep = gate & board.ASLEEP
-        if is_asleep:
-            self._wake(gate)
-        looks = gate >> board.LOOK_SHIFT
-        if looks != self._looks:
-            self._looks = looks
-            board.fence()  # the gate was read before the inbox is
-            return LOOK_FIRST
-        self._allowed = gate & board.ALLOWED
-        if self._count >= self._allowed:
-            self.end()
-            return NONE
-        # a rank that sleeps and was told of nothing is to be told of the next answer
-        is_told = not is_asleep or gate >> board.NAP_SHIFT & board.COUNTED == self._nap
-        self._gate = gate if is_told and self._is_fenced else -1
-        return PERMIT
-
-    def end(self) -> None:
-        """No task is about to start."""
-        self._words[_AT] = 2 * self._count
-        if not self._is_fenced:
-            board.fence()
-        gate = self._words[_GATE]
-        if gate & board.ASLEEP:
-            self._wake(gate)
-
-    def tell(self) -> None:
-        """A run has ended, or nothing is left to do: the rank is to look, if it was not told of all answers."""
-        gate = self._words[_GATE]
-        if gate & board.ASLEEP:
-            self._wake(gate)
-        elif self._told != self._count:
-            self._told = self._count
-            self._outbox.put(["look"])
-
-    def _wake(self, gate: int) -> None:
-        """The rank sleeps: wake it if there are answers, once in each of its naps."""
-        nap = gate >> board.NAP_SHIFT & board.COUNTED
-        if self._told != self._count and nap != self._nap:
-            self._told, self._nap = self._count, nap
-            self._outbox.put(["look"])
-
-    def put(self, started: float, duration: float, result: bytes) -> None:
-        """Answer on the board: before the next claim, or the end, nobody sees it."""
-        count, length, at = self._count, len(result), self._place % _RESULT_BYTES
-        if at + length > _RESULT_BYTES:
-            self._place += _RESULT_BYTES - at
-            at = 0
-        end = self._place + length
-        if count >= self._count_end or end > self._place_end:
-            self._wait_for_room(end)
-        self._memory[at : at + length] = result
-        k = count % _ANSWERS
-        self._started[k], self._durations[k], self._lengths[k] = started, duration, length
-        self._place, self._count = end, count + 1
-
-    def pipe(self, frame: list[Any]) -> None:
-        """Answer through the pipe; its place on the board says so."""
-        if self._count >= self._count_end:
-            self._wait_for_room(self._place)
-        self._outbox.put(frame)
-        self._lengths[self._count % _ANSWERS] = 0
-        self._count += 1
-
-    def _wait_for_room(self, place: int) -> None:
-        while True:
-            self._count_end = self._words[board.TAKEN] + _ANSWERS
-            self._place_end = self._words[board.FREE] + _RESULT_BYTES
-            if self._count < self._count_end and place <= self._place_end:
-                return
-            self.tell()
-            sleep(_ROOM_S)
+            pipes.end(pipes.CLOSED.format(error))
+            return None  # the process has ended
 
 
 class _Current:
@@ -397,138 +276,6 @@ class _Variable:
         return set_variable
 
 
-# --- pipes ----------------------------------------------------------------------------------------------
-
-
-class _Inbox:
-    """Frames from the rank."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-        self._buffer = bytearray()
-
-    def frames(self, block: bool) -> list[Any]:
-        """The frames that are there, with ``block`` at least one; the last is None when the rank is gone."""
-        found: list[Any] = []
-        while self._poll.poll(None if block and not found else 0):
-            try:
-                data = os.read(self._fd, _READ_BYTES)
-            except OSError as error:
-                _end(_CLOSED.format(error))
-            if not data:
-                return [*found, None]
-            self._buffer += data
-            _cut(self._buffer, found)
-        return found
-
-
-def _cut(buffer: bytearray, found: list[Any]) -> None:
-    at = 0
-    with memoryview(buffer) as view:
-        while len(view) - at >= 4:
-            end = at + 4 + _U32.unpack_from(view, at)[0]
-            if len(view) < end:
-                break
-            found.append(_decode(view[at + 4 : end]))
-            at = end
-    del buffer[:at]
-
-
-class _Outbox:
-    """Frames to the rank, each with one write."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._buffer = bytearray(4096)
-
-    def put(self, frame: list[Any]) -> None:
-        buffer = self._buffer
-        _encode_into(frame, buffer, 4)
-        _U32.pack_into(buffer, 0, len(buffer) - 4)
-        try:
-            written = os.write(self._fd, buffer)
-            while written < len(buffer):
-                written += os.write(self._fd, memoryview(buffer)[written:])
-        except OSError as error:
-            _end(_CLOSED.format(error))
-        if len(buffer) > 1 << 16:
-            self._buffer = bytearray(4096)
-
-
-_CLOSED = "the runner cannot go on: {}; did the function close file descriptors?"
-
-
-def _end(reason: str) -> NoReturn:
-    try:
-        os.write(2, reason.encode() + b"\n")
-    finally:
-        os._exit(70)
-
-
-def _out_of_reach(fd: int) -> int:
-    moved = _copy_out_of_reach(fd)
-    os.close(fd)
-    return moved
-
-
-def _copy_out_of_reach(fd: int) -> int:
-    """A descriptor of a high number, not inherited by programs: code that guesses numbers does not hit it."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    high = min(4096, soft if soft > 0 else 1024) - 16
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(high, 3))
-
-
-# --- standard output and error --------------------------------------------------------------------------
-
-
-def _settle_streams() -> None:
-    """Lines reach the file when they are complete, also those of C code, whatever the locale says."""
-    for fd, name in ((1, "stdout"), (2, "stderr")):
-        stream = io.TextIOWrapper(
-            open(fd, "wb", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True
-        )
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    libc = ctypes.CDLL(None)
-    try:
-        libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, _IOLBF, ctypes.c_size_t(0))
-    except ValueError:
-        pass  # another libc keeps its stream under another name: C output then comes later
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BaseException:  # the function closed it or put something of its own there
-            pass
-
-
-class _Output:
-    """The memory file behind standard output or error, through a descriptor of our own: functions may move theirs."""
-
-    def __init__(self, fd: int, limit: int) -> None:
-        self.fd, self._limit = _copy_out_of_reach(fd), limit
-
-    def take(self) -> bytes | None:
-        """What a task wrote, and an empty file for the next one; None: nothing."""
-        size = lseek(self.fd, 0, _END)
-        if not size:
-            return None
-        data = self._read(size)
-        os.ftruncate(self.fd, 0)
-        return data
-
-    def _read(self, size: int) -> bytes:
-        if size <= self._limit:
-            return os.pread(self.fd, size, 0)
-        half = self._limit // 2
-        note = f"\n[... {size - 2 * half} bytes left out ...]\n".encode()
-        return os.pread(self.fd, half, 0) + note + os.pread(self.fd, half, size - half)
-
-
 # --- beginning ------------------------------------------------------------------------------------------
 
 
@@ -551,8 +298,6 @@ def _add_task_module(current: _Current) -> None:
     sys.modules["pyfi_task"] = module
 
 
-_decode = msgspec.msgpack.Decoder().decode
-_encode_into = msgspec.msgpack.Encoder().encode_into
 
 if __name__ == "__main__":
     main()

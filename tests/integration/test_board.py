@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_child import Rig, rig
+from rank_rig import Rig, rig
 from test_permits import Line
 
 from pyfi_hpc.adapters import runner_process

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from test_child import Rig, rig, unpack
+from rank_rig import Rig, rig, unpack
 
 from pyfi_hpc.model.messages import Done, Kill
 from pyfi_hpc.model.states import Cause
