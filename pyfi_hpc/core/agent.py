@@ -63,7 +63,7 @@ class Agent:
         self._name, self._incarnation, self._allocation = name, incarnation, allocation
         self._cores = cores
         self._holdings = Holdings(limits.inputs_bytes_max)
-        self._ranks = RankTable(2 * limits.bundle_s)
+        self._ranks = RankTable(limits.behind_s)
         self._muster = Muster(limits, self._ranks, self._holdings, rank_count, own_step, now)
         self._bundler = Bundler(limits, self._holdings, self._muster)
         self._welcome = False

@@ -393,7 +393,7 @@ class RankMachine:
         if runner is None:
             self._unwritten(work)
         elif runner.ending:
-            self._hand_back_behind_head(runner)
+            self._hand_back_unstarted(runner)
         else:
             self._take_permits(runner, out)
 
@@ -418,7 +418,7 @@ class RankMachine:
             return
         runner.taking = False
         if runner.ending:
-            self._hand_back_behind_head(runner)
+            self._hand_back_unstarted(runner)
             return
         line = runner.line()
         begun = len(line) - event.count
@@ -426,7 +426,7 @@ class RankMachine:
         runner.target = runner.to_end(line[:begun])
         if runner.target is not None:  # it may have ended just now, but nothing else can be hit
             self._signal(runner, now, out)
-            self._hand_back_behind_head(runner)
+            self._hand_back_unstarted(runner)
             return
         unstarted: dict[Work, list[int]] = {}
         for work, i in line[begun:]:
@@ -443,10 +443,10 @@ class RankMachine:
         if not begun:
             self._head_began(runner, now)
 
-    def _hand_back_behind_head(self, runner: Runner) -> None:
-        """The runner starts nothing more."""
-        for work in runner.runs:
-            self._reports.hand_back(work, work.left()[1:] if work is runner.runs[0] else work.left())
+    def _hand_back_unstarted(self, runner: Runner) -> None:
+        """The runner ends."""
+        for work, i in runner.unstarted():
+            self._reports.hand_back(work, (i,))
 
     def _stop(self, drain: bool, now: float, out: Effects) -> None:
         if not drain:

@@ -98,6 +98,14 @@ class Runner:
         """
         return [(work, i) for work in self.runs for i in work.left() if i not in work.skipped]
 
+    def unstarted(self) -> list[tuple[Work, int]]:
+        """What a runner that ends can never start: all behind the task that it was signalled for or died in.
+
+        What was heard of it lags, so tasks between its head and that one may have begun and ended.
+        """
+        given = [(work, i) for work in self.runs for i in work.left()]
+        last = self.target[:2] if self.target is not None else given[0] if given else None
+        return given[given.index(last) + 1 :] if last in given else given
 
     def to_end(self, begun: list[tuple[Work, int]]) -> tuple[Work, int, Cause] | None:
         """What of the tasks that have begun is to be ended, and why: the last of them, or nothing."""

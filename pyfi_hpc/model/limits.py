@@ -64,6 +64,9 @@ class Limits:
     capacity_per_rank_max: int = 4096
     #: work sent to a rank at once, seconds
     bundle_s: float = 0.004
+    #: behind a bundle that is expected to take no longer another one waits at the rank, seconds: so a rank does not
+    #: wait for its agent between two tasks. It is asked back as soon as a rank is idle
+    behind_s: float = 0.25
     #: tasks sent to a rank at once
     bundle_tasks_max: int = 512
     #: from the signal at the time limit to SIGKILL, seconds

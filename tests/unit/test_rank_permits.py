@@ -109,3 +109,14 @@ def test_a_runner_that_is_ended_starts_nothing_more() -> None:
     assert s.say(2, ["ready", 9, "3.11", 5000.0]) == ["write 2 skip 2 1 3", "write 2 run 2 first=51 x3"]
     assert s.permits[2] == 1
     assert s.say(2, done(2, 0)) == ["done 1 11+1 NONE"]
+
+
+def test_what_has_begun_before_the_one_that_is_ended_is_not_handed_back() -> None:
+    """The rank thinks that the first of four runs; the third does and is ended, so the second had its end: it stays."""
+    s = Story()
+    s.running(1, 4)
+    assert s.hear(Kill(bundle=1, lo=11, count=1, cause=Cause.RELEASED)) == ["take permits 1"]
+    assert s.hear(Kill(bundle=1, lo=12, count=2, cause=Cause.CANCELLED)) == []
+    assert s.taken(1, 1) == ["kill 1 soft"]
+    assert s.say(1, done(1, 0), done(1, 1)) == ["done 1 10+2 NONE,NONE"]
+    assert s.exit(1, "signal 15") == ["done 1 12+2 CANCELLED,CANCELLED"]
