@@ -56,3 +56,25 @@ def hold(
         yield
     finally:
         os.close(descriptor)
+
+
+def take(path: Path) -> int | None:
+    """Take a lock file that goes away when its holder ends in order; its folder must exist.
+
+    Returns
+    -------
+    int or None
+        A descriptor: unlink the file, then close it, to let go. None: another process holds it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # its holder removed it between our two looks

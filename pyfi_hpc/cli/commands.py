@@ -19,6 +19,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "map": ("map", "map_command", "Run a function for each of many inputs, as one job."),
         "xargs": ("xargs", "xargs", "Run a program for each of many inputs, as one job."),
         "queue": ("jobs", "queue", "Show jobs: what waits, runs and has ended."),
+        "why": ("why", "why", "Tell why a task or job waits, and what would start it."),
         "wait": ("jobs", "wait", "Wait until jobs have ended."),
         "cancel": ("jobs", "cancel", "End jobs or single tasks."),
         "logs": ("jobs", "logs", "Print what a task wrote."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, dispatch, follow, health, settle
+from pyfi_hpc.core import admit, dispatch, explain, follow, health, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.graph import Graph, edges_of
 from pyfi_hpc.core.jobs import JobBook
@@ -190,8 +190,8 @@ class Broker:
                 # at once, like the answer: nothing stands behind it, and the ledger may be away
                 out.reply(node.peer, m.Stop(False, "the instance is stopped"))
             return
-        if message.verb in (health.RELEASE, health.QUARANTINE):
-            ok, body = health.asked(self.state, message.verb, message.body, now, out)
+        if message.verb in _ANSWERED_HERE:
+            ok, body = _ANSWERED_HERE[message.verb](self.state, message.verb, message.body, now, out)
             out.reply(client.peer, m.Answer(message.request, ok, body))
             return
         if self.state.ledger_down:
@@ -467,6 +467,9 @@ _FROM_CLIENT: dict[type, _Handler] = {
     m.Beat: Broker._client_beat,
     m.Consumed: Broker._consumed,
 }
+
+#: verbs that need no ledger
+_ANSWERED_HERE = {health.RELEASE: health.asked, health.QUARANTINE: health.asked, explain.WHY: explain.asked}
 
 _FROM_AGENT: dict[type, _Handler] = {
     m.Finished: Broker._finished,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from array import array
 
+from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
 from pyfi_hpc.core.muster import Muster
-from pyfi_hpc.core.ranks import Durations, Flight, Rank
+from pyfi_hpc.core.ranks import Flight, Rank
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import CheckCode, Effects
 from pyfi_hpc.model.events import CodeChecked
@@ -131,7 +132,7 @@ class Bundler:
             if self._checked.get(item.code) == "" and item.attempt > 1 and ranks > 1 and self._died_on(rank, item, now):
                 other = True
             elif self._checked.get(item.code) == "":
-                mean = self._durations.of(item.code, item.function)
+                mean = self._durations.of((item.code, item.function))
                 share = -(-holdings.waiting_count // ranks)
                 count = 1 if mean is None else int(self._limits.bundle_s / max(mean, 1e-6))
                 return holdings.next_piece(max(1, min(count, share, self._limits.bundle_tasks_max))), False
@@ -148,7 +149,7 @@ class Bundler:
         mount = self._mounts[item.code]
         self._bundles += 1
         count = piece.hi - piece.lo
-        mean = self._durations.of(item.code, item.function)
+        mean = self._durations.of((item.code, item.function))
         rank.flights.append(
             Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, 1.0 if mean is None else mean * count)
         )
@@ -195,7 +196,7 @@ class Bundler:
                 rank.flights.remove(flight)
             self._ranks.touched(rank)
         if outcome.count and outcome.causes.count(0) == outcome.count:
-            self._durations.report(item.code, item.function, sum(array("f", outcome.durations)) / outcome.count)
+            self._durations.report((item.code, item.function), sum(array("f", outcome.durations)) / outcome.count)
             self._muster.well(rank.number)
         else:
             self._holdings.note_deaths(rank.number, outcome, now)

@@ -9,6 +9,7 @@ failed.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
@@ -144,6 +145,31 @@ class ReadyQueue:
         """A task is ready and no limit holds it back. Cost: constant for each class that is at its limit."""
         return self.ready > 0 and any(entry.ready and self._room(entry) > 0 for entry in self._classes.values())
 
+    def line(self, batch: Batch, offset: int, turn_tasks: int) -> Iterator[tuple[ClassKey, int]]:
+        """Classes, and how many tasks of each ``take`` gives away before this one, at most; turns are of so many tasks.
+
+        Cost: a look at each class, and at the ranges before the task in its own.
+        """
+        own = _key_of(batch)
+        before = _before(self._classes.get(own), batch, offset)
+        for priority, turns in self._turns.items():
+            most = 1 << 62 if priority > own.priority else (before // turn_tasks + 1) * turn_tasks
+            for entry in turns if priority >= own.priority else ():
+                count = before if entry.key == own else min(entry.ready, self._room(entry), most)
+                if count > 0:
+                    yield entry.key, count
+
+    def topped(self, priority: int) -> bool:
+        """Whether a task of a higher priority is ready and may run."""
+        return any(
+            entry.ready and self._room(entry) > 0
+            for higher, turns in self._turns.items() if higher > priority for entry in turns
+        )  # fmt: skip
+
+    def highest(self) -> int:
+        """The highest priority of all that is ready, also of what a limit holds back."""
+        return max(key.priority for key, entry in self._classes.items() if entry.ready)
+
     def _take_of(
         self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float
     ) -> Pick | None:
@@ -175,7 +201,7 @@ class ReadyQueue:
                 continue
             if batch.payload is None:
                 self._load(batch)
-            elif batch.trouble is None or _may_go(batch.trouble[offset], node, only_node, since):
+            elif batch.trouble is None or may_go(batch.trouble[offset], node, only_node, since):
                 return Pick(batch, offset, offset + 1, batch.attempt(offset))
             entry.retries.append((batch, offset))
         return None
@@ -219,7 +245,21 @@ class ReadyQueue:
         assert entry.ready >= 0
 
 
-def _may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float) -> bool:
+def _before(entry: RequestClass | None, batch: Batch, offset: int) -> int:
+    """How many tasks of its class come before one that is PENDING."""
+    count = 0
+    for other, at in entry.retries if entry else ():
+        if (other, at) == (batch, offset):
+            return count
+        count += other.states[at] == TaskState.PENDING
+    for other, lo, hi in entry.fresh if entry else ():
+        if other is batch and lo <= offset < hi:
+            return count + other.states.count(TaskState.PENDING, lo, offset)
+        count += other.states.count(TaskState.PENDING, lo, hi)
+    return count
+
+
+def may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float) -> bool:
     """Whether a task may be tried again on this node."""
     last = trouble.ends[-1]
     return last.node != node or (only_node and (last.at <= since or last.cause not in ELSEWHERE))

@@ -1,4 +1,4 @@
-"""The ranks of a node: who is alive, what each has in flight, how long its functions take."""
+"""The ranks of a node: who is alive, and what each has in flight."""
 
 from __future__ import annotations
 
@@ -100,27 +100,3 @@ def _keep(table: dict[int, Rank], number: int, rank: Rank, belongs: bool) -> Non
         table[number] = rank
     else:
         table.pop(number, None)
-
-
-class Durations:
-    """Mean duration of each function, by an exponential average; unknown ones are None.
-
-    New evidence weighs more while there is little of it: the k-th report weighs 1/k, at least 0.1.
-    """
-
-    def __init__(self) -> None:
-        self._mean: dict[tuple[int, str], float] = {}
-        self._reports: dict[tuple[int, str], int] = {}
-        #: over all functions, by task
-        self.overall: float | None = None
-
-    def of(self, code: int, function: str) -> float | None:
-        return self._mean.get((code, function))
-
-    def report(self, code: int, function: str, mean_s: float) -> None:
-        key = (code, function)
-        reports = self._reports[key] = self._reports.get(key, 0) + 1
-        weight = max(0.1, 1.0 / reports)
-        old = self._mean.get(key, mean_s)
-        self._mean[key] = old + weight * (mean_s - old)
-        self.overall = mean_s if self.overall is None else self.overall + 0.1 * (mean_s - self.overall)

@@ -10,6 +10,8 @@ An outcome counts only for the grant that it was made under. What follows from a
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 
 from pyfi_hpc.core import follow, health
@@ -131,6 +133,7 @@ def _settle_run(
     o.outputs = b"" if o.outputs else o.outputs  # outputs name their offsets: stored once, with the first run
     _settle(s, batch, record, out)
     if state is TaskState.COMPLETED:
+        s.durations.report(batch.socket, sum(array("f", record.durations)) / record.count)
         health.completed(s, batch, grant.node, o.rank, record.lo, record.count, now, out)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pyfi_hpc.core.clients import ClientTable
+from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.graph import Graph
 from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
@@ -64,6 +65,8 @@ class State:
     #: settled ranges of jobs in which others wait; see settle.wake
     to_wake: list[tuple[Batch, OutcomeSettled]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    #: by socket; soft: only for what people are told
+    durations: Durations = field(default_factory=Durations)
     health: Health = field(default_factory=Health)
 
     def emit(self, record: Record, out: Effects) -> None:

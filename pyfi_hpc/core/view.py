@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from pyfi_hpc._version import __version__
-from pyfi_hpc.core import health
+from pyfi_hpc.core import explain, health
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.budgets import told
@@ -77,31 +77,8 @@ def _job(s: State, job: Job, now: float) -> dict[str, Any]:
         "blocked": states["BLOCKED"],
         "pending": states["PENDING"],
         "running": states["RUNNING"],
-        "reason": _reason(s, job, states, now),
+        "reason": explain.job_reason(s, job, states["PENDING"], states["BLOCKED"], now),
     }
-
-
-def _reason(s: State, job: Job, states: dict[str, int], now: float) -> str:
-    """Why the job's tasks wait, as in squeue."""
-    if s.ledger_down:
-        return "LedgerDown"
-    if s.recover_until:
-        return "Recovering"
-    if states["PENDING"]:
-        if 0 < job.at_once <= job.granted:
-            return "JobArrayTaskLimit"
-        return _no_rank(s, now)
-    return "Dependency" if states["BLOCKED"] else "None"
-
-
-def _no_rank(s: State, now: float) -> str:
-    """Why no rank takes what is ready."""
-    nodes = s.nodes.by_name.values()
-    if not nodes:
-        return "NoNodes"
-    if any(health.usable(s, node, now) and not (node.resting and not node.rank_count) for node in nodes):
-        return "Resources"
-    return "NodesQuarantined" if any(not node.draining for node in nodes) else "NodesDraining"
 
 
 _OPEN = (TaskState.BLOCKED, TaskState.PENDING, TaskState.RUNNING)

@@ -19,7 +19,7 @@ from instance_fixture import Instance, gone, until
 
 from pyfi_hpc.adapters import access as access_file
 from pyfi_hpc.client.executor import Executor
-from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable
+from pyfi_hpc.errors import BrokerHeld, LedgerUnavailable, Refused
 from pyfi_hpc.ledger.place import place_of
 
 WAIT_S = 40.0
@@ -118,13 +118,13 @@ def test_broker_and_agent_are_killed(rough: Instance, tmp_path: Path) -> None:
     serves(box)
 
 
-# --- one broker, one port ---------------------------------------------------------------------------------
+# --- one broker, one agent, one port ---------------------------------------------------------------------------------
 
 
-def broker_once(box: Instance) -> subprocess.CompletedProcess[str]:
-    """Run a broker of this instance as its host program, until it ends."""
+def once(box: Instance, host: str = "broker") -> subprocess.CompletedProcess[str]:
+    """Run a daemon of this instance as its host program, until it ends."""
     which = ["--instance", box.settings.instance, "--home", str(box.settings.home)]
-    command = [sys.executable, "-m", "pyfi_hpc.hosts.broker", *which]
+    command = [sys.executable, "-m", f"pyfi_hpc.hosts.{host}", *which]
     variables = {**os.environ, "PYFI_SCRATCH": str(box.settings.scratch)}
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=20, check=False)
 
@@ -132,7 +132,7 @@ def broker_once(box: Instance) -> subprocess.CompletedProcess[str]:
 def test_a_second_broker(healthy: Instance) -> None:
     """Refused, names the holder, exit code 5; the first one does not notice."""
     before = healthy.settings.access_file.read_bytes()
-    done = broker_once(healthy)
+    done = once(healthy)
     assert done.returncode == BrokerHeld.exit_code == 5
     assert "another broker holds this ledger" in done.stderr
     assert f"pid {healthy.pid('broker')}" in done.stderr
@@ -140,6 +140,16 @@ def test_a_second_broker(healthy: Instance) -> None:
     with pytest.raises(BrokerHeld) as caught:
         healthy.start_broker()
     assert str(healthy.pid("broker")) in str(caught.value)
+
+
+def test_a_second_agent(healthy: Instance) -> None:
+    """Refused, names the first one, exit code 5; the ranks of that do not notice."""
+    ranks = sorted(healthy.ranks())
+    done = once(healthy, "agent")
+    assert done.returncode == Refused.exit_code == 5
+    assert f"another agent of this instance runs on this node, pid {healthy.pid('agent')}" in done.stderr
+    assert sorted(healthy.ranks()) == ranks
+    serves(healthy)
 
 
 def bound(other: socket.socket, host: str, port: int) -> bool:
@@ -176,7 +186,7 @@ def test_no_ledger_at_the_start(instances: Make) -> None:
     with pytest.raises(LedgerUnavailable) as caught:
         box.start_broker()
     assert "pyfi up" in str(caught.value)
-    done = broker_once(box)
+    done = once(box)
     assert done.returncode == 4
     assert "the instance's Postgres does not run" in done.stderr
     far = instances(ledger="postgresql://me:secret@127.0.0.1:9/nothing")

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from story import Teller, Words, read_span, span
 
+from pyfi_hpc.core import explain
 from pyfi_hpc.core.broker import Broker
 from pyfi_hpc.core.view import view
 from pyfi_hpc.ledger.memory import MemoryLedger, MemoryStore
@@ -185,6 +186,9 @@ class BrokerTeller(Teller):
     def _people_nodes(self, w: Words) -> None:
         """What `pyfi info` says of nodes."""
 
+    def _people_why(self, w: Words) -> None:
+        """What `pyfi why` says of a job, a task or a node."""
+
     def shown(self, words: Words) -> list[str]:
         found = view(self.machine.state, self.now)
         if words.verb == "queue":
@@ -192,7 +196,21 @@ class BrokerTeller(Teller):
             return [f"shown   job {n} " + " ".join(f"{k}={job[k]}" for k in names) for n, job in found["jobs"].items()]
         if words.verb == "nodes":
             return [self._node_shown(node) for node in found["nodes"]]
-        return []
+        return self._why_shown(words.alone[0]) if words.verb == "why" else []
+
+    def _why_shown(self, name: str) -> list[str]:
+        job, _, index = name.partition(".")
+        wanted = {"node": name} if not job.isdigit() else {"job": int(job)} | ({"index": int(index)} if index else {})
+        _, body = explain.asked(self.machine.state, explain.WHY, msgspec.msgpack.encode(wanted), self.now, None)
+        found = msgspec.msgpack.decode(body)
+        if "what" in found:
+            return [f"shown   {found['what']}"]
+        lines = []
+        for one in found.get("nodes", [found]):
+            name = one["name"] if "nodes" in found else f"{one['job']}.{one['index']} {one['state']} {one['reason']}"
+            lines.append(f"shown   {name}" + ("" if one.get("start_s") is None else f" in {one['start_s']:.2f} s"))
+            lines += [f"shown     {line}" for line in (*one["because"], *one["would"])]
+        return lines
 
     def _node_shown(self, node: dict[str, Any]) -> str:
         text = f"shown   {node['name']} ranks={node['ranks']} outstanding={node['outstanding']}"
