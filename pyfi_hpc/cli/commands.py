@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Operation": {
         "node": ("node", "node", "Take a node out of service, or put it back."),
         "agent": ("agent", "agent", "Run the agent of this node alone."),
+        "metrics": ("metrics", "metrics", "Print or serve counts for Prometheus."),
         "broker": ("broker", "broker", "Run the broker alone."),
         "db": ("db", "db", "The ledger's tables: upgrade, dump."),
         "sim": ("sim", "sim", "Run the machines in an imagined cluster with faults."),

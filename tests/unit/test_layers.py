@@ -36,6 +36,7 @@ HOMES = {
     "pynvml": {"adapters"},
     "click": {"cli"},
     "rich": {"cli"},
+    "prometheus_client": {"cli/metrics.py"},
     "psutil": {"adapters", "ledger/embedded.py", "cli"},
     "numpy": {"runner"},
 }
