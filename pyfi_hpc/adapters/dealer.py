@@ -11,7 +11,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from pyfi_hpc.adapters.router import COPIED_BYTES_MAX, NOBLOCK, adopt, descriptor, harden, readable
+from pyfi_hpc.adapters.zeromq import COPIED_BYTES_MAX, NOBLOCK, adopt, descriptor, harden, readable
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.events import Received
 from pyfi_hpc.model.ids import Peer

@@ -7,10 +7,7 @@ the connection's key; a CURVE server without such a handler would let any key in
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -19,6 +16,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from pyfi_hpc.adapters.tally import Tally
+from pyfi_hpc.adapters.zeromq import COPIED_BYTES_MAX, NOBLOCK, adopt, descriptor, harden, readable
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.events import Received
@@ -31,16 +29,7 @@ _ROUND_MAX = 512
 #: bytes taken in one round; the rest waits in ZeroMQ
 _ROUND_BYTES = 64 << 20
 
-#: Linux's TCP_THIN_LINEAR_TIMEOUTS, and TCP_RTO_MAX_MS where the kernel has it. What was lost is first sent again every
-#: 0.2 s, not ever later, and then at least every second: after a link was down for two seconds the next beat comes in
-#: time. The first holds only while little is under way, so a crowded link gets no more than before.
-_STEADY = ((16, 1), (44, 1000))
-#: flags as plain numbers: to combine pyzmq's enums costs more than to send
-NOBLOCK = int(zmq.NOBLOCK)
-#: a frame that is smaller is copied: to be told when ZeroMQ is done with it costs more
-COPIED_BYTES_MAX = 64 << 10
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_EVENTS, _POLLIN, _FD = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.FD)
 
 #: what each role may send to the broker; all else is dropped and counted
 _MAY_SEND: Mapping[str, frozenset[type]] = {
@@ -153,30 +142,6 @@ def bind_tcp(
     return socket, int(endpoint.rpartition(":")[2])
 
 
-def harden(socket: zmq.Socket[Any], message_bytes_max: int) -> None:
-    """Limits and beats that every socket has (RELIABILITY 2.2): no high-water mark, credits count instead."""
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, message_bytes_max)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
-    socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 250)
-
-
-def readable(socket: zmq.Socket[Any]) -> bool:
-    """Whether there is a message; asked before each ``recv``, because its exception costs more."""
-    return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
-
-
-def descriptor(socket: zmq.Socket[Any]) -> int:
-    """What an epoll can wait for. ZeroMQ makes it readable once for what has come, and any use of the socket may take
-    note of that: after it, and before a wait, it has to be asked whether it is ``readable``."""
-    return int(socket.getsockopt(_FD))
-
-
 class Gatekeeper:
     """The ZAP handler: maps the key of a new connection to ``role:user``; unknown keys are refused.
 
@@ -280,23 +245,3 @@ _HANDSHAKES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "no CURVE, or a wrong server key",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "unknown key",
 }
-
-
-def adopt(connection: int) -> str:
-    """Make libzmq's new connection patient with a link that is down; who is at its other end.
-
-    It may be closed already.
-    """
-    try:
-        copy = socket.socket(fileno=os.dup(connection))
-    except OSError:
-        return "unknown"
-    with copy:
-        for option, value in _STEADY:
-            with suppress(OSError):  # not TCP, or an older kernel
-                copy.setsockopt(socket.IPPROTO_TCP, option, value)
-        try:
-            name = copy.getpeername()
-        except OSError:
-            return "unknown"
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)

@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from pyfi_hpc.adapters.access import Access
-from pyfi_hpc.adapters.router import COPIED_BYTES_MAX, NOBLOCK, descriptor, readable
+from pyfi_hpc.adapters.zeromq import COPIED_BYTES_MAX, NOBLOCK, descriptor, readable
 from pyfi_hpc.errors import SettingsError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import Limits

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from pyfi_hpc.sim.hosts import Host
     from pyfi_hpc.sim.world import World
 
-#: HEARTBEAT_TIMEOUT of adapters/router.py
+#: HEARTBEAT_TIMEOUT of adapters/zeromq.py
 SILENCE_S = 5.0
-#: RECONNECT_IVL and RECONNECT_IVL_MAX of adapters/router.py
+#: RECONNECT_IVL and RECONNECT_IVL_MAX of adapters/zeromq.py
 RECONNECT_S = (0.05, 0.25)
 #: as in hosts/agent.py: without an answer for so long, or a connection, an agent looks whether the broker has moved
 ANSWER_S, LOOK_S = 0.5, 0.2

@@ -208,12 +208,11 @@ def test_busy_controller_can_be_tried_again(fake: Fake) -> None:
     assert caught.value.transient
 
 
-def test_silent_controller_is_given_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_controller_is_given_up(fake: Fake) -> None:
     """A command that never answers is ended after the limit."""
-    monkeypatch.setattr(slurm, "COMMAND_S_MAX", 0.2)
-    fake("scancel", "exec sleep 60")
+    fake("squeue", "exec sleep 60")
     with pytest.raises(SlurmBusy, match="no answer"):
-        slurm.cancel(1)
+        slurm.queue([1], limit_s=0.2)
 
 
 def test_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
