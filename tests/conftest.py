@@ -35,9 +35,7 @@ def cluster(_slurm: slurm_cluster.Cluster) -> Iterator[slurm_cluster.Cluster]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the Slurm cluster, and what simulates; before ``-m`` selects."""
+    """Mark what needs the Slurm cluster; before ``-m`` selects."""
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker("slurm")
-        if item.path.parent.name == "sim":
-            item.add_marker("sim")

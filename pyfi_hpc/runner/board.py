@@ -75,7 +75,7 @@ class Board:
     """
 
     def __init__(self, fd: int) -> None:
-        self.memory = mmap.mmap(fd, SIZE)
+        self.memory = _mapped(fd)
         self._view = memoryview(self.memory)
         self.words = self._view[_WORDS:].cast("Q")
         self.started = self._view[_STARTED:_DURATIONS].cast("d")
@@ -86,6 +86,28 @@ class Board:
         for view in (self.words, self.started, self.durations, self.lengths, self._view):
             view.release()
         self.memory.close()
+
+
+def _mapped(fd: int) -> mmap.mmap:
+    """The file's memory, and no descriptor of it: a function that writes to whatever is open must not hit answers."""
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, SIZE, trackfd=False)
+    number = os.dup(fd)
+    os.close(number)
+    memory = mmap.mmap(fd, SIZE)  # keeps a copy of the descriptor, under the lowest number that is free
+    if _is_open(number) and os.path.sameopenfile(fd, number):
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(null, number, inheritable=False)
+        os.close(null)
+    return memory
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 class Scribbled(Exception):

@@ -23,6 +23,9 @@ from pyfi_hpc.client.session import Session
 
 #: a load ends within so long once its fault is healed, seconds
 WAIT_S = 60.0
+#: calls of a load that may run again for each rank that is lost: the one that runs, and the one before it, whose end
+#: nobody else knew yet. Behind a short call the next one is at the rank, and begins at once
+LOST = 2
 
 
 class Load:

@@ -20,7 +20,7 @@ from faults import family, no_more_pids, starved
 from instance_fixture import Instance, gone, until
 from invariants import Stopwatch
 from ledger_fixture import administer
-from load import Load, heal
+from load import LOST, Load, heal
 from server import epoch, url_of
 
 from pyfi_hpc.adapters import access as access_file
@@ -161,7 +161,7 @@ def test_g4_the_home_hangs(tmp_path: Path) -> None:
                     time.sleep(8.0)
                 load.reached(load.count, 1.0)
                 assert box.nodes()[0]["ranks"] >= 2
-            load.ends_well(again_max=1)
+            load.ends_well(again_max=LOST)
             assert box.pid("agent") == agent
             until(lambda: "is replaced" in box.log("agent")[said:], 10.0, "the log says what happened meanwhile")
         finally:
@@ -199,7 +199,7 @@ def test_g6_no_process_can_be_started(arena: Instance, tmp_path: Path, victim: s
         assert arena.pid("agent") == agent
         assert load.error is None, repr(load.error)
     watch = Stopwatch()
-    load.ends_well(again_max=1)
+    load.ends_well(again_max=LOST)
     heal(arena, 2)
     watch.tell("process numbers again", 5)
     assert arena.pid("agent") == agent

@@ -13,36 +13,36 @@ import pytest
 from faults import little_memory
 from instance_fixture import Instance, gone, until
 from invariants import Stopwatch
-from load import WAIT_S, Load, heal
+from load import LOST, WAIT_S, Load, heal
 
 from pyfi_hpc.errors import TaskLost, TaskTimeout
 
 
 def test_c1_a_rank_is_killed(arena: Instance, tmp_path: Path) -> None:
-    """SIGKILL to one rank: only its task runs again; the agent replaces it and the node goes on."""
+    """SIGKILL to one rank: only what it had runs again; the agent replaces it and the node goes on."""
     agent = arena.pid("agent")
     load = Load(arena, tmp_path)
     os.kill(arena.ranks()[0], signal.SIGKILL)
-    load.ends_well(again_max=1)
+    load.ends_well(again_max=LOST)
     heal(arena, 2)
     assert arena.pid("agent") == agent
 
 
 def test_c1_all_ranks_are_killed(arena: Instance, tmp_path: Path) -> None:
-    """The whole MPI step dies, launcher first: ranks are replaced, two tasks at most run again."""
+    """The whole MPI step dies, launcher first: ranks are replaced, what they had runs again."""
     load = Load(arena, tmp_path)
     for pid in arena.ranks():
         os.kill(pid, signal.SIGKILL)
-    load.ends_well(again_max=2)
+    load.ends_well(again_max=2 * LOST)
     heal(arena, 2)
 
 
 def test_c2_a_rank_hangs(arena: Instance, tmp_path: Path) -> None:
-    """SIGSTOP to a rank for good: silence, then it is ended and replaced; its task runs again."""
+    """SIGSTOP to a rank for good: silence, then it is ended and replaced; what it had runs again."""
     load = Load(arena, tmp_path)
     rank = arena.ranks()[0]
     os.kill(rank, signal.SIGSTOP)
-    load.ends_well(again_max=1)
+    load.ends_well(again_max=LOST)
     until(lambda: gone(rank), 15.0, "the frozen rank was ended")
     heal(arena, 2)
 
@@ -56,7 +56,7 @@ def test_c3_the_agent_is_killed(arena: Instance, tmp_path: Path) -> None:
     until(lambda: all(map(gone, left)), 10.0, "no orphan of the dead agent is left")
     watch.tell("orphans ended", 5)
     arena.start_agent(joined=False)
-    load.ends_well(again_max=2)
+    load.ends_well(again_max=2 * LOST)
     watch.tell("work regranted and done", 8)
 
 

@@ -13,7 +13,7 @@ import pytest
 from instance_fixture import until
 from invariants import Stopwatch, check
 from ledger_fixture import administer
-from load import Load
+from load import LOST, Load
 from slurm_site import Site
 
 from pyfi_hpc import Executor
@@ -86,7 +86,7 @@ def test_f1_a_node_is_set_down(yard: Site) -> None:
     cluster.node_down(cluster.nodes[2])
     until(lambda: f"{cluster.nodes[2]}/{job}" not in live(yard), 10.0, "the node is forgotten")
     watch.tell("a node that Slurm has killed is noticed", 5)
-    load.ends_well(again_max=2)
+    load.ends_well(again_max=2 * LOST)
     assert Cause.ERROR not in causes(yard)
     assert live(yard) == {f"{node}/{job}" for node in cluster.nodes[:2]}
 
@@ -104,7 +104,7 @@ def test_f1_the_only_node_is_set_down_and_its_job_comes_back(yard: Site) -> None
     begin_again(yard, job, 1)
     yard.wait_ranks(3, job)
     watch.tell("the requeued job has joined", 60)
-    load.ends_well(again_max=3)
+    load.ends_well(again_max=3 * LOST)
     assert set(causes(yard)) <= {Cause.WALLTIME, Cause.STALE}
     assert restarts(yard, job) == 1
 
@@ -122,7 +122,7 @@ def test_f1_the_first_node_is_set_down(yard: Site) -> None:
     assert cluster.job_state(job) == "FAILED"
     after = yard.up(nodes=2, ntasks_per_node=2)
     yard.wait_ranks(4, after)
-    load.ends_well(again_max=4)
+    load.ends_well(again_max=4 * LOST)
 
 
 @pytest.mark.parametrize("how", ["USR1", "TERM", "CONT+TERM"])
@@ -135,8 +135,8 @@ def test_f2_an_allocation_is_signalled(yard: Site, how: str) -> None:
     cluster.run(["scancel", *([] if how == "CONT+TERM" else [f"--signal={how}"]), str(first)])
     until(lambda: not any(name.endswith(f"/{first}") for name in live(yard)), 15.0, "its nodes have left")
     watch.tell(f"{how}: grants handed back", 1)
-    # drained: what ran has ended there; else what ran then runs again, and nothing more
-    load.ends_well(again_max=0 if how == "USR1" else 2)
+    # drained: what ran has ended there; else what the ranks had runs again, and nothing more
+    load.ends_well(again_max=0 if how == "USR1" else 2 * LOST)
     assert set(causes(yard)) <= {Cause.WALLTIME}
     assert live(yard) == {f"{cluster.nodes[1]}/{second}"}
     cluster.wait_job(first, "COMPLETED", "CANCELLED", timeout=20)
@@ -279,7 +279,7 @@ def test_f5_slurmctld_comes_back_without_the_job(yard: Site) -> None:
     watch.tell("the forgotten job has left", 30)
     after = yard.up(nodes=2, ntasks_per_node=2)
     yard.wait_ranks(4, after)
-    load.ends_well(again_max=8)  # of each rank what ran, and what had ended a moment ago and was not told yet
+    load.ends_well(again_max=4 * LOST)
     assert Cause.ERROR not in causes(yard)
 
 
@@ -295,7 +295,7 @@ def test_f6_an_allocation_is_requeued(yard: Site) -> None:
     begin_again(yard, job, 2)
     yard.wait_ranks(4, job)
     watch.tell("the requeued job has joined", 60)
-    load.ends_well(again_max=4)
+    load.ends_well(again_max=4 * LOST)
     assert set(causes(yard)) <= {Cause.WALLTIME, Cause.STALE}
     assert restarts(yard, job) == 1
 

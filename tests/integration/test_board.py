@@ -39,6 +39,12 @@ def scribble(byte):
         if "pyfi-board" in line:
             lo, hi = (int(x, 16) for x in line.split()[0].split("-"))
             ctypes.memset(lo, byte, hi - lo)
+def write_everywhere():
+    for fd in os.listdir("/proc/self/fd"):
+        link = "/proc/self/fd/" + fd
+        if os.path.lexists(link) and "pyfi-board" in os.readlink(link):
+            os.write(int(fd), b"rubbish")
+            return "there was a descriptor of it"
 def place():
     shell = subprocess.run("echo $PYFI_TASK", shell=True, capture_output=True, text=True).stdout.strip()
     return os.environ["PYFI_TASK"], shell
@@ -97,6 +103,11 @@ def test_a_scribbled_board(rig: Rig, byte: int) -> None:
     assert task.cause is Cause.CRASH
     assert "did the function write" in task.failure.message
     assert rig.one("add", 1).value == 2
+
+
+def test_no_descriptor_of_the_board_is_left_in_a_runner(rig: Rig) -> None:
+    """A function that writes to all that is open cannot spoil results that the rank has not taken."""
+    assert rig.one("write_everywhere", module="boards").value is None
 
 
 def test_a_frozen_runner(rig: Rig) -> None:
