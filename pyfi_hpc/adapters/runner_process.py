@@ -7,6 +7,7 @@ what is to be skipped, and behind them a frame that wakes who waits for a permit
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -32,10 +33,13 @@ READ_MAX = 1 << 20
 _PIPE_BYTES = 256 << 10
 #: for one read; malloc asks the kernel for anything larger, and gives it back, each time
 _READ_BYTES = 64 << 10
-#: output in a memory file while a task runs; beyond it only its beginning is kept
+#: output in a memory file while a task runs; beyond it only its ends are kept
 _FLOOD_BYTES = 4 << 20
 #: how often the output of a running task is looked at, seconds
 _LOOK_MIN_S, _LOOK_MAX_S = 0.05, 0.2
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_PUNCH_HOLE_KEEP_SIZE = 3
 _U32 = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -100,8 +104,6 @@ class RunnerProcess:
         self._outbox: deque[memoryview | int] = deque()
         #: what was written last may say that tasks are to be skipped: before the next permit counts it is to be read
         self._look_first = False
-        self._dropped = [0, 0]
-        self._dropped_of = 0
 
     @property
     def blocked(self) -> int:
@@ -249,18 +251,17 @@ class RunnerProcess:
         self._signal(signal.SIGKILL)
 
     def look(self, now: float, output_max: int) -> None:
-        """Keep the memory files small while a task floods them; its beginning is kept."""
+        """Keep the memory files small while a task floods them: what lies between their ends is given back.
+
+        Their size still says how much was written, and the ends are as they are: whoever takes them meanwhile sees no
+        difference.
+        """
         grown = False
-        if self._dropped_of != self.in_flight:  # another task runs now
-            self._dropped, self._dropped_of = [0, 0], self.in_flight
-        for i, fd in enumerate(self.outputs):
-            size = os.fstat(fd).st_size
-            if size > _FLOOD_BYTES:
+        for fd in self.outputs:
+            found = os.fstat(fd)
+            if found.st_blocks * 512 > _FLOOD_BYTES:
                 grown = True
-                keep = output_max // 2 - 100
-                self._dropped[i] += size - keep
-                os.ftruncate(fd, keep)
-                os.write(fd, f"\n[... {self._dropped[i]} bytes left out while it ran ...]\n".encode())
+                _punch(fd, output_max // 2, found.st_size - output_max // 2)
         self._look_s = _LOOK_MIN_S if grown else min(2 * self._look_s, _LOOK_MAX_S)
         self.look_at = now + self._look_s
 
@@ -342,6 +343,13 @@ def _memory_file(name: str) -> int:
     # appending: whoever still writes after the file was emptied writes at its end, not behind a hole
     fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
     return fd
+
+
+def _punch(fd: int, lo: int, hi: int) -> None:
+    """Give the memory of a part of a file back: it reads as zeros, and the file keeps its size."""
+    if _fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, lo, hi - lo) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _ends(fd: int, limit: int) -> bytes:

@@ -10,6 +10,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
     "The instance": {
         "up": ("up", "up", "Start the instance here, or ask Slurm for an allocation."),
         "down": ("down", "down", "Stop the instance: ranks, agent, broker, ledger."),
+        "top": ("top", "top", "Watch ranks, jobs, nodes and logs live."),
         "info": ("info", "info", "Show the instance: broker, ledger, nodes, counts."),
         "doctor": ("doctor", "doctor", "Check what this machine has and lacks."),
     },

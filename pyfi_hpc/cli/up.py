@@ -98,4 +98,4 @@ class Teller:
             name = self._context.settings.instance
             print_json({"instance": name, "parts": self.parts, "ready_s": round(seconds, 3)})
         else:
-            click.echo(f"ready in {seconds:.1f} s.   try: pyfi deploy PATH   watch: pyfi queue   stop: pyfi down")
+            click.echo(f"ready in {seconds:.1f} s.   try: pyfi deploy PATH   watch: pyfi top   stop: pyfi down")

@@ -50,6 +50,8 @@ def test_a_limit_is_named_and_lifting_it_starts_the_task(instance: Pyfi) -> None
 
 def test_what_goes_first_and_about_when(instance: Pyfi) -> None:
     """Both ranks are busy and a higher priority is in line; with one more it would be next, and is."""
+    # a node takes more in hand of what was short so far: tasks of a second, and it takes one for each rank
+    instance("map", f"{SAMPLE}.wait", ",".join("1" * 10), "--wait")
     first = submitted(instance, f"{SAMPLE}.wait", ",".join("1" * 16), "--priority", "4")
     last = submitted(instance, f"{SAMPLE}.wait", "1")
     running(instance, first, 2)

@@ -37,6 +37,7 @@ HOMES = {
     "click": {"cli"},
     "rich": {"cli"},
     "prometheus_client": {"cli/metrics.py"},
+    "textual": {"cli/dashboard.py"},
     "psutil": {"adapters", "ledger/embedded.py", "cli"},
     "numpy": {"runner"},
 }
