@@ -50,6 +50,11 @@ def main() -> int:
     print(f"{about['machine']['text']}, commit {about['commit']}, seed {about['seed']}", flush=True)
     figures: list[Figure] = []
     failures: dict[str, str] = {}
+
+    def keep() -> None:
+        if options.json:
+            figure.write(options.json, about | {"failures": failures}, figures)
+
     with _home():
         for name in QUESTIONS if options.only is None else options.only:
             begun = time.monotonic()
@@ -57,15 +62,14 @@ def main() -> int:
             if problem:
                 failures[name] = problem
             _progress(f"{name}: {time.monotonic() - begun:.0f} s{', ' + problem if problem else ''}")
+            keep()  # what is measured stays, however this run ends
         compared = _peers(options, figures) if options.peers is not None else []
     print("\n".join([*figure.table(figures), *compared]))
     for name, problem in failures.items():
         print(f"{name:44} NO FIGURE: {problem}")
-    about |= {"failures": failures}
-    if options.json:
-        figure.write(options.json, about, figures)
+    keep()
     if options.report:
-        _report(options.report, about, figures)
+        _report(options.report, about | {"failures": failures}, figures)
     return 1 if failures or any(found.failed for found in figures) else 0
 
 
