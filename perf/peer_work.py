@@ -85,12 +85,16 @@ def ask(plan: Plan, only: list[str], tell: Callable[[str], None]) -> tuple[list[
     names = only or [OURS, *sorted(f.parent.name for f in PEERS.glob("*/requirements.txt"))]
     found = {name: Found() for name in names}
     chance = random.Random(plan.seed)
-    for number in range(plan.runs):
-        for name in chance.sample(names, len(names)):
-            if "" not in found[name].missing:
-                begun = time.monotonic()
-                _round(name, plan, found[name])
-                tell(f"peers, round {number + 1}: {name} {time.monotonic() - begun:.0f} s {found[name].missing or ''}")
+    try:
+        for number in range(plan.runs):
+            for name in chance.sample(names, len(names)):
+                if "" not in found[name].missing:
+                    begun = time.monotonic()
+                    _round(name, plan, found[name])
+                    took = f"{time.monotonic() - begun:.0f} s"
+                    tell(f"peers, round {number + 1}: {name} {took} {found[name].missing or ''}")
+    except SystemExit as end:  # told to end: what was measured is told all the same
+        tell(f"peers: {end}")
     return list(_figures(found)), list(_lines(found))
 
 
