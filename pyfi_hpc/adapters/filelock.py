@@ -78,3 +78,11 @@ def take(path: Path) -> int | None:
         except FileNotFoundError:
             pass
         os.close(descriptor)  # its holder removed it between our two looks
+
+
+def text(path: Path) -> str:
+    """What its holder wrote there; "" where it has just gone."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

@@ -51,7 +51,7 @@ def be_the_only(point: Path) -> int:
     until = time.monotonic() + _ENDING_S
     while (descriptor := filelock.take(_lock(point))) is None:
         if time.monotonic() > until:
-            holder = _lock(point).read_text() or "unknown"
+            holder = filelock.text(_lock(point)) or "unknown"
             raise Refused(
                 f"another agent of this instance runs on this node, pid {holder}", where=str(point),
                 fix="`pyfi agent stop` ends it; one that is frozen has to be killed",

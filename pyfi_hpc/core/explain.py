@@ -37,6 +37,14 @@ _NAMED_MAX = 3
 _OPEN = (TaskState.PENDING, TaskState.BLOCKED, TaskState.RUNNING)
 
 
+class _Asked(msgspec.Struct):
+    """What is asked after: a job, one task of it, or a node."""
+
+    job: int = 0
+    index: int | None = None
+    node: str = ""
+
+
 @dataclass(slots=True)
 class Why:
     """One task's case. ``would``: sentences, each a change after which it starts or goes on at once."""
@@ -62,19 +70,18 @@ def job_reason(s: State, job: Job, pending: int, blocked: int, now: float) -> st
 def asked(s: State, _verb: str, body: bytes, now: float, _out: Any) -> tuple[bool, bytes]:
     """The verb ``why``: the answer to who asked, from ``job`` with or without ``index``, or from ``node``."""
     try:
-        wanted = msgspec.msgpack.decode(body, type=dict[str, Any])
-        if "node" in wanted:
-            return _answer(_nodes(s, str(wanted["node"]), now), f"node or allocation {wanted['node']}")
-        number, index = int(wanted["job"]), wanted.get("index")
-        job = s.book.jobs.get(JobId(number))
-        if index is None:
-            return _answer(None if job is None else _job(s, job, now), f"unfinished job {number}")
-        place = None if job is None else job.locate(int(index))
-        found = None if place is None or place[0].states[place[1]] >= FIRST_FINAL else _task(s, *place, now)
-        return _answer(found, f"unfinished task {number}.{index}")
-    except (msgspec.MsgspecError, KeyError, ValueError, TypeError):
+        wanted = _asked.decode(body)
+    except (msgspec.MsgspecError, ValueError):
         words = {"code": "usage_error", "what": "the request names no task, job or node", "where": WHY, "fix": ""}
         return False, _encode(words)
+    if wanted.node:
+        return _answer(_nodes(s, wanted.node, now), f"node or allocation {wanted.node}")
+    job = s.book.jobs.get(JobId(wanted.job))
+    if wanted.index is None:
+        return _answer(None if job is None else _job(s, job, now), f"unfinished job {wanted.job}")
+    place = None if job is None else job.locate(wanted.index)
+    found = None if place is None or place[0].states[place[1]] >= FIRST_FINAL else _task(s, *place, now)
+    return _answer(found, f"unfinished task {wanted.job}.{wanted.index}")
 
 
 def _answer(found: dict[str, Any] | None, what: str) -> tuple[bool, bytes]:
@@ -378,3 +385,4 @@ def _many(count: int, thing: str) -> str:
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_asked = msgspec.msgpack.Decoder(_Asked)

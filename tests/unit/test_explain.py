@@ -102,3 +102,16 @@ def test_a_task_that_failed_on_the_only_node_with_room_waits_for_another() -> No
     assert told["reason"] == "Elsewhere" and told["start_s"] == Limits().elsewhere_s
     broker.ended("n1", (busy, 0))
     assert broker.held("n1") == [(task, 0)]
+
+
+def test_hostile_questions_are_refused() -> None:
+    """They reach the broker's own thread: whatever they hold, it answers and lives."""
+    broker = LoneBroker()
+    submit(broker, 2)
+    values = [float("inf"), float("nan"), -1, 1 << 63, "1", None, [1], {"a": 1}, b"x", True, 1]
+    for job in values:
+        for index in values:
+            body = msgspec.msgpack.encode({"job": job, "index": index})
+            explain.asked(broker.machine.state, explain.WHY, body, broker.now, None)
+    for body in (b"", b"\xc1", b"\x93\x01", msgspec.msgpack.encode({"node": 5}), msgspec.msgpack.encode([1])):
+        assert not explain.asked(broker.machine.state, explain.WHY, body, broker.now, None)[0]
