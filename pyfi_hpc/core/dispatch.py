@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pyfi_hpc.core import follow, health, items
 from pyfi_hpc.core.nodes import Node
-from pyfi_hpc.core.queue import Pick
+from pyfi_hpc.core.queue import ClassKey, Pick
 from pyfi_hpc.core.settle import settle_unrun
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects, ReadPayloads
@@ -63,7 +63,9 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
     size = 0
     while want > 0 and size < s.limits.grant_bytes_max and _has_room(s, node):
         room = min(s.limits.grant_bytes_max - size, s.limits.node_bytes_max - node.outstanding_bytes)
-        pick = s.queue.take(node.name, min(want, s.limits.grant_tasks_max), room, only_node, since)
+        pick = s.queue.take(
+            node.name, min(want, s.limits.grant_tasks_max), room, only_node, since, lambda key: _room_on(s, node, key)
+        )
         if pick is None:
             break
         item = _item(s, node, pick, at, out)
@@ -74,6 +76,11 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
         items.append(item)
     if items:
         out.send(node.peer, Grant(s.epoch, items))
+
+
+def _room_on(s: State, node: Node, key: ClassKey) -> int:
+    """How many tasks of a class this node may get now."""
+    return s.limits.grant_tasks_max
 
 
 def _has_room(s: State, node: Node) -> bool:

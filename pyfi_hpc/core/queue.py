@@ -9,7 +9,7 @@ failed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
@@ -31,6 +31,10 @@ class ClassKey:
     time_limit_s: float
     #: a job that says how many of its tasks may run at once is a class of its own; 0: any other
     job: int
+
+
+def _any_number(_key: ClassKey) -> int:
+    return 1 << 30
 
 
 @dataclass(slots=True)
@@ -117,12 +121,14 @@ class ReadyQueue:
         batch.job.granted -= count
 
     def take(
-        self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf")
+        self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf"),
+        room_on: Callable[[ClassKey], int] = _any_number,
     ) -> Pick | None:
         """The next range for this node, or None. Cost: constant per call, and per range passed over.
 
-        A task is not tried again where it failed while another node has room; nor, if the place may be to blame and
-        it failed after ``since`` (UTC), while there is another node at all.
+        ``room_on`` says how many tasks of a class this node may get now. A task is not tried again where it failed
+        while another node has room; nor, if the place may be to blame and it failed after ``since`` (UTC), while there
+        is another node at all.
         """
         for priority in sorted(self._turns, reverse=True):
             turns = self._turns[priority]
@@ -132,7 +138,7 @@ class ReadyQueue:
                 if entry.ready == 0:
                     self._retire(entry)
                     continue
-                room = self._room(entry)
+                room = min(self._room(entry), room_on(entry.key))
                 if room <= 0:
                     continue
                 pick = self._take_of(entry, node, min(tasks_max, room), bytes_max, only_node, since)
