@@ -93,6 +93,12 @@ class TooLarge(UsageError):
     """The value is over the size limit; pass a path to a file on a shared filesystem instead."""
 
 
+class Unsatisfiable(UsageError):
+    """No node that is here, or was, could ever give what the call needs; the text names the one that comes nearest."""
+
+    exit_code = 5
+
+
 class NotFound(UsageError):
     """There is no such object; ``pyfi ls`` lists what there is."""
 

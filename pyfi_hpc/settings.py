@@ -61,6 +61,12 @@ class Settings:
     deny: tuple[str, ...] = ()
     #: retry budgets that differ from the defaults: ``crash=5``, ``environment=1``, ``node_fail=free``
     budgets: tuple[str, ...] = ()
+    #: what nodes have besides cores, memory and GPUs, so many on each: ``license:2``, ``tape:1``
+    resources: tuple[str, ...] = ()
+    #: what nodes are, besides their name, system and processor: ``bigmem``
+    labels: tuple[str, ...] = ()
+    #: GPUs of a node, as CUDA_VISIBLE_DEVICES names them; empty: what Slurm gives or the driver tells; "none"
+    gpus: tuple[str, ...] = ()
     #: log level of the daemons
     log_level: str = "INFO"
     #: where each value came from, for ``pyfi info --settings``
@@ -158,7 +164,7 @@ def private_folder(path: Path) -> Path:
 
 _NAMES = tuple(f.name for f in fields(Settings) if f.name != "origin")
 _PATHS = {"home", "scratch"}
-_LISTS = {"allow", "deny", "budgets"}
+_LISTS = {"allow", "deny", "budgets", "resources", "labels", "gpus"}
 _FLOATS = {"timeout_s"}
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from pyfi_hpc.adapters.surroundings import MemoryKills, runner_environment
+from pyfi_hpc.adapters.surroundings import MemoryKills, runner_environment, widen
 from pyfi_hpc.model.effects import StartRunner
 from pyfi_hpc.model.events import RunnerExited
 from pyfi_hpc.model.limits import Limits
@@ -70,9 +70,10 @@ class RunnerProcess:
             self._popen = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=self.outputs[0], stderr=self.outputs[1],
                 pass_fds=(child_read, child_write, board_fd), cwd=self.folder,
-                env=runner_environment(action.python, self.mark),
+                env=runner_environment(action.python, self.mark) | dict(action.variables),
                 start_new_session=True,
             )  # fmt: skip
+            widen(self._popen.pid, action.cores)
         except OSError:
             self._close()
             shutil.rmtree(self.folder, ignore_errors=True)

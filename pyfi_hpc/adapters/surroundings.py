@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 _MARK = "PYFI_RUNNER"
@@ -47,6 +49,13 @@ def runner_environment(python: str, mark: str) -> dict[str, str]:
     env[_MARK] = mark
     env["VIRTUAL_ENV"] = os.path.dirname(folder)
     return env
+
+
+def widen(pid: int, cores: Collection[int]) -> None:
+    """Let a process that has just been started use these cores, and all that it starts; none: leave it as it is."""
+    if cores:
+        with suppress(OSError):  # it has ended already, or the cores are not ours any more
+            os.sched_setaffinity(pid, cores)
 
 
 class Orphans:

@@ -87,6 +87,7 @@ KINDS: dict[str, Kind] = {
                 help="Calls that may run at once; 0: what the processor says.",
             ),
             _flag("--priority", kind=int),
+            _flag("--needs", help="What each call needs: 'cores=4 gpus=0.5 memory=2G ranks=8 license:1 label=x'."),
             _flag("-i", "--interval", kind=float, help="Call it every so many seconds.", extra=True),
         ),
     ),

@@ -43,6 +43,7 @@ _OPTIONS = (
     click.option("-P", "--at-once", type=click.IntRange(1), metavar="N", help="At most N of them run at once."),
     click.option("--retries", type=click.IntRange(0, 1000), default=0, help="Tries after one that failed."),
     click.option("--priority", type=int, default=0, help="Higher runs first."),
+    click.option("--needs", default="", metavar="TEXT", help="Of each: 'cores=4 gpus=0.5 memory=2G ranks=8'."),
 )
 
 
@@ -51,7 +52,8 @@ class Many:
 
     def __init__(
         self, context: Context, title: str, *, wait: bool, output: str | None, unordered: bool, at_once: int | None,
-        retries: int, priority: int, time_limit: str | None, progress: str, describe: Describe | None = None,
+        retries: int, priority: int, needs: str, time_limit: str | None, progress: str,
+        describe: Describe | None = None,
     ) -> None:  # fmt: skip
         from pyfi_hpc.client.options import DEFAULT
 
@@ -61,7 +63,7 @@ class Many:
         self._progress = progress if self._wait else "none"
         self._describe = describe
         self._failures: list[str] = []
-        self._options = DEFAULT.but(retries=retries, priority=priority, time_limit=time_limit)
+        self._options = DEFAULT.but(retries=retries, priority=priority, time_limit=time_limit, needs=needs)
         self._at_once = 0
         if at_once:
             self.limit(at_once)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,15 @@ JOIN_S = 60.0
 @click.command()
 @click.option("-n", "--ranks", type=click.IntRange(1, 4096), help="Ranks to start here; default: one per usable core.")
 @click.option("--bind", metavar="ADDR", help="Address that the broker listens on; default 127.0.0.1.")
+@click.option("--resource", "resources", multiple=True, metavar="NAME:COUNT", help="What the nodes have, for --needs.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="What the nodes are, for --needs.")
 @slurm_options
 @reads
 @pass_context
-def up(context: Context, /, ranks: int | None, bind: str | None, slurm: bool, **request: Any) -> None:
+def up(
+    context: Context, /, ranks: int | None, bind: str | None, slurm: bool, resources: tuple[str, ...],
+    labels: tuple[str, ...], **request: Any,
+) -> None:  # fmt: skip
     """Start the instance: ledger, broker, agent and ranks here, or with --slurm an allocation of ranks.
 
     \b
@@ -34,6 +40,10 @@ def up(context: Context, /, ranks: int | None, bind: str | None, slurm: bool, **
     """
     if bind:
         context.change(bind=bind)
+    # agents, also those that Slurm starts, read them from their environment
+    for name, words in (("PYFI_RESOURCES", resources), ("PYFI_LABELS", labels)):
+        if words:
+            os.environ[name] = ",".join(words)
     if slurm:
         from pyfi_hpc.cli.slurm import submit
 

@@ -6,7 +6,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from pyfi_hpc.errors import UsageError
+from pyfi_hpc.model import terms
 from pyfi_hpc.model.states import AT_ONCE_MAX, OnFailure, policy, policy_parts
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -28,6 +31,8 @@ class Options:
     name: str = ""
     #: what a failure inside a structure does to its siblings; ``at_most`` adds how many tasks may run at once
     on_failure: int = OnFailure.FINISH
+    #: what each task needs, as it travels: see model/terms.py
+    terms: bytes = b""
 
     def at_most(self, count: int) -> Options:
         """The same for a job of which at most ``count`` tasks run at once; 0: any number.
@@ -49,7 +54,9 @@ class Options:
         ----------
         **changes
             ``retries``, ``time_limit`` (seconds, "90s", "5m", "1h30m" or Slurm's "1:00:00"), ``priority``,
-            ``name``, ``on_failure`` ("finish" or "cancel").
+            ``name``, ``on_failure`` ("finish" or "cancel"), ``needs`` (text as of `--needs`), or what stands in it:
+            ``cores``, ``threads``, ``memory``, ``gpus``, ``ranks``, ``resources``, ``labels``, ``exclusive``,
+            ``spread``, ``otherwise``; see ``model.terms.make``.
 
         Raises
         ------
@@ -57,6 +64,9 @@ class Options:
             An unknown option or a value that it cannot have.
         """
         values: dict[str, Any] = {}
+        needs = {name: changes.pop(name) for name in _NEEDS if name in changes}
+        if needs:
+            changes["needs"] = needs
         for name, value in changes.items():
             check = _CHECKS.get(name)
             if check is None:
@@ -126,12 +136,26 @@ def _failure(name: str, value: Any) -> tuple[str, OnFailure]:
         raise UsageError(f"{name} cannot be {value!r}", fix="it is 'finish' or 'cancel'") from None
 
 
+def _needs(name: str, value: Any) -> tuple[str, bytes]:
+    try:
+        return "terms", terms.encode(terms.make(**value) if isinstance(value, dict) else terms.read(str(value)))
+    except (ValueError, TypeError, msgspec.ValidationError) as error:
+        fix = "such as cores=4, gpus=0.5, memory='2G', ranks=8, resources={'license': 1}, labels=['bigmem']"
+        raise UsageError(f"{name}: {error}", fix=fix) from None
+
+
+#: options that together say what a call needs
+_NEEDS = (
+    "ranks", "cores", "threads", "memory", "gpus", "resources", "labels", "exclusive", "spread", "otherwise"
+)  # fmt: skip
+
 _CHECKS = {
     "retries": _whole(0, 1000),
     "time_limit": _time,
     "priority": _whole(-(1 << 20), 1 << 20),
     "name": _text,
     "on_failure": _failure,
+    "needs": _needs,
 }
 
 DEFAULT = Options()

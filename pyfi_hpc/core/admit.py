@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 import msgspec
 
-from pyfi_hpc.core import settle
+from pyfi_hpc.core import fits, settle
 from pyfi_hpc.core.graph import edges_of
 from pyfi_hpc.core.jobs import Job
 from pyfi_hpc.core.state import State
@@ -17,6 +17,7 @@ from pyfi_hpc.model.messages import Accepted, Refused, Submit
 from pyfi_hpc.model.packed import largest, well_formed
 from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened
 from pyfi_hpc.model.states import FIRST_FINAL, POLICY_MAX, TaskState
+from pyfi_hpc.model.terms import decode
 
 #: asked of a client while the ledger is down or the broker is full, seconds
 _RETRY_AFTER_S = 0.5
@@ -104,7 +105,7 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
     record = BatchAdmitted(
         batch_id, job.id, message.number, message.first, message.count, message.last, SocketId(socket.socket),
         CodeId(socket.mount.code), message.priority + socket.priority, message.retries, message.time_limit_s,
-        message.offsets, message.payload, message.edges,
+        message.offsets, message.payload, message.edges, message.terms or socket.terms,
     )  # fmt: skip
     s.emit(record, out)
     s.close_before(job, out)
@@ -198,6 +199,10 @@ def _check(s: State, peer: Peer, user: str, message: Submit, job: Job | None, ou
             _similar(s, message.socket),
         )  # fmt: skip
         return None
+    unmet = _unsatisfiable(s, message.terms or socket.terms)
+    if unmet:
+        _refuse(s, peer, message, *unmet, out)
+        return None
     if not socket.enabled:
         _refuse(s, peer, message, "refused", f"the socket {message.socket!r} is disabled", out)
         return None
@@ -207,6 +212,21 @@ def _check(s: State, peer: Peer, user: str, message: Submit, job: Job | None, ou
             _refuse(s, peer, message, "protocol", problem, out)
             return None
     return socket
+
+
+def _unsatisfiable(s: State, data: bytes) -> tuple[str, str] | None:
+    """Why what the tasks need can never be given, as code and text.
+
+    Judged by the nodes that are here, and those that were: without any the task waits, the right one may come.
+    """
+    if not data:
+        return None
+    try:
+        terms = decode(data)
+    except ValueError as error:
+        return "protocol", str(error)
+    text = fits.too_much(terms.ways, s.shapes())
+    return ("unsatisfiable", text) if text else None
 
 
 def _edge_problem(s: State, user: str, message: Submit, job: Job | None) -> str:

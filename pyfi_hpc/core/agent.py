@@ -17,6 +17,7 @@ from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, Sample
 from pyfi_hpc.model.events import CodeChecked, ProcessExited, Received, Sampled, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.inventory import NOTHING, Inventory, encode
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.states import Cause
 
@@ -52,11 +53,13 @@ class Agent:
     own_step : bool
         Whether this agent starts the rank step; under Slurm the batch script does.
     now : float
+    inventory : Inventory
+        What the node has besides ranks.
     """
 
     def __init__(
         self, limits: Limits, name: str, incarnation: str, allocation: str, rank_count: int, cores: int,
-        own_step: bool, now: float,
+        own_step: bool, now: float, inventory: Inventory = NOTHING,
     ) -> None:  # fmt: skip
         self.stopped = False
         self._limits = limits
@@ -65,7 +68,8 @@ class Agent:
         self._holdings = Holdings(limits.inputs_bytes_max)
         self._ranks = RankTable(limits.behind_s)
         self._muster = Muster(limits, self._ranks, self._holdings, rank_count, own_step, now)
-        self._bundler = Bundler(limits, self._holdings, self._muster)
+        self._inventory = inventory
+        self._bundler = Bundler(limits, self._holdings, self._muster, inventory)
         self._welcome = False
         self._hello_at = now
         self._heard_at = now
@@ -123,7 +127,7 @@ class Agent:
         self._hello_at = now
         hello = m.Hello(
             PROTOCOL_VERSION, "agent", self._name, self._incarnation, len(self._ranks), self._cores, self._allocation,
-            self._holdings.tell(),
+            self._holdings.tell(), encode(self._inventory),
         )  # fmt: skip
         out.send(BROKER, hello)
 

@@ -16,6 +16,7 @@ from pyfi_hpc.core.nodes import Grant, Node, NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.core.state import State
 from pyfi_hpc.core.view import view, without_ledger
+from pyfi_hpc.model import inventory
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import AskDesk, Effects, ReadPage
 from pyfi_hpc.model.events import (
@@ -227,6 +228,7 @@ class Broker:
         node = Node(
             name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, hello.rank_count
         )
+        node.stock.inventory = inventory.decode(hello.inventory)
         s.nodes.join(node)
         adoption = follow.Adoption(s, node)
         for held in sorted(hello.held, key=lambda held: held.grant):  # what others follow was granted before them

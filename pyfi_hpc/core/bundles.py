@@ -11,10 +11,12 @@ from array import array
 from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
 from pyfi_hpc.core.muster import Muster
+from pyfi_hpc.core.placing import Placer
 from pyfi_hpc.core.ranks import Flight, Rank
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import CheckCode, Effects
 from pyfi_hpc.model.events import CodeChecked
+from pyfi_hpc.model.inventory import NOTHING, Inventory
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.packed import failure
 from pyfi_hpc.model.states import Cause
@@ -32,13 +34,16 @@ class Bundler:
     holdings : Holdings
     muster : Muster
         Which ranks are here, and which of them rest.
+    inventory : Inventory
+        What this node has besides ranks.
     """
 
-    def __init__(self, limits: Limits, holdings: Holdings, muster: Muster) -> None:
+    def __init__(self, limits: Limits, holdings: Holdings, muster: Muster, inventory: Inventory = NOTHING) -> None:
         self._muster = muster
         self._limits = limits
         self._holdings = holdings
         self._ranks = muster.ranks
+        self._placer = Placer(holdings, muster.ranks, inventory)
         self._durations = Durations()
         #: code id -> mount; "" once it was seen to be there, else the problem; absent: being checked
         self._mounts: dict[int, m.Mount] = {}
@@ -88,7 +93,9 @@ class Bundler:
 
     def fill(self, now: float, out: Effects) -> None:
         """Send bundles to ranks that have room: idle ones first."""
-        holdings = self._holdings
+        holdings, placer = self._holdings, self._placer
+        if placer.busy:
+            self._place(now, out)
         if not holdings.waiting:
             self._even_out(now, out)
             return
@@ -98,11 +105,32 @@ class Bundler:
             for rank in list(ranks.values()):
                 if rank.number in resting:
                     continue
+                if rank.number in placer.reserved:
+                    self._backfill(rank, now, out)
+                    continue
                 piece, other = self._next_bundle(rank, usable, now) if holdings.waiting else (None, False)
                 if piece is not None:
-                    self._send_bundle(rank, piece, out)
+                    self._send_bundle(rank, piece, now, out)
                 elif not other:
                     return
+
+    def _place(self, now: float, out: Effects) -> None:
+        """Tasks with needs go first: their ranks have to be free at one time."""
+
+        def send(rank: Rank, piece: Piece, variables: list[tuple[str, str]], cores: list[int]) -> Flight:
+            return self._send_bundle(rank, piece, now, out, variables, cores)
+
+        self._placer.fill(len(self.usable()), self._idle(), lambda code: self._checked.get(code) == "", send, now)
+
+    def _backfill(self, rank: Rank, now: float, out: Effects) -> None:
+        """A rank that waits for others runs what is known to end before they come."""
+        item = self._holdings.waiting[0].grant.item if self._holdings.waiting else None
+        if item is None or self._checked.get(item.code) != "" or item.attempt > 1:
+            return
+        mean = self._durations.of((item.code, item.function))
+        count = 0 if mean is None else int(self._placer.window_s(now) / max(mean, 1e-6))
+        if count > 0 and (piece := self._holdings.next_piece(min(count, self._limits.bundle_tasks_max))) is not None:
+            self._send_bundle(rank, piece, now, out)
 
     def _even_out(self, now: float, out: Effects) -> None:
         """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
@@ -144,23 +172,27 @@ class Bundler:
         number, at = self._holdings.died.get((item.batch, item.lo), (-1, 0.0))
         return number == rank.number and now < at + self._limits.elsewhere_s
 
-    def _send_bundle(self, rank: Rank, piece: Piece, out: Effects) -> None:
+    def _send_bundle(
+        self, rank: Rank, piece: Piece, now: float, out: Effects, variables: list[tuple[str, str]] | None = None,
+        cores: list[int] | None = None,
+    ) -> Flight:  # fmt: skip
         item = piece.grant.item
         mount = self._mounts[item.code]
         self._bundles += 1
         count = piece.hi - piece.lo
         mean = self._durations.of((item.code, item.function))
-        rank.flights.append(
-            Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, 1.0 if mean is None else mean * count)
-        )
+        seconds = 1.0 if mean is None else mean * count
+        flight = Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, seconds, now)
+        rank.flights.append(flight)
         self._ranks.touched(rank)
         offsets, payload, inputs = payload_of(piece)
         bundle = m.Bundle(
             self._bundles, item.grant, item.batch, item.job, item.first + piece.lo - item.lo, piece.lo, count,
             item.attempt, mount.python, mount.workdir, mount.module, item.function, item.time_limit_s, offsets,
-            payload, inputs,
+            payload, inputs, self._placer.plain_variables if variables is None else variables, cores or [],
         )  # fmt: skip
         out.send(rank.peer, bundle)
+        return flight
 
     def capacity(self) -> int:
         """How many tasks this node wants to hold: what its ranks run, and a buffer of 50 ms of work."""
@@ -168,7 +200,10 @@ class Bundler:
         each = 2 if mean is None else 1 + int(self._limits.buffer_s / max(mean, 1e-6))
         if mean is not None and mean > self._limits.buffer_s:
             each = 1 + (mean < 1.0)
-        return len(self.usable()) * min(each, self._limits.capacity_per_rank_max)
+        each = min(each, self._limits.capacity_per_rank_max)
+        if not self._placer.busy:
+            return len(self.usable()) * each
+        return max(0, len(self.usable()) - self._placer.taken()) * each + self._placer.tasks()
 
     # --- taking back ----------------------------------------------------------------------------------
 
@@ -194,6 +229,8 @@ class Bundler:
             flight.next = outcome.lo + outcome.count
             if flight.next >= flight.hi:
                 rank.flights.remove(flight)
+                if rank.flights:
+                    rank.flights[0].since = now
             self._ranks.touched(rank)
         if outcome.count and outcome.causes.count(0) == outcome.count:
             self._durations.report((item.code, item.function), sum(array("f", outcome.durations)) / outcome.count)

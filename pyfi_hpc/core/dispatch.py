@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyfi_hpc.core import follow, health, items
+from pyfi_hpc.core import fits, follow, health, items
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.queue import ClassKey, Pick
 from pyfi_hpc.core.settle import settle_unrun
@@ -18,6 +18,7 @@ from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.messages import Grant, Item, Recall
 from pyfi_hpc.model.packed import failure
 from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.model.terms import decode
 
 
 def fill(s: State, now: float, out: Effects) -> None:
@@ -29,7 +30,7 @@ def fill(s: State, now: float, out: Effects) -> None:
             several = sum(node.rank_count > 0 for node in usable) > 1
             at = now + s.utc_offset
             since = at - s.limits.elsewhere_s if several else float("inf")
-            _share(s, nodes, lambda node: min(node.spare, node.rank_count - node.runnable), since, at, out)
+            _share(s, nodes, lambda node: min(node.spare, node.vacant), since, at, out)
             _share(s, nodes, lambda node: node.spare, since, at, out)
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
@@ -80,7 +81,10 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
 
 def _room_on(s: State, node: Node, key: ClassKey) -> int:
     """How many tasks of a class this node may get now."""
-    return s.limits.grant_tasks_max
+    if not key.terms:
+        return s.limits.grant_tasks_max
+    _, room = fits.way_for(decode(key.terms).ways, node.stock, node.rank_count)
+    return room
 
 
 def _has_room(s: State, node: Node) -> bool:
@@ -131,11 +135,11 @@ def _rebalance(s: State, now: float, out: Effects) -> None:
     if len(s.nodes.by_name) < 2:
         return
     nodes = s.nodes.by_name.values()
-    idle = sum(max(0, node.rank_count - node.runnable) for node in nodes if health.usable(s, node, now))
+    idle = sum(max(0, node.vacant) for node in nodes if health.usable(s, node, now))
     if not idle:
         return
-    fullest = max(nodes, key=lambda node: node.runnable - node.rank_count)
-    surplus = fullest.runnable - fullest.rank_count
+    fullest = min(nodes, key=lambda node: node.vacant)
+    surplus = -fullest.vacant
     if surplus > 0 and not fullest.recalled:
         fullest.recalled = True
         out.send(fullest.peer, Recall(min(surplus, idle)))

@@ -68,6 +68,8 @@ class Holdings:
         self.grants: dict[int, HeldGrant] = {}
         self.waiting: deque[Piece] = deque()
         self.waiting_count = 0
+        #: the same for tasks with needs, which do not count there: see core/placing.py
+        self.special: deque[Piece] = deque()
         #: (grant, lo) -> outcome and when it was offered last
         self.offered: dict[tuple[int, int], tuple[Outcome, float]] = {}
         #: (batch, offset) -> the rank on which it died, and when: the next attempt goes to another if it comes back
@@ -117,13 +119,15 @@ class Holdings:
     def wait(self, grant: HeldGrant, lo: int, hi: int, first: bool = False) -> None:
         if lo >= hi:
             return
-        self.waiting_count += hi - lo
+        line = self.special if grant.item.terms else self.waiting
+        if line is self.waiting:
+            self.waiting_count += hi - lo
         if first:
-            self.waiting.appendleft(Piece(grant, lo, hi))
-        elif self.waiting and self.waiting[-1].grant is grant and self.waiting[-1].hi == lo:
-            self.waiting[-1].hi = hi
+            line.appendleft(Piece(grant, lo, hi))
+        elif line and line[-1].grant is grant and line[-1].hi == lo:
+            line[-1].hi = hi
         else:
-            self.waiting.append(Piece(grant, lo, hi))
+            line.append(Piece(grant, lo, hi))
 
     def next_piece(self, count_max: int) -> Piece | None:
         """Take up to so many tasks of one grant from the front."""
@@ -139,31 +143,36 @@ class Holdings:
         return piece
 
     def last_piece(self, count_max: int) -> Piece | None:
-        """Take up to so many tasks of one grant from the back."""
-        if not self.waiting:
+        """Take up to so many tasks of one grant from the back; those with needs only after all others."""
+        line = self.waiting or self.special
+        if not line:
             return None
-        piece = self.waiting[-1]
+        piece = line[-1]
         if piece.hi - piece.lo <= count_max:
-            self.waiting.pop()
+            line.pop()
         else:
             piece = Piece(piece.grant, piece.hi - count_max, piece.hi)
-            self.waiting[-1].hi = piece.lo
-        self.waiting_count -= piece.hi - piece.lo
+            line[-1].hi = piece.lo
+        if line is self.waiting:
+            self.waiting_count -= piece.hi - piece.lo
         return piece
 
     def drop_waiting(self, grant: HeldGrant, lo: int, hi: int) -> list[tuple[int, int]]:
         """Take the tasks of a range that wait here out of the line; the ranges found."""
         found = [(offset, offset + 1) for offset in self._handover.drop(grant, lo, hi)]
         rest: deque[Piece] = deque()
-        for piece in self.waiting:
+        line = self.special if grant.item.terms else self.waiting
+        for piece in line:
             start, end = max(lo, piece.lo), min(hi, piece.hi)
             if piece.grant is not grant or start >= end:
                 rest.append(piece)
                 continue
             found.append((start, end))
-            self.waiting_count -= end - start
+            if line is self.waiting:
+                self.waiting_count -= end - start
             rest.extend(p for p in (Piece(grant, piece.lo, start), Piece(grant, end, piece.hi)) if p.lo < p.hi)
-        self.waiting = rest
+        line.clear()
+        line.extend(rest)
         return found
 
     def ended(self, outcome: Outcome) -> None:
@@ -209,7 +218,7 @@ class Holdings:
 
     def release_all(self) -> None:
         """Give back what no rank has."""
-        while (piece := self.next_piece(1 << 30)) is not None:
+        while (piece := self.last_piece(1 << 30)) is not None:
             self.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
         self._send_back(self._handover.drop_all())
 

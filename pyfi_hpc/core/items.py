@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyfi_hpc.core import fits
 from pyfi_hpc.core.jobs import Batch
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.state import State
@@ -9,6 +10,7 @@ from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.messages import Item, Link
 from pyfi_hpc.model.packed import cut
 from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.model.terms import Needs, chosen, decode
 
 #: of each task of an item, the results that it takes
 Inputs = list[list[bytes | Link]]
@@ -23,7 +25,8 @@ def grant(s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, in
         node.mounted.add(batch.code)
         out.send(node.peer, mount)
     batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
-    made = s.nodes.grant(node, batch, lo, hi, attempt)
+    terms, needs, width = _terms(node, batch)
+    made = s.nodes.grant(node, batch, lo, hi, attempt, needs, width)
     s.queue.started(batch, hi - lo)
     offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
     made.size = len(payload) + sum(map(size_of, inputs))
@@ -33,8 +36,17 @@ def grant(s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, in
         s.nodes.leading[node.name] = node
     return Item(
         made.id, batch.id, batch.job.id, batch.first + lo, lo, hi - lo, attempt, batch.code, spec.function,
-        batch.time_limit_s, offsets, payload, inputs,
+        batch.time_limit_s, offsets, payload, inputs, terms,
     )  # fmt: skip
+
+
+def _terms(node: Node, batch: Batch) -> tuple[bytes, Needs | None, int]:
+    """What the tasks get on this node, for the agent and to be counted: the first of their ways that has room."""
+    if not batch.terms:
+        return b"", None, 1
+    terms = decode(batch.terms)
+    way, _ = fits.way_for(terms.ways, node.stock, node.rank_count)
+    return chosen(terms, way), way, fits.width(way, node.rank_count)
 
 
 def size_of(values: list[bytes | Link]) -> int:

@@ -54,7 +54,7 @@ class Batch:
 
     __slots__ = (
         "admitted", "code", "count", "first", "id", "job", "number", "offsets", "open", "payload", "priority",
-        "retries", "socket", "states", "time_limit_s", "trouble", "waiting",
+        "retries", "socket", "states", "terms", "time_limit_s", "trouble", "waiting",
     )  # fmt: skip
 
     def __init__(self, job: Job, record: BatchAdmitted) -> None:
@@ -68,6 +68,7 @@ class Batch:
         self.priority = record.priority
         self.retries = record.retries
         self.time_limit_s = record.time_limit_s
+        self.terms = record.terms
         #: one TaskState per task; RUNNING is soft, the ledger does not know it
         self.states = bytearray([TaskState.PENDING]) * record.count
         self.open = record.count  #: tasks that are not final

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.jobs import Batch
 from pyfi_hpc.model.ids import CodeId, Epoch, GrantId, NodeName, Peer, first_grant
+from pyfi_hpc.model.inventory import Inventory
+from pyfi_hpc.model.terms import Needs
 
 #: grants taken back that are remembered, so that a late outcome is recorded and not just dropped
 _EXPIRED_MAX = 10_000
 #: grants of a node that are still to be looked at; of more the oldest are not, and what follows waits for their results
 _LEADS_MAX = 4096
+#: kinds of nodes that have left and are remembered
+_SHAPES_MAX = 1000
 
 
 @dataclass(slots=True)
@@ -32,6 +37,9 @@ class Grant:
     left: bytearray
     open: int
     size: int = 0  #: bytes of arguments and inputs
+    #: what each of its tasks takes of the node, and of how many ranks; None: one rank and nothing else
+    needs: Needs | None = None
+    width: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -65,11 +73,18 @@ class Node:
     followers: int = 0
     #: grants whose tasks others wait for, and from which of them on that was not looked at yet
     leads: deque[tuple[Grant, int]] = field(default_factory=lambda: deque(maxlen=_LEADS_MAX))
+    #: what it has besides ranks, and what of all that is given to tasks with needs
+    stock: Stock = field(default_factory=Stock)
 
     @property
     def runnable(self) -> int:
         """Unfinished tasks that it holds and that wait for nothing but a rank."""
         return self.outstanding - self.followers
+
+    @property
+    def vacant(self) -> int:
+        """Ranks that have no task and are lent to none; negative: so many tasks wait for one."""
+        return self.rank_count - self.runnable - (self.stock.ranks - self.stock.tasks)
 
     @property
     def spare(self) -> int:
@@ -89,6 +104,8 @@ class NodeTable:
         #: grants that were taken back: id -> (batch id, job id)
         self.expired: OrderedDict[GrantId, tuple[int, int]] = OrderedDict()
         self._next = first_grant(epoch)
+        #: of nodes that have left, by what they had: the name and the ranks of the largest
+        self.had: dict[Inventory, tuple[str, int]] = {}
         #: nodes that have leads
         self.leading: dict[NodeName, Node] = {}
 
@@ -103,13 +120,19 @@ class NodeTable:
         self.by_peer[peer] = node
 
     def leave(self, node: Node) -> None:
+        had = node.stock.inventory
+        if len(self.had) < _SHAPES_MAX and self.had.get(had, ("", 0))[1] < node.rank_count:
+            self.had[had] = (str(node.name), node.rank_count)
         self.by_name.pop(node.name, None)
         self.by_peer.pop(node.peer, None)
         self.leading.pop(node.name, None)
 
-    def grant(self, node: Node, batch: Batch, lo: int, hi: int, attempt: int) -> Grant:
+    def grant(
+        self, node: Node, batch: Batch, lo: int, hi: int, attempt: int, needs: Needs | None = None, width: int = 1
+    ) -> Grant:
         count = hi - lo
-        entry = Grant(self._next, batch, lo, count, attempt, node, bytearray(b"\x01") * count, count)
+        left = bytearray(b"\x01") * count
+        entry = Grant(self._next, batch, lo, count, attempt, node, left, count, 0, needs, width)
         self._next = GrantId(self._next + 1)
         self.add(entry)
         return entry
@@ -118,6 +141,8 @@ class NodeTable:
         self.grants[grant.id] = grant
         grant.node.grants[grant.id] = grant
         grant.node.outstanding += grant.open
+        if grant.needs is not None:
+            grant.node.stock.give(grant.needs, grant.width, grant.open)
 
     def ended(self, grant: Grant, lo: int, count: int) -> None:
         """The node owes ``count`` outcomes less, from offset ``lo`` of the batch on."""
@@ -125,6 +150,8 @@ class NodeTable:
         grant.left[start : start + count] = bytes(count)
         grant.open -= count
         grant.node.outstanding -= count
+        if grant.needs is not None:
+            grant.node.stock.give(grant.needs, grant.width, -count)
         if grant.open == 0:
             self._drop(grant)
 
@@ -132,6 +159,8 @@ class NodeTable:
         """End a grant; offsets (in the batch) of the tasks whose outcome was owed."""
         owed = [grant.lo + i for i, left in enumerate(grant.left) if left]
         grant.node.outstanding -= grant.open
+        if grant.needs is not None:
+            grant.node.stock.give(grant.needs, grant.width, -grant.open)
         grant.open = 0
         self._drop(grant)
         self.expired[grant.id] = (grant.batch.id, grant.batch.job.id)

@@ -31,6 +31,8 @@ class ClassKey:
     time_limit_s: float
     #: a job that says how many of its tasks may run at once is a class of its own; 0: any other
     job: int
+    #: what its tasks need, see model/terms.py
+    terms: bytes = b""
 
 
 def _any_number(_key: ClassKey) -> int:
@@ -273,7 +275,7 @@ def may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float) -> b
 
 def _key_of(batch: Batch) -> ClassKey:
     job = batch.job.id if batch.job.at_once else 0
-    return ClassKey(batch.socket, batch.code, batch.priority, batch.time_limit_s, job)
+    return ClassKey(batch.socket, batch.code, batch.priority, batch.time_limit_s, job, batch.terms)
 
 
 def _first_run(batch: Batch, lo: int, hi: int) -> tuple[int, int]:

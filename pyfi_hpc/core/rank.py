@@ -199,8 +199,8 @@ class RankMachine:
         runner = Runner(self._next_runner, key, deadline=now + self._import_limit_s)
         self._next_runner += 1
         self._runners[runner.number] = runner
-        python, workdir, module = key
-        out.actions.append(StartRunner(runner=runner.number, python=python, workdir=workdir, module=module))
+        python, workdir, module, (variables, cores) = key
+        out.actions.append(StartRunner(runner.number, python, workdir, module, variables, cores))
 
     def _write(self, runner: Runner, work: Work, now: float, out: Effects) -> None:
         frame = work.as_run(self._next_run)

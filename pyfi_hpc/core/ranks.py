@@ -22,6 +22,7 @@ class Flight:
     next: int
     hi: int
     seconds: float  #: what it is expected to take in all
+    since: float = 0.0  #: when it became the first of its rank
     reclaimed: bool = False  #: tasks of it were asked back; not asked again
 
 
@@ -76,6 +77,8 @@ class RankTable(dict[int, Rank]):
         self.idle: dict[int, Rank] = {}
         self.roomy: dict[int, Rank] = {}  #: have one bundle, take another
         self.lined: dict[int, Rank] = {}  #: have more than the task that runs
+        #: numbers of ranks that belong to a task with needs: they get nothing else, also who takes their place
+        self.lent: set[int] = set()
 
     def add(self, rank: Rank) -> None:
         self[rank.number] = rank
@@ -89,10 +92,26 @@ class RankTable(dict[int, Rank]):
     def touched(self, rank: Rank) -> None:
         """Its bundles have changed. Called after each change, or the tables are wrong."""
         flights, number = rank.flights, rank.number
-        _keep(self.idle, number, rank, not flights)
-        _keep(self.roomy, number, rank, bool(flights) and rank.room(self._second_s_max))
+        open_ = number not in self.lent
+        _keep(self.idle, number, rank, open_ and not flights)
+        _keep(self.roomy, number, rank, open_ and bool(flights) and rank.room(self._second_s_max))
         lined = len(flights) > 1 or (bool(flights) and flights[0].hi - flights[0].next > 1)
         _keep(self.lined, number, rank, lined)
+
+    def lend(self, numbers: list[int]) -> None:
+        """These are a task's now."""
+        self.lent.update(numbers)
+        self._touch(numbers)
+
+    def take_back(self, numbers: list[int]) -> None:
+        """That task has ended."""
+        self.lent.difference_update(numbers)
+        self._touch(numbers)
+
+    def _touch(self, numbers: list[int]) -> None:
+        for number in numbers:
+            if number in self:
+                self.touched(self[number])
 
 
 def _keep(table: dict[int, Rank], number: int, rank: Rank, belongs: bool) -> None:

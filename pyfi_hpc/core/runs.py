@@ -11,8 +11,10 @@ from pyfi_hpc.model.events import RunnerExited
 from pyfi_hpc.model.messages import Bundle
 from pyfi_hpc.model.states import Cause
 
-#: an environment: interpreter, checkout, module
-Key = tuple[str, str, str]
+#: variables and cores that a runner is started with
+Setting = tuple[tuple[tuple[str, str], ...], tuple[int, ...]]
+#: an environment: interpreter, checkout, module, and with what it is started
+Key = tuple[str, str, str, Setting]
 
 
 @dataclass(slots=True, eq=False)
@@ -32,10 +34,11 @@ class Work:
     run: int = 0
     #: position in the bundle of the run's first task
     base: int = 0
+    key: Key = field(init=False)
 
-    @property
-    def key(self) -> Key:
-        return (self.bundle.python, self.bundle.workdir, self.bundle.module)
+    def __post_init__(self) -> None:
+        b = self.bundle
+        self.key = (b.python, b.workdir, b.module, (tuple(b.variables), tuple(b.cores)))
 
     @property
     def finished(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pyfi_hpc.core.clients import ClientTable
 from pyfi_hpc.core.durations import Durations
+from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.graph import Graph
 from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
@@ -68,6 +69,14 @@ class State:
     #: by socket; soft: only for what people are told
     durations: Durations = field(default_factory=Durations)
     health: Health = field(default_factory=Health)
+
+    def shapes(self) -> list[tuple[str, Stock, int]]:
+        """Names, stocks and ranks of the nodes there are, and the largest of those that have left, by what they had."""
+        here = [
+            (str(node.name), node.stock, max(node.rank_count, node.stock.inventory.ranks))
+            for node in self.nodes.by_name.values()
+        ]
+        return here + [(name, Stock(had), ranks) for had, (name, ranks) in self.nodes.had.items()]
 
     def emit(self, record: Record, out: Effects) -> None:
         """Write a record: to the ledger through the loop, and to the live state now."""

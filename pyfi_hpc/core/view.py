@@ -33,6 +33,13 @@ def view(s: State, now: float) -> dict[str, Any]:
                 "draining": node.draining,
                 "load": node.load,
                 "memory_bytes": node.memory_bytes,
+                "has": msgspec.to_builtins(node.stock.inventory),
+                "given": {
+                    "ranks": node.stock.ranks,
+                    "memory_bytes": node.stock.memory_bytes,
+                    "gpus": node.stock.gpu_thousandths / 1000,
+                    "named": {name: count for name, count in node.stock.named.items() if count},
+                },
                 "lease_s": round(node.lease_until - now, 3),
                 **health.told(s, node, now),
             }

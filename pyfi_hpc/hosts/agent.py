@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import zmq
 
 from pyfi_hpc.adapters import access as access_file
-from pyfi_hpc.adapters import node, pidfile
+from pyfi_hpc.adapters import inventory, node, pidfile
 from pyfi_hpc.adapters import slurm as slurm_adapter
 from pyfi_hpc.adapters.access import Access
 from pyfi_hpc.adapters.clock import SystemClock
@@ -139,7 +139,7 @@ def run(settings: Settings, rank_count: int, own_step: bool, patience_s: float) 
     around = NodeProcesses(command, rank_log)
     machine = Agent(
         limits, node.name(), secrets.token_hex(8), node.allocation(), rank_count, len(node.usable_cores()), own_step,
-        clock.monotonic(),
+        clock.monotonic(), inventory.look(settings, rank_count),
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
     pidfile.claim(settings, f"agent-{node.tag()}")

@@ -50,7 +50,7 @@ def spawn(settings: Settings, host: str, extra: list[str], keep: Sequence[int]) 
 def _as_environment(settings: Settings) -> dict[str, str]:
     """What the daemon cannot know from its flags; the ledger's URL may hold a password: never in arguments."""
     names = {name: str(getattr(settings, name)) for name in ("scratch", "bind", "ledger", "pg_bin")}
-    names["budgets"] = ",".join(settings.budgets)
+    names |= {name: ",".join(getattr(settings, name)) for name in ("budgets", "resources", "labels", "gpus")}
     return {"PYFI_" + name.upper(): value for name, value in names.items() if value}
 
 

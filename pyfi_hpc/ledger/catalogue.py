@@ -11,6 +11,7 @@ from typing import Any
 
 from pyfi_hpc.ledger.connection import Cursor, one
 from pyfi_hpc.ledger.queries import load
+from pyfi_hpc.model import terms
 from pyfi_hpc.model.events import SocketSpec
 from pyfi_hpc.model.messages import Mount
 
@@ -21,9 +22,17 @@ def sockets(cursor: Cursor) -> list[SocketSpec]:
     """All sockets whose processor has code."""
     cursor.execute(_QUERIES["sockets"])
     return [
-        SocketSpec(number, name, processor, function, Mount(*mount), concurrency, priority, enabled)
-        for number, name, processor, function, concurrency, priority, enabled, *mount in cursor.fetchall()
+        SocketSpec(number, name, processor, function, Mount(*mount), concurrency, priority, enabled, terms_of(needs))
+        for number, name, processor, function, concurrency, priority, enabled, needs, *mount in cursor.fetchall()
     ]
+
+
+def terms_of(needs: str) -> bytes:
+    """What a socket's text says; nothing if it cannot be read any more: it was checked when it was written."""
+    try:
+        return terms.encode(terms.read(needs))
+    except ValueError:
+        return b""
 
 
 def mounts(cursor: Cursor, codes: Iterable[int]) -> list[Mount]:

@@ -4,7 +4,7 @@
 -- All sockets whose processor has code; those whose function the code has lost are disabled.
 SELECT s.id, s.name, p.name, f.function, coalesce(nullif(s.concurrency, 0), p.concurrency),
        coalesce(nullif(s.priority, 0), q.priority), s.enabled AND p.enabled AND q.enabled AND s.status <> 'missing',
-       c.id, c.repository, c.commit, c.module, c.environment, c.python, c.workdir
+       s.needs, c.id, c.repository, c.commit, c.module, c.environment, c.python, c.workdir
 FROM socket s
 JOIN processor p ON p.id = s.processor_id
 JOIN function f ON f.id = s.function_id

@@ -34,7 +34,7 @@ Parts = list[bytes | memoryview]
 COLUMNS = {
     "job": "id, on_failure, opened_at, epoch, key, owner, name, shape",
     "task_batch": "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s,"
-    " epoch, offsets, payload, blocks",
+    " epoch, offsets, payload, blocks, terms",
     "block": "number, part, data",
     "edge": "job, batch, producers, edges",
     "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
@@ -129,13 +129,14 @@ def _pack_job(parts: Parts, r: JobOpened, epoch: int) -> None:
 def _pack_batch(parts: Parts, r: BatchAdmitted, epoch: int, blocks: list[int] | None = None) -> None:
     parts.append(
         _task_batch(
-            15, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
+            16, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
             4, r.priority, 4, r.retries, 8, r.time_limit_s, 8, epoch, len(r.offsets),
         )
     )  # fmt: skip
     parts.append(r.offsets)
     _varying(parts, r.payload if blocks is None else b"")
     parts.append(_NULL if blocks is None else _numbers(blocks))
+    _varying(parts, r.terms)
 
 
 def _pack_outcome(parts: Parts, r: OutcomeSettled, epoch: int, blocks: list[int] | None = None) -> None:

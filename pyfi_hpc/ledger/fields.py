@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from pyfi_hpc.errors import UsageError
 from pyfi_hpc.ledger.models import WORDS
+from pyfi_hpc.model import terms
 
 
 def checked(kind: str, column: sa.Column[Any], value: Any) -> Any:
@@ -30,12 +31,22 @@ def checked(kind: str, column: sa.Column[Any], value: Any) -> Any:
         ) from None
     if isinstance(converted, str) and ("\0" in converted or (column.name == "name" and not _plain(converted))):
         raise UsageError(f"{value!r} cannot be a {column.name}", where=kind, fix="use letters, digits and ._-/:@+")
+    if column.name == "needs":
+        _check_needs(kind, converted)
     if words and converted not in words:
         match = [word for word in words if word.lower() == str(converted).lower()]
         if not match:
             raise UsageError(f"{column.name} cannot be {value!r}", where=kind, fix="use " + " or ".join(words))
         converted = match[0]
     return converted
+
+
+def _check_needs(kind: str, text: str) -> None:
+    try:
+        terms.read(text)
+    except ValueError as error:
+        fix = "write such as 'cores=4 gpus=0.5 memory=2G license:1 label=x', or '' for one core"
+        raise UsageError(str(error), where=kind, fix=fix) from None
 
 
 def _plain(name: str) -> bool:

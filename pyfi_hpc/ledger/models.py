@@ -218,6 +218,8 @@ class Socket(Named, Base):
     #: calls that may run at once; 0: what the processor says
     concurrency: Mapped[int] = _number(sa.Integer)
     priority: Mapped[int] = _number(sa.Integer)
+    #: what a call needs that says nothing itself, as text: see model/terms.py
+    needs: Mapped[str] = _text()
 
 
 class Plug(Named, Base):

@@ -105,7 +105,7 @@ FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN job j ON j.id = wanted.job 
 
 -- name: job_batches
 SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries,
-       b.time_limit_s, coalesce(e.edges, '') AS edges
+       b.time_limit_s, b.terms, coalesce(e.edges, '') AS edges
 FROM unnest(%(jobs)s::bigint[]) AS wanted (job)
 JOIN task_batch b ON b.job = wanted.job
 LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch
@@ -175,7 +175,7 @@ FROM job ORDER BY id
 
 -- name: recorded_batches
 SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries, b.time_limit_s,
-       b.offsets, ledger_payload(b.payload, b.blocks) AS payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
+       b.terms, b.offsets, ledger_payload(b.payload, b.blocks) AS payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
 FROM task_batch b LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch ORDER BY b.batch
 
 -- name: recorded_outcomes

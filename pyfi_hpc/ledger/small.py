@@ -101,7 +101,8 @@ def _job(r: JobOpened, epoch: int) -> str:
 def _batch(r: BatchAdmitted, epoch: int) -> str:
     return (
         f"{r.batch},{r.job},{r.number},{r.first},{r.count},{r.last},{r.socket},{r.code},{r.priority},{r.retries},"
-        f"{r.time_limit_s!r},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}',NULL"
+        f"{r.time_limit_s!r},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}',NULL,"
+        f"'\\x{r.terms.hex()}'"
     )
 
 

@@ -88,6 +88,7 @@ task_batch = sa.Table(
     _required("offsets", sa.LargeBinary),
     _required("payload", sa.LargeBinary),
     sa.Column("blocks", ARRAY(sa.BigInteger)),
+    sa.Column("terms", sa.LargeBinary, nullable=False, server_default=sa.text("''")),
     sa.UniqueConstraint("job", "number"),
     # the way from a task's index to its batch: a job's batches come in order of their first index
     sa.UniqueConstraint("job", "first"),

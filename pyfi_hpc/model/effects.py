@@ -86,6 +86,10 @@ class StartRunner:
     python: str
     workdir: str
     module: str
+    #: what it finds in its environment, besides the usual
+    variables: tuple[tuple[str, str], ...] = ()
+    #: cores that it may use; empty: those of its rank
+    cores: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -102,6 +102,7 @@ class SocketSpec:
     concurrency: int = 0  #: calls that may run at once; 0: no limit
     priority: int = 0
     enabled: bool = True
+    terms: bytes = b""  #: of calls that say nothing themselves
 
 
 @dataclass(slots=True)

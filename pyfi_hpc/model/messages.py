@@ -35,6 +35,8 @@ Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 Name = Annotated[str, Meta(max_length=1024)]
 #: a list or map as msgpack, which a short text can make large in memory
 Body = Annotated[bytes, Meta(max_length=1 << 20)]
+#: what tasks need, as model/terms.py encodes it
+Terms = Annotated[bytes, Meta(max_length=1 << 12)]
 #: a Cause
 CauseNumber = Annotated[int, Meta(ge=0, le=12)]
 
@@ -68,6 +70,7 @@ class Hello(Message):
     cores: Count = 0
     allocation: Name = ""  #: Slurm job id, or empty
     held: Annotated[list[Held], Meta(max_length=1 << 20)] = []
+    inventory: Terms = b""  #: what the node has besides ranks, see model/inventory.py
 
 
 class Welcome(Message):
@@ -136,6 +139,7 @@ class Submit(Message):
     on_failure: Count = 0  #: and how many tasks may run at once: see states.policy
     resend: bool = False
     watch: bool = True  #: push the results to this connection
+    terms: Terms = b""  #: what its tasks need, see model/terms.py
 
 
 class Accepted(Message):
@@ -263,6 +267,7 @@ class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     payload: bytes
     #: per task the results it depends on, by slot; empty: no task has any
     inputs: list[list[bytes | Link]] = []
+    terms: bytes = b""  #: see Submit
 
 
 class Grant(Message):
@@ -354,6 +359,10 @@ class Bundle(Message):
     offsets: bytes
     payload: bytes
     inputs: list[list[bytes]] = []
+    #: variables that its tasks find in their environment, besides the usual ones
+    variables: list[tuple[str, str]] = []
+    #: cores that its tasks may use; empty: the rank's own
+    cores: list[int] = []
 
 
 class Done(Message):

@@ -45,6 +45,7 @@ class BatchAdmitted:
     offsets: bytes
     payload: bytes
     edges: bytes  #: msgpack list of (offset in batch, slot, producer's job, producer's index); empty: none
+    terms: bytes = b""  #: what its tasks need, see model/terms.py
 
 
 @dataclass(slots=True)

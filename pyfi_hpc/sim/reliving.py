@@ -150,7 +150,7 @@ class _Life:
             return
         submit = m.Submit(
             opened.key, r.number, r.first, r.count, r.last, _name(r.socket, r.code), r.offsets, r.payload, r.edges,
-            r.priority, r.retries, r.time_limit_s, opened.name, opened.shape, opened.on_failure, False, False,
+            r.priority, r.retries, r.time_limit_s, opened.name, opened.shape, opened.on_failure, False, False, r.terms,
         )  # fmt: skip
         self._put(Received(peer, "client", opened.owner, submit))
 

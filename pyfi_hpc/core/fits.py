@@ -1,0 +1,120 @@
+"""What fits where: needs of tasks against what nodes have, in whole tasks.
+
+The broker counts what each node has given away to tasks that need more than a core, and grants only what fits; which
+cores and GPUs it is, the agent chooses (core/placing.py). Plain tasks are not counted: they fill what ranks are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pyfi_hpc.model.inventory import NOTHING, Inventory
+from pyfi_hpc.model.terms import Needs, words
+
+
+@dataclass(slots=True)
+class Stock:
+    """What one node has, and what of it is given away."""
+
+    inventory: Inventory = NOTHING
+    #: ranks that have a task with needs, or are lent to one; and how many such tasks
+    ranks: int = 0
+    tasks: int = 0
+    memory_bytes: int = 0
+    gpu_thousandths: int = 0
+    named: dict[str, int] = field(default_factory=dict)
+
+    def give(self, needs: Needs, width: int, members: int) -> None:
+        """So many ranks with these needs, each as wide, start; negative: they have ended."""
+        self.tasks += members
+        self.ranks += members * width
+        self.memory_bytes += members * needs.memory_bytes
+        self.gpu_thousandths += members * needs.gpu_thousandths
+        for name, count in needs.named:
+            self.named[name] = self.named.get(name, 0) + members * count
+
+    def room(self, needs: Needs, rank_count: int) -> int:
+        """How many ranks with these needs can start now, on a node with so many ranks. 0 if a label is missing."""
+        if not self.may_hold(needs):
+            return 0
+        room = (rank_count - self.ranks) // width(needs, rank_count)
+        have = self.inventory
+        if needs.memory_bytes and have.memory_bytes:
+            room = min(room, (have.memory_bytes - self.memory_bytes) // needs.memory_bytes)
+        if needs.gpu_thousandths:
+            # never more than what whole GPUs give: a part of one lies on one
+            room = min(room, _gpu_room(len(have.gpus), self.gpu_thousandths, needs.gpu_thousandths))
+        for name, count in needs.named:
+            room = min(room, (dict(have.named).get(name, 0) - self.named.get(name, 0)) // count)
+        return max(0, room)
+
+    def may_hold(self, needs: Needs) -> bool:
+        return set(needs.labels) <= set(self.inventory.labels)
+
+
+def width(needs: Needs, rank_count: int) -> int:
+    """How many ranks of a node one rank of the task takes: one a core, or all."""
+    return max(1, rank_count) if needs.exclusive else needs.cores
+
+
+def way_for(ways: tuple[Needs, ...], stock: Stock, rank_count: int) -> tuple[Needs, int]:
+    """The first way to run a task that this node has room for, and how many such tasks can start; 0: none can."""
+    for way in ways:
+        room = stock.room(way, rank_count) // way.ranks
+        if room > 0:
+            return way, room
+    return ways[0], 0
+
+
+def _gpu_room(count: int, given: int, wanted: int) -> int:
+    if wanted >= 1000:
+        return (1000 * count - given) // wanted
+    each = 1000 // wanted
+    return each * count - -(-given // wanted)
+
+
+def nearest(needs: Iterable[Needs], stocks: Iterable[tuple[str, Stock, int]]) -> str:
+    """Of nodes that are too small or lack something, the one that comes nearest, in words.
+
+    ``stocks``: names of nodes, what they have, and how many ranks.
+    """
+    found: list[tuple[int, str]] = []
+    for way in needs:
+        for name, stock, ranks in stocks:
+            lacks = _lacks(way, stock.inventory, ranks)
+            if lacks:
+                found.append((len(lacks), f"{name} has {', '.join(lacks)}"))
+    return min(found)[1] if found else ""
+
+
+def _lacks(needs: Needs, have: Inventory, ranks: int) -> list[str]:
+    lacks = [f"no label {label!r}" for label in needs.labels if label not in have.labels]
+    if needs.cores > ranks:
+        lacks.append(f"{ranks} ranks of one core each")
+    if needs.gpu_thousandths > 1000 * len(have.gpus):
+        lacks.append(f"{len(have.gpus)} GPUs")
+    if 0 < have.memory_bytes < needs.memory_bytes:
+        lacks.append(f"{have.memory_bytes / 2**30:.3g} GiB")
+    named = dict(have.named)
+    lacks += [f"{named.get(name, 0)} {name}" for name, count in needs.named if count > named.get(name, 0)]
+    return lacks
+
+
+def impossible(needs: Needs, stocks: list[tuple[str, Stock, int]]) -> bool:
+    """Whether no node of these, were it idle, could hold one rank of it, or all together not all of them."""
+    total = 0
+    for _, stock, ranks in stocks:
+        total += Stock(stock.inventory).room(needs, ranks)
+        if total >= needs.ranks:
+            return False
+    return True
+
+
+def too_much(ways: tuple[Needs, ...], stocks: list[tuple[str, Stock, int]]) -> str:
+    """Why none of these ways to run a task can ever be met by the nodes; "": one can."""
+    if not stocks or not all(impossible(way, stocks) for way in ways):
+        return ""
+    text = "no node can ever give " + ", nor ".join(words(way) for way in ways)
+    near = nearest(ways, stocks)
+    return f"{text}: the nearest, {near}" if near else text
