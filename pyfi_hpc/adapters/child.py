@@ -13,13 +13,15 @@ import errno
 import os
 import select
 import shutil
+import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from pyfi_hpc.adapters.runner_process import RunnerProcess
-from pyfi_hpc.adapters.surroundings import MemoryKills, Orphans
+from pyfi_hpc.adapters.surroundings import MemoryKills, Orphans, widen
 from pyfi_hpc.adapters.timer import Timer
+from pyfi_hpc.errors import SiteError
 from pyfi_hpc.model.effects import Action, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
 from pyfi_hpc.model.events import PermitsTaken, RunnerExited, RunnerSpoke
 from pyfi_hpc.model.limits import Limits
@@ -30,6 +32,8 @@ GATHER_S = 0.004
 _PASSES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 #: a runner that cannot be started for such a reason is tried again so often and given up after so long, seconds
 _START_AGAIN_S, _START_LIMIT_S = 0.5, 30.0
+#: the MPI process ends by itself when MPI takes too long; to import all it needs it has so much more, seconds
+_MPI_MORE_S = 20.0
 
 
 class Runners:
@@ -62,8 +66,40 @@ class Runners:
         self._ready: list[Any] = []
         #: runners that could not be started yet: number -> (what to start, until when to try, when again)
         self._late: dict[int, tuple[StartRunner, float, float]] = {}
+        #: the MPI process beside this rank, until it is asked for
+        self._mpi: RunnerProcess | None = None
         self._memory = MemoryKills()
         self._timer_at = 0.0
+
+    def start_mpi(self, limit_s: float) -> list[Any]:
+        """Start the MPI process of this rank; its place in its world, see ``hosts/mpi_runner.py``.
+
+        Raises
+        ------
+        SiteError
+            MPI did not start in time.
+        """
+        process = RunnerProcess(StartRunner(0, sys.executable, "", ""), self._limits, self._scratch, limit_s)
+        until = monotonic() + limit_s + _MPI_MORE_S
+        said: list[Any] = []
+        while not said and not process.hung_up and monotonic() < until:
+            select.select([process.read_fd], [], [], until - monotonic())
+            said = process.read()
+        if not said:
+            process.kill(hard=True)
+            process.end_group()
+            end = process.reap(self._limits.output_bytes_max, self._memory)
+            raise SiteError(
+                f"MPI did not start: {end.how}", where=end.stderr.decode(errors="replace")[-2000:],
+                fix="see the log of the rank step, and `pyfi doctor`",
+            )  # fmt: skip
+        self._mpi, self._mpi_said = process, said[1:]
+        return list(said[0][1:])
+
+    def pin_mpi(self, core: int) -> None:
+        """The MPI process uses the core of its rank: while it works, the rank's runners do not."""
+        if self._mpi is not None and core >= 0:
+            widen(self._mpi.pid, [core])
 
     def do(self, action: Action) -> None:
         """Carry out an action on a runner; what comes of it returns from ``receive``."""
@@ -117,10 +153,17 @@ class Runners:
         for process in list(self._runners.values()):
             process.kill(hard=True)
             self._end(process, [])
+        if self._mpi is not None:
+            self._mpi.kill(hard=True)
+            self._mpi.end_group()
+            self._mpi.reap(self._limits.output_bytes_max, self._memory)
         self._timer.close()
         self._epoll.close()
 
     def _start(self, action: StartRunner, give_up: float) -> None:
+        if action.mpi:
+            self._take_mpi(action)
+            return
         try:
             process = RunnerProcess(action, self._limits, self._scratch)
         except OSError as error:
@@ -131,6 +174,19 @@ class Runners:
             else:
                 self._could_not(action, f"it could not be started: {error}")
             return
+        self._add(action, process)
+
+    def _take_mpi(self, action: StartRunner) -> None:
+        process, self._mpi = self._mpi, None
+        if process is None:
+            self._could_not(action, "this rank has left its MPI world, or never was in one")
+            return
+        process.number = action.runner
+        self._add(action, process)
+        if self._mpi_said:
+            self._soon(RunnerSpoke(action.runner, self._mpi_said))
+
+    def _add(self, action: StartRunner, process: RunnerProcess) -> None:
         self._runners[action.runner] = process
         self._owners[process.read_fd] = self._owners[process.pidfd] = process
         self._epoll.register(process.read_fd, select.EPOLLIN)
@@ -139,7 +195,7 @@ class Runners:
     def _could_not(self, action: StartRunner, how: str) -> None:
         self._soon(RunnerExited(runner=action.runner, status=127, how=how))
 
-    def _soon(self, event: RunnerExited | PermitsTaken) -> None:
+    def _soon(self, event: RunnerExited | PermitsTaken | RunnerSpoke) -> None:
         """The next ``receive`` has it."""
         self._ready.append(event)
         self._wake(0.0)
@@ -180,7 +236,7 @@ class Runners:
             if process.in_flight > 0 and process.look_at <= now:
                 process.look(now, self._limits.output_bytes_max)
         if self._orphans is not None:
-            self._orphans.reap(now, {process.pid for process in self._runners.values()})
+            self._orphans.reap(now, self._pids())
 
     def _set_timer(self) -> None:
         soonest = min((again for _, _, again in self._late.values()), default=0.0) if self._late else 0.0
@@ -218,7 +274,11 @@ class Runners:
             self._owners.pop(fd, None)
         events.append(process.reap(self._limits.output_bytes_max, self._memory))
         if self._orphans is not None:
-            self._orphans.end(process.mark, {other.pid for other in self._runners.values()})
+            self._orphans.end(process.mark, self._pids())
+
+    def _pids(self) -> set[int]:
+        found = {process.pid for process in self._runners.values()}
+        return found | {self._mpi.pid} if self._mpi is not None else found
 
 
 def _remove_stale(scratch: Path) -> None:

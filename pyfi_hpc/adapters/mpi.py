@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import secrets
 import signal
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,27 @@ def _join() -> Place:
     world = MPI.COMM_WORLD
     local = world.Split_type(MPI.COMM_TYPE_SHARED)
     return Place(world.Get_rank(), world.Get_size(), local.Get_rank(), local.Get_size(), world)
+
+
+def world_id(place: Place) -> str:
+    """What tells this MPI world from all others; empty: there is none, or nobody else in it. Collective."""
+    if place.world is None:
+        return ""
+    return str(place.world.bcast(secrets.token_hex(8) if place.rank == 0 else None))
+
+
+def among(world: Any, roster: list[int], tag: int) -> Any:
+    """A communicator among these ranks of a world, in this order. Collective over them, and nobody else.
+
+    Cost: a millisecond for eight ranks of a node.
+    """
+    group = world.Get_group()
+    part = group.Incl(roster)
+    try:
+        return world.Create_group(part, tag)
+    finally:
+        part.Free()
+        group.Free()
 
 
 def _choose_network() -> None:

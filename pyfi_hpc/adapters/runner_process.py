@@ -14,6 +14,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 from time import monotonic
@@ -21,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from pyfi_hpc.adapters.surroundings import MemoryKills, runner_environment, widen
+from pyfi_hpc.adapters.surroundings import MemoryKills, launcher_descriptors, mpi_environment, runner_environment, widen
 from pyfi_hpc.model.effects import StartRunner
 from pyfi_hpc.model.events import RunnerExited
 from pyfi_hpc.model.limits import Limits
@@ -46,9 +47,12 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 class RunnerProcess:
-    """One runner; OSError if it cannot be started."""
+    """One runner; OSError if it cannot be started.
 
-    def __init__(self, action: StartRunner, limits: Limits, scratch: Path) -> None:
+    ``mpi_limit_s``: not one of the action's environment but the MPI process of this rank, which has so long to start.
+    """
+
+    def __init__(self, action: StartRunner, limits: Limits, scratch: Path, mpi_limit_s: float = 0.0) -> None:
         self.number = action.runner
         self.folder = scratch / f"runner-{os.getpid()}-{action.runner}"
         self.folder.mkdir(mode=0o700)
@@ -60,17 +64,21 @@ class RunnerProcess:
         os.ftruncate(board_fd, SIZE)
         self._board = Board(board_fd)
         self._gate = Gatekeeper(self._board)
-        arguments = [
-            action.python, "-I", "-X", "faulthandler", str(CHILD), str(child_read), str(child_write),
-            str(board_fd), str(os.getpid()),
-            action.workdir, action.module, str(limits.output_bytes_max), str(limits.payload_bytes_max),
-        ]  # fmt: skip
+        arguments = [str(child_read), str(child_write), str(board_fd), str(os.getpid())]
+        sizes = [str(limits.output_bytes_max), str(limits.payload_bytes_max)]
+        if mpi_limit_s:
+            arguments = [sys.executable, "-m", "pyfi_hpc.hosts.mpi_runner", *arguments, *sizes, str(mpi_limit_s)]
+            environment = mpi_environment(self.mark)
+        else:
+            start = [action.python, "-I", "-X", "faulthandler", str(CHILD)]
+            arguments = [*start, *arguments, action.workdir, action.module, *sizes]
+            environment = runner_environment(action.python, self.mark) | dict(action.variables)
         try:
             # start_new_session: one signal reaches everything that the function started
             self._popen = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=self.outputs[0], stderr=self.outputs[1],
-                pass_fds=(child_read, child_write, board_fd), cwd=self.folder,
-                env=runner_environment(action.python, self.mark) | dict(action.variables),
+                pass_fds=(child_read, child_write, board_fd, *(launcher_descriptors() if mpi_limit_s else ())),
+                cwd=self.folder, env=environment,
                 start_new_session=True,
             )  # fmt: skip
             widen(self._popen.pid, action.cores)
@@ -318,7 +326,7 @@ def _decode_frame(data: memoryview) -> list[Any] | None:
 
 
 #: kinds of frames that runners write, and how many elements each has
-_FRAME_LENGTHS = {"ready": 4, "broken": 2, "look": 1, "done": 9}
+_FRAME_LENGTHS = {"place": 7, "ready": 4, "broken": 2, "look": 1, "done": 9}
 
 
 def _words(code: int) -> str:

@@ -16,15 +16,13 @@ from pyfi_hpc.core.ranks import RankTable
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, KillProcess, Sample
 from pyfi_hpc.model.events import CodeChecked, ProcessExited, Received, Sampled, Signalled, Unreachable
-from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.ids import BROKER, Peer
 from pyfi_hpc.model.inventory import NOTHING, Inventory, encode
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.states import Cause
 
-BROKER = Peer(b"broker")
-
 #: no capacity that was told
-_NOTHING: tuple[Any, ...] = (-1, -1, False, ())
+_NOTHING: tuple[Any, ...] = (-1, -1, False, (), ())
 #: between two hellos while no broker answers, seconds
 _HELLO_S = 0.25
 #: of a beat without whose answer the next one goes as soon as a hello would
@@ -79,6 +77,8 @@ class Agent:
         self._load, self._memory = 0.0, 0
         self._draining = False
         self._fenced = False
+        #: the ranks start anew as soon as none has a task
+        self._renewing = False
         self._stop_at: float | None = None
 
     # --- the loop's side ------------------------------------------------------------------------------
@@ -100,6 +100,8 @@ class Agent:
             self._beat(now, out)
         if self._draining:
             self._holdings.release_all()  # what ranks handed back, or died on
+        elif self._renewing:
+            self._renew_when_idle(now, out)
         elif not self._fenced:
             self._bundler.fill(now, out)
             if self._muster.resting and not self._bundler.usable():
@@ -117,7 +119,7 @@ class Agent:
             return min(self._beat_at, self._stop_at)
         wake = min(self._beat_at, self._muster.wake_at())
         # while nothing is given to ranks, no line is evened out
-        return wake if self._draining or self._fenced else min(wake, self._bundler.wake_at())
+        return wake if self._draining or self._fenced or self._renewing else min(wake, self._bundler.wake_at())
 
     # --- the broker -----------------------------------------------------------------------------------
 
@@ -170,13 +172,28 @@ class Agent:
                 continue
             grant = self._holdings.take(item)
             self._bundler.want(item.code, out)
-            if self._draining or self._stop_at is not None:
+            if self._draining or self._renewing or self._stop_at is not None:
                 self._holdings.make(grant, item.lo, item.lo + item.count, Cause.RELEASED)
             else:
                 self._holdings.line_up(grant)
 
+    def _renew(self, message: m.Renew, now: float, out: Effects) -> None:
+        if not self._draining and self._stop_at is None:
+            self._renewing = True
+            self._holdings.release_all()
+            self._bundler.reclaim_all(out)
+
+    def _renew_when_idle(self, now: float, out: Effects) -> None:
+        self._holdings.release_all()  # what ranks handed back
+        if all(not rank.flights for rank in self._ranks.values()):
+            self._renewing = False
+            self._muster.renew(now, out)
+
     def _recall(self, message: m.Recall, now: float, out: Effects) -> None:
         self._bundler.recall(message.count, out)
+
+    def _go(self, message: m.Go, now: float, out: Effects) -> None:
+        self._bundler.go(message, now, out)
 
     def _cancel(self, message: m.Cancel, now: float, out: Effects) -> None:
         grant = self._holdings.grants.get(message.job)
@@ -276,13 +293,14 @@ class Agent:
         if not self._welcome:
             return
         resting = tuple(self._muster.resting.items())
-        new = (self._bundler.capacity(), len(self._bundler.usable()), self._draining, resting)
+        capacity = 0 if self._renewing else self._bundler.capacity()
+        new = (capacity, len(self._bundler.usable()), self._draining, resting, self._bundler.worlds())
         told = self._capacity_told
         if new == told or (new[1:] == told[1:] and told[0] > 0 and abs(new[0] - told[0]) <= told[0] // 4):
             return
         self._capacity_told = new
         rests = [(number, max(0.0, rest.until - now), rest.why) for number, rest in resting]
-        out.send(BROKER, m.Capacity(*new[:3], rests))
+        out.send(BROKER, m.Capacity(*new[:3], rests, list(new[4])))
 
     def _sampled(self, event: Sampled, now: float, out: Effects) -> None:
         self._load, self._memory = event.load, event.memory_bytes
@@ -330,6 +348,8 @@ _FROM_BROKER: dict[type, _Handler] = {
     m.Denied: Agent._denied,
     m.Mount: Agent._mount,
     m.Grant: Agent._grant,
+    m.Go: Agent._go,
+    m.Renew: Agent._renew,
     m.Recall: Agent._recall,
     m.Cancel: Agent._cancel,
     m.Kept: Agent._kept,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, dispatch, explain, follow, health, settle
+from pyfi_hpc.core import admit, dispatch, explain, fits, follow, gangs, health, items, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.graph import Graph, edges_of
 from pyfi_hpc.core.jobs import JobBook
@@ -248,6 +248,9 @@ class Broker:
         told = {entry.grant for entry in held}
         for grant in [g for g in node.grants.values() if g.id not in told]:
             batch = grant.batch
+            if grant.gang is not None:
+                gangs.lost(self.state, grant, Cause.RELEASED, False, now, out)
+                continue
             offsets = self.state.nodes.take_back(grant)
             self.state.queue.ended(batch, len(offsets))
             for lo, hi in settle.runs([k for k in offsets if batch.states[k] == TaskState.RUNNING]):
@@ -259,8 +262,8 @@ class Broker:
         """A grant of an earlier epoch whose tasks run on: they are not started again."""
         s = self.state
         batch = s.book.batches.get(BatchId(held.batch))
-        if batch is None or not s.recover_until or held.grant in s.nodes.grants:
-            return
+        if batch is None or not s.recover_until or held.grant in s.nodes.grants or held.here < held.total:
+            return  # who else was in a gang is not known any more: it is ended, and goes out again
         lo, hi = held.lo, held.lo + held.count
         if not (0 <= lo < hi <= batch.count and len(held.left) == held.count):
             return
@@ -271,7 +274,11 @@ class Broker:
                 batch.states[lo + at] = TaskState.RUNNING
         count = sum(left)
         if count:
-            s.nodes.add(Grant(GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count))
+            needs = items.held(held)
+            width = fits.width(needs, node.rank_count) if needs else 1
+            s.nodes.add(Grant(
+                GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count, 0, needs, width, held.here
+            ))  # fmt: skip
             s.queue.started(batch, count)
 
     def _forget_unknown(self, node: Node, held: list[m.Held], out: Effects) -> None:
@@ -289,6 +296,9 @@ class Broker:
         node.recalled = False
         settle.finished(self.state, node, message.outcomes, now, out)
 
+    def _gathered(self, node: Node, message: m.Gathered, now: float, out: Effects) -> None:
+        gangs.gathered(self.state, node, message, out)
+
     def _agent_beat(self, node: Node, message: m.Beat, now: float, out: Effects) -> None:
         node.lease_until = now + self.state.limits.lease_s
         node.running = set(message.running)
@@ -299,6 +309,8 @@ class Broker:
     def _capacity(self, node: Node, message: m.Capacity, now: float, out: Effects) -> None:
         node.capacity, node.rank_count = message.tasks, message.rank_count
         node.draining = message.draining
+        node.worlds = dict(message.worlds)
+        node.renewing = node.renewing and not 0 < node.rank_count <= sum(node.worlds.values())
         node.resting = [(rank, now + seconds, why) for rank, seconds, why in message.resting]
         health.ranks_rest(self.state, node, now, out)
 
@@ -475,6 +487,7 @@ _ANSWERED_HERE = {health.RELEASE: health.asked, health.QUARANTINE: health.asked,
 
 _FROM_AGENT: dict[type, _Handler] = {
     m.Finished: Broker._finished,
+    m.Gathered: Broker._gathered,
     m.Beat: Broker._agent_beat,
     m.Capacity: Broker._capacity,
     m.Goodbye: Broker._goodbye,

@@ -43,7 +43,7 @@ class Bundler:
         self._limits = limits
         self._holdings = holdings
         self._ranks = muster.ranks
-        self._placer = Placer(holdings, muster.ranks, inventory)
+        self._placer = Placer(limits, holdings, muster.ranks, inventory)
         self._durations = Durations()
         #: code id -> mount; "" once it was seen to be there, else the problem; absent: being checked
         self._mounts: dict[int, m.Mount] = {}
@@ -54,7 +54,16 @@ class Bundler:
         self._even_at = 0.0
 
     def wake_at(self) -> float:
-        return self._even_at if self._even_at > 0.0 and self._uneven() else float("inf")
+        even_at = self._even_at if self._even_at > 0.0 and self._uneven() else float("inf")
+        return min(even_at, self._placer.wake_at())
+
+    def worlds(self) -> tuple[tuple[str, int], ...]:
+        """MPI worlds of the ranks that may get tasks, and how many of each."""
+        counts: dict[str, int] = {}
+        for rank in self.usable():
+            if rank.world_id:
+                counts[rank.world_id] = counts.get(rank.world_id, 0) + 1
+        return tuple(counts.items())
 
     # --- code -----------------------------------------------------------------------------------------
 
@@ -117,10 +126,17 @@ class Bundler:
     def _place(self, now: float, out: Effects) -> None:
         """Tasks with needs go first: their ranks have to be free at one time."""
 
-        def send(rank: Rank, piece: Piece, variables: list[tuple[str, str]], cores: list[int]) -> Flight:
-            return self._send_bundle(rank, piece, now, out, variables, cores)
+        def send(
+            rank: Rank, piece: Piece, variables: list[tuple[str, str]], cores: list[int], roster: list[int]
+        ) -> Flight:
+            return self._send_bundle(rank, piece, now, out, variables, cores, roster)
 
-        self._placer.fill(len(self.usable()), self._idle(), lambda code: self._checked.get(code) == "", send, now)
+        self._placer.fill(self.usable(), lambda code: self._checked.get(code) == "", send, now, out)
+
+    def go(self, message: m.Go, now: float, out: Effects) -> None:
+        """All ranks of a gang wait, on whatever nodes."""
+        self._placer.roster[message.grant] = message.roster
+        self._place(now, out)
 
     def _backfill(self, rank: Rank, now: float, out: Effects) -> None:
         """A rank that waits for others runs what is known to end before they come."""
@@ -174,7 +190,7 @@ class Bundler:
 
     def _send_bundle(
         self, rank: Rank, piece: Piece, now: float, out: Effects, variables: list[tuple[str, str]] | None = None,
-        cores: list[int] | None = None,
+        cores: list[int] | None = None, roster: list[int] | None = None,
     ) -> Flight:  # fmt: skip
         item = piece.grant.item
         mount = self._mounts[item.code]
@@ -190,6 +206,7 @@ class Bundler:
             self._bundles, item.grant, item.batch, item.job, item.first + piece.lo - item.lo, piece.lo, count,
             item.attempt, mount.python, mount.workdir, mount.module, item.function, item.time_limit_s, offsets,
             payload, inputs, self._placer.plain_variables if variables is None else variables, cores or [],
+            roster or [],
         )  # fmt: skip
         out.send(rank.peer, bundle)
         return flight
@@ -222,7 +239,7 @@ class Bundler:
             return False
         if flight is None and not self._holdings.owes(outcome):
             return True
-        if outcome.causes.count(Cause.RELEASED) == outcome.count:
+        if outcome.causes.count(Cause.RELEASED) == outcome.count and item.gang is None:
             self._handed_back(rank, grant, flight, outcome)
             return True
         if flight is not None:  # else a task was cancelled between others that were handed back: they were its end
@@ -288,13 +305,15 @@ class Bundler:
 
     def reclaim_all(self, out: Effects) -> None:
         """Ask back everything that has not started."""
+        self._placer.drop(None, Cause.RELEASED)
         for rank in self._ranks.values():
             for flight in rank.flights:
                 flight.reclaimed = False  # a part of it was; now all of it is wanted
         self.reclaim(1 << 30, out)
 
     def kill(self, grant: HeldGrant, lo: int, hi: int, cause: Cause, out: Effects) -> None:
-        """End tasks that ranks have."""
+        """End tasks that ranks have, or that have ranks and wait for others."""
+        self._placer.drop(grant, cause)
         for rank in self._ranks.values():
             for flight in rank.flights:
                 start, end = max(lo, flight.next), min(hi, flight.hi)
@@ -302,6 +321,7 @@ class Bundler:
                     out.send(rank.peer, m.Kill(flight.bundle, start, end - start, cause))
 
     def kill_all(self, cause: Cause, out: Effects) -> None:
+        self._placer.drop(None, cause)
         for rank in self._ranks.values():
             for flight in rank.flights:
                 out.send(rank.peer, m.Kill(flight.bundle, flight.next, flight.hi - flight.next, cause))

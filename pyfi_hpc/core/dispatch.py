@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyfi_hpc.core import fits, follow, health, items
+from pyfi_hpc.core import fits, follow, gangs, health, items
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.queue import ClassKey, Pick
 from pyfi_hpc.core.settle import settle_unrun
@@ -32,6 +32,8 @@ def fill(s: State, now: float, out: Effects) -> None:
             since = at - s.limits.elsewhere_s if several else float("inf")
             _share(s, nodes, lambda node: min(node.spare, node.vacant), since, at, out)
             _share(s, nodes, lambda node: node.spare, since, at, out)
+            if s.gangs_short:
+                gangs.renew(s, now, out)
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
         s.queue.to_load.clear()
@@ -65,10 +67,14 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
     while want > 0 and size < s.limits.grant_bytes_max and _has_room(s, node):
         room = min(s.limits.grant_bytes_max - size, s.limits.node_bytes_max - node.outstanding_bytes)
         pick = s.queue.take(
-            node.name, min(want, s.limits.grant_tasks_max), room, only_node, since, lambda key: _room_on(s, node, key)
-        )
+            node.name, min(want, s.limits.grant_tasks_max), room, only_node, since,
+            lambda key: _room_on(s, node, key, at - s.utc_offset),
+        )  # fmt: skip
         if pick is None:
             break
+        if pick.batch.terms and decode(pick.batch.terms).ranks > 1:
+            _gang(s, pick, at, out)
+            continue
         item = _item(s, node, pick, at, out)
         if item is None:
             continue
@@ -79,10 +85,28 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
         out.send(node.peer, Grant(s.epoch, items))
 
 
-def _room_on(s: State, node: Node, key: ClassKey) -> int:
-    """How many tasks of a class this node may get now."""
+def _gang(s: State, pick: Pick, at: float, out: Effects) -> None:
+    """A task of several ranks goes to all of its nodes, which need not be the one whose turn it was."""
+    placed = gangs.place(s, decode(pick.batch.terms), at - s.utc_offset)
+    assert placed is not None, "it was taken because there is room"
+    inputs: items.Inputs = []
+    if pick.batch.waiting:
+        hi, inputs = _inputs(s, pick, at, out)
+        if hi == pick.lo:
+            return
+    gangs.start(s, pick, *placed, inputs, out)
+
+
+def _room_on(s: State, node: Node, key: ClassKey, now: float) -> int:
+    """How many tasks of a class this node may get now; of gangs one, if there is room for it anywhere."""
     if not key.terms:
         return s.limits.grant_tasks_max
+    terms = decode(key.terms)
+    if terms.ranks > 1:
+        if gangs.place(s, terms, now) is None:
+            s.gangs_short.add(key.terms)
+            return 0
+        return 1
     _, room = fits.way_for(decode(key.terms).ways, node.stock, node.rank_count)
     return room
 

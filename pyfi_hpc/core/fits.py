@@ -25,9 +25,10 @@ class Stock:
     gpu_thousandths: int = 0
     named: dict[str, int] = field(default_factory=dict)
 
-    def give(self, needs: Needs, width: int, members: int) -> None:
-        """So many ranks with these needs, each as wide, start; negative: they have ended."""
-        self.tasks += members
+    def give(self, needs: Needs, width: int, members: int, tasks: int) -> None:
+        """So many tasks start, of so many ranks here, each as wide; negative: they have ended."""
+        self.tasks += tasks
+        members *= tasks
         self.ranks += members * width
         self.memory_bytes += members * needs.memory_bytes
         self.gpu_thousandths += members * needs.gpu_thousandths

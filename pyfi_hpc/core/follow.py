@@ -89,6 +89,8 @@ def _led(s: State, batch: Batch, offset: int, key: tuple[JobId, int], grant: Gra
     return (
         len(follow.makers) >= len(need.missing)
         and batch.payload is not None
+        # who needs more than a rank goes where that is
+        and not batch.terms
         and not (batch.trouble and offset in batch.trouble)
         # it would take the place of one that can run
         and not (s.queue.concurrency.get(batch.socket) or batch.job.at_once)

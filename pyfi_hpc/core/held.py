@@ -16,6 +16,25 @@ from pyfi_hpc.model.states import Cause
 _DIED_MAX = 10_000
 
 
+@dataclass(slots=True)
+class Parts:
+    """Ends of the ranks that run one task together on this node: one outcome in all."""
+
+    left: int
+    leader: int  #: number of the rank whose result counts
+    result: Outcome | None = None
+    failure: Outcome | None = None
+
+    def take(self, outcome: Outcome) -> Outcome | None:
+        """One rank has ended; when all have, how the task did here. The first bad end counts, else the leader's."""
+        self.left -= 1
+        if outcome.causes[0] != Cause.NONE:
+            self.failure = self.failure or outcome
+        elif self.result is None or outcome.rank == self.leader:
+            self.result = outcome
+        return None if self.left else self.failure or self.result
+
+
 @dataclass(slots=True, eq=False)
 class HeldGrant:
     item: Item
@@ -28,6 +47,8 @@ class HeldGrant:
     told: dict[int, Outcome] = field(default_factory=dict)
     #: results that its tasks take of others here: offset, slot, who makes it
     takes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    #: while several ranks here run its task
+    parts: Parts | None = None
 
     def owes(self, offset: int) -> bool:
         """Whether a task has no outcome yet."""
@@ -180,6 +201,11 @@ class Holdings:
         grant = self.grants.get(outcome.grant)
         if grant is None:
             return
+        if grant.parts is not None:
+            whole = grant.parts.take(outcome)
+            if whole is None:
+                return
+            outcome, grant.parts = whole, None
         start = outcome.lo - grant.item.lo
         grant.owed[start : start + outcome.count] = bytes(outcome.count)
         grant.told[outcome.lo] = outcome
@@ -270,7 +296,10 @@ class Holdings:
     def tell(self) -> list[Held]:
         """All that is not kept, for Hello."""
         return [
-            Held(g.item.grant, g.item.batch, g.item.lo, g.item.count, g.item.attempt, bytes(g.unkept), g.takes)
+            Held(
+                g.item.grant, g.item.batch, g.item.lo, g.item.count, g.item.attempt, bytes(g.unkept), g.takes,
+                g.item.terms, *((g.item.gang.here, g.item.gang.total) if g.item.gang else (1, 1)),
+            )
             for g in self.grants.values()
         ]
 

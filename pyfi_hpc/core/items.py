@@ -7,7 +7,7 @@ from pyfi_hpc.core.jobs import Batch
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects
-from pyfi_hpc.model.messages import Item, Link
+from pyfi_hpc.model.messages import Gang, Held, Item, Link
 from pyfi_hpc.model.packed import cut
 from pyfi_hpc.model.states import TaskState
 from pyfi_hpc.model.terms import Needs, chosen, decode
@@ -16,8 +16,14 @@ from pyfi_hpc.model.terms import Needs, chosen, decode
 Inputs = list[list[bytes | Link]]
 
 
-def grant(s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, inputs: Inputs, out: Effects) -> Item:
-    """Give tasks ``lo`` to ``hi`` of a batch whose payload is in memory to a node."""
+def grant(
+    s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, inputs: Inputs, out: Effects,
+    gang: Gang | None = None, first: bool = True,
+) -> Item:  # fmt: skip
+    """Give tasks ``lo`` to ``hi`` of a batch whose payload is in memory to a node.
+
+    ``gang``: to the ranks there that run the task with others; ``first``: the task is not with other nodes yet.
+    """
     mount = s.mounts.get(batch.code)
     spec = s.functions.get(batch.socket)
     assert batch.payload is not None and batch.offsets is not None and mount is not None and spec is not None
@@ -26,17 +32,18 @@ def grant(s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, in
         out.send(node.peer, mount)
     batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
     terms, needs, width = _terms(node, batch)
-    made = s.nodes.grant(node, batch, lo, hi, attempt, needs, width)
-    s.queue.started(batch, hi - lo)
+    made = s.nodes.grant(node, batch, lo, hi, attempt, needs, width, gang.here if gang else 1)
+    if first:
+        s.queue.started(batch, hi - lo)
     offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
     made.size = len(payload) + sum(map(size_of, inputs))
     node.outstanding_bytes += made.size
-    if batch.job.waiters:
+    if batch.job.waiters and gang is None:
         node.leads.append((made, 0))
         s.nodes.leading[node.name] = node
     return Item(
         made.id, batch.id, batch.job.id, batch.first + lo, lo, hi - lo, attempt, batch.code, spec.function,
-        batch.time_limit_s, offsets, payload, inputs, terms,
+        batch.time_limit_s, offsets, payload, inputs, terms, gang,
     )  # fmt: skip
 
 
@@ -45,8 +52,16 @@ def _terms(node: Node, batch: Batch) -> tuple[bytes, Needs | None, int]:
     if not batch.terms:
         return b"", None, 1
     terms = decode(batch.terms)
-    way, _ = fits.way_for(terms.ways, node.stock, node.rank_count)
+    way = terms.ways[0] if terms.ranks > 1 else fits.way_for(terms.ways, node.stock, node.rank_count)[0]
     return chosen(terms, way), way, fits.width(way, node.rank_count)
+
+
+def held(told: Held) -> Needs | None:
+    """What tasks have that an agent told of after a reconnect; None: a rank, and nothing else."""
+    try:
+        return decode(told.terms) if told.terms else None
+    except ValueError:
+        return None
 
 
 def size_of(values: list[bytes | Link]) -> int:

@@ -32,6 +32,8 @@ _STEP_AGAIN_S = 2.0
 _FALLS_MAX = 3
 #: in place of a rank's number: the start of all ranks
 STEP = -1
+#: ranks that were told to stop, and their launcher, have gone after so long, seconds
+_RENEW_S = 5.0
 #: the batch script starts a broken step anew within so long, seconds
 _STEP_OF_SCRIPT_S = 10.0
 
@@ -71,6 +73,9 @@ class Muster:
         self._falls: dict[int, list[tuple[int, int] | None]] = {}
         #: how long the last rest of a rank was, until a task completes there
         self._rested_s: dict[int, float] = {}
+        #: pids of ranks that were told to end, and whether their launcher is still to end before the next one starts
+        self._leaving: set[int] = set()
+        self._renewing = False
         self._step_until = now + _STEP_START_S if not own_step else 0.0
         #: when to look for silent ranks; an agent beats, so it looks about then
         self._look_at = now
@@ -86,11 +91,14 @@ class Muster:
 
     def ready(self, peer: Peer, message: m.RankReady, now: float, out: Effects) -> None:
         old = self.ranks.get(message.rank)
+        if old is not None and (old.peer, old.pid) == (peer, message.pid):
+            old.world_id = message.world_id  # its MPI process has ended
+            return
         if old is not None:
             if old.pid != message.pid:
                 out.actions.append(KillProcess(old.pid, True))
             self.lost(old, now, "another rank took its place", Cause.PREEMPTED)
-        rank = Rank(message.rank, peer, message.pid, message.core, now, message.world)
+        rank = Rank(message.rank, peer, message.pid, message.core, now, message.world_id)
         self.ranks.add(rank)
         self.by_peer[peer] = rank
         self._missing.pop(message.rank, None)
@@ -103,7 +111,12 @@ class Muster:
     def exited(self, event: ProcessExited, now: float) -> None:
         """A watched process has ended: a rank, or the launcher of the step."""
         rank = next((r for r in self.ranks.values() if r.pid == event.pid), None)
-        if rank is not None:
+        if event.pid in self._leaving:
+            self._leaving.discard(event.pid)
+        elif self._renewing and event.replaces < 0:
+            self._renewing = False
+            self._step_until = now
+        elif rank is not None:
             self.lost(rank, now, f"rank {rank.number} died: {event.how}")
         elif self.ranks and event.replaces in self._missing:
             self._asked[event.replaces] = now + _STEP_AGAIN_S
@@ -134,6 +147,18 @@ class Muster:
         rank.flights.clear()
         if cause is Cause.RANK_LOST and first:
             self._fell(rank.number, task, now, f"its process ended again and again; the last time: {why}")
+
+    def renew(self, now: float, out: Effects) -> None:
+        """All ranks end, and start as one world again; they have no tasks."""
+        for rank in list(self.ranks.values()):
+            out.send(rank.peer, m.Stop(False))
+            self.ranks.remove(rank)
+            self.by_peer.pop(rank.peer, None)
+            self._leaving.add(rank.pid)
+        self._missing.clear()
+        self._asked.clear()
+        self._renewing = self._own_step
+        self._step_until = now + (_RENEW_S if self._own_step else _STEP_START_S)
 
     # --- rest -----------------------------------------------------------------------------------------
 
@@ -189,6 +214,7 @@ class Muster:
             self._missing.clear()
             self._asked.clear()
             self._step_until = now + _STEP_START_S
+            self._renewing = False
             out.actions.append(StartRanks(self._rank_count))
         elif self._missing and self._replaces(now):
             for number, (core, _) in self._missing.items():

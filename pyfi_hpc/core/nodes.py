@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.jobs import Batch
 from pyfi_hpc.model.ids import CodeId, Epoch, GrantId, NodeName, Peer, first_grant
 from pyfi_hpc.model.inventory import Inventory
 from pyfi_hpc.model.terms import Needs
+
+if TYPE_CHECKING:
+    from pyfi_hpc.core.gangs import Gang
 
 #: grants taken back that are remembered, so that a late outcome is recorded and not just dropped
 _EXPIRED_MAX = 10_000
@@ -40,6 +44,9 @@ class Grant:
     #: what each of its tasks takes of the node, and of how many ranks; None: one rank and nothing else
     needs: Needs | None = None
     width: int = 1
+    #: ranks of each task here, and of what gang they are a part; see core/gangs.py
+    members: int = 1
+    gang: Gang | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +82,9 @@ class Node:
     leads: deque[tuple[Grant, int]] = field(default_factory=lambda: deque(maxlen=_LEADS_MAX))
     #: what it has besides ranks, and what of all that is given to tasks with needs
     stock: Stock = field(default_factory=Stock)
+    #: its MPI worlds, and how many ranks of each can run with others
+    worlds: dict[str, int] = field(default_factory=dict)
+    renewing: bool = False  #: its ranks were to start anew, and are not complete yet
 
     @property
     def runnable(self) -> int:
@@ -128,11 +138,12 @@ class NodeTable:
         self.leading.pop(node.name, None)
 
     def grant(
-        self, node: Node, batch: Batch, lo: int, hi: int, attempt: int, needs: Needs | None = None, width: int = 1
-    ) -> Grant:
+        self, node: Node, batch: Batch, lo: int, hi: int, attempt: int, needs: Needs | None = None, width: int = 1,
+        members: int = 1,
+    ) -> Grant:  # fmt: skip
         count = hi - lo
         left = bytearray(b"\x01") * count
-        entry = Grant(self._next, batch, lo, count, attempt, node, left, count, 0, needs, width)
+        entry = Grant(self._next, batch, lo, count, attempt, node, left, count, 0, needs, width, members)
         self._next = GrantId(self._next + 1)
         self.add(entry)
         return entry
@@ -142,7 +153,7 @@ class NodeTable:
         grant.node.grants[grant.id] = grant
         grant.node.outstanding += grant.open
         if grant.needs is not None:
-            grant.node.stock.give(grant.needs, grant.width, grant.open)
+            grant.node.stock.give(grant.needs, grant.width, grant.members, grant.open)
 
     def ended(self, grant: Grant, lo: int, count: int) -> None:
         """The node owes ``count`` outcomes less, from offset ``lo`` of the batch on."""
@@ -151,7 +162,7 @@ class NodeTable:
         grant.open -= count
         grant.node.outstanding -= count
         if grant.needs is not None:
-            grant.node.stock.give(grant.needs, grant.width, -count)
+            grant.node.stock.give(grant.needs, grant.width, grant.members, -count)
         if grant.open == 0:
             self._drop(grant)
 
@@ -160,7 +171,7 @@ class NodeTable:
         owed = [grant.lo + i for i, left in enumerate(grant.left) if left]
         grant.node.outstanding -= grant.open
         if grant.needs is not None:
-            grant.node.stock.give(grant.needs, grant.width, -grant.open)
+            grant.node.stock.give(grant.needs, grant.width, grant.members, -grant.open)
         grant.open = 0
         self._drop(grant)
         self.expired[grant.id] = (grant.batch.id, grant.batch.job.id)

@@ -1,8 +1,9 @@
 """Placing: which ranks and GPUs of a node a task with needs gets.
 
-Such a task runs on one rank and borrows the cores of others: they are lent to it and get nothing else until it has
-ended. The first in line gathers ranks as they fall idle; meanwhile these run what is known to end before the last of
-them is there. The broker counts what fits (core/fits.py), so what is in line here will get its ranks.
+Such a task runs on one rank, or on several of one MPI world, and borrows the cores of others: they are lent to it and
+get nothing else until it has ended. The first in line gathers ranks as they fall idle; meanwhile these run what is
+known to end before the last of them is there. The broker counts what fits (core/fits.py), so what is in line here gets
+its ranks. A gang of several nodes waits with its ranks until the broker says Go (core/gangs.py).
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyfi_hpc.core.held import Holdings, Piece
+from pyfi_hpc.core.held import HeldGrant, Holdings, Parts, Piece
 from pyfi_hpc.core.ranks import Flight, Rank, RankTable
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.ids import BROKER
 from pyfi_hpc.model.inventory import Inventory
-from pyfi_hpc.model.terms import Needs, Terms, decode
+from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.states import Cause
+from pyfi_hpc.model.terms import Terms, decode
 
 #: a task that is put in front of a gathering one is to end by this part of the time that is left
 _BACKFILL = 0.8
@@ -22,18 +28,38 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEX
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-@dataclass(slots=True, eq=False)
-class Placement:
-    """What one task has while it runs."""
+@dataclass(slots=True)
+class Seat:
+    """What one rank of a task has."""
 
     rank: Rank
-    flight: Flight
-    lent: list[int]  #: numbers of its ranks, its own first
+    #: numbers of the ranks whose cores it uses, its own first
+    lent: list[int]
     gpus: list[tuple[int, int]] = field(default_factory=list)  #: (which, thousandths)
+    flight: Flight | None = None  #: None: it waits for other nodes
+
+    def over(self) -> bool:
+        return self.flight is not None and self.flight not in self.rank.flights
 
 
-#: gives the tasks of a piece to a rank, with these variables and cores
-Send = Callable[[Rank, Piece, list[tuple[str, str]], list[int]], Flight]
+@dataclass(slots=True, eq=False)
+class Placement:
+    """What one task has on this node while it runs, or waits for other nodes."""
+
+    grant: HeldGrant
+    piece: Piece
+    terms: Terms
+    seats: list[Seat]
+    #: when the others are ended of whom one has ended badly; 0: nobody has
+    kill_at: float = 0.0
+
+    @property
+    def waits(self) -> bool:
+        return self.seats[0].flight is None
+
+
+#: gives a task to a rank, with these variables and cores, and who else runs it
+Send = Callable[[Rank, Piece, list[tuple[str, str]], list[int], list[int]], Flight]
 
 
 class Placer:
@@ -41,16 +67,19 @@ class Placer:
 
     Parameters
     ----------
+    limits : Limits
     holdings : Holdings
     ranks : RankTable
     inventory : Inventory
     """
 
-    def __init__(self, holdings: Holdings, ranks: RankTable, inventory: Inventory) -> None:
-        self._holdings, self._ranks = holdings, ranks
+    def __init__(self, limits: Limits, holdings: Holdings, ranks: RankTable, inventory: Inventory) -> None:
+        self._limits, self._holdings, self._ranks = limits, holdings, ranks
         self._gpus = inventory.gpus
         self._gpu_left = [1000] * len(inventory.gpus)
         self._placements: list[Placement] = []
+        #: who runs a gang, by grant, of those that may start
+        self.roster: dict[int, list[int]] = {}
         #: idle ranks that wait for others, and until when they are thought to, monotonic seconds
         self.reserved: frozenset[int] = frozenset()
         self.reserved_until = 0.0
@@ -70,90 +99,179 @@ class Placer:
         """Ranks that are lent or reserved."""
         return len(self._ranks.lent) + len(self.reserved)
 
-    def fill(self, usable: int, idle: list[Rank], ready: Callable[[int], bool], send: Send, now: float) -> None:
-        """Start what can start. ``idle``: ranks that may get tasks, ``ready``: whether some code can run here."""
-        self._sweep()
+    def wake_at(self) -> float:
+        return min((p.kill_at for p in self._placements if p.kill_at), default=float("inf"))
+
+    def window_s(self, now: float) -> float:
+        """How long a task may take that runs on a reserved rank."""
+        return _BACKFILL * (self.reserved_until - now)
+
+    # --- starting -------------------------------------------------------------------------------------
+
+    def fill(self, usable: list[Rank], ready: Callable[[int], bool], send: Send, now: float, out: Effects) -> None:
+        """Start what can start. ``usable``: ranks that may get tasks, ``ready``: whether some code can run here."""
+        self._watch(now, out)
+        self._go(send)
         self.reserved = frozenset()
         line = self._holdings.special
         for _ in range(len(line)):
             piece = line[0]
             item = piece.grant.item
-            if not ready(item.code):
+            terms = decode(item.terms)
+            width = len(usable) if terms.exclusive else terms.cores
+            leaders, needed = self._wanted(item, usable, width)
+            if not ready(item.code) and needed <= len(usable):
                 line.rotate(-1)
                 continue
-            terms = decode(item.terms)
-            width = usable if terms.exclusive else min(terms.cores, usable)
             while piece.lo < piece.hi:
-                free = [rank for rank in idle if rank.number in self._ranks.idle]
-                if len(free) < width:
-                    self._reserve(free, width, now)
+                if leaders > sum(self._may_lead(item, rank) for rank in usable) or not 0 < needed <= len(usable):
+                    line.popleft()  # ranks have gone since it was granted
+                    self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
+                    break
+                seats = self._seats(item, terms, usable, leaders, width, now)
+                if seats is None:
                     return
-                gpus = self._pick_gpus(terms)
-                if gpus is None:
-                    return  # a part of one is in the way, and ends
-                chosen = _neighbours(free, width)
                 one = Piece(piece.grant, piece.lo, piece.lo + 1)
                 piece.lo += 1
                 if piece.lo == piece.hi:
                     line.popleft()
-                self._place(one, terms, chosen, gpus, send)
+                self._place(Placement(piece.grant, one, terms, seats), send, out)
 
-    def _place(self, piece: Piece, terms: Terms, ranks: list[Rank], gpus: list[tuple[int, int]], send: Send) -> None:
-        cores = sorted(rank.core for rank in ranks if rank.core >= 0)
-        variables = self._variables(terms, gpus, len(ranks))
-        own = cores if len(cores) == len(ranks) > 1 else []
-        flight = send(ranks[0], piece, variables, own)
-        for which, part in gpus:
-            self._gpu_left[which] -= part
-        lent = [rank.number for rank in ranks]
-        self._placements.append(Placement(ranks[0], flight, lent, gpus))
-        self._ranks.lend(lent)
+    @staticmethod
+    def _wanted(item: m.Item, usable: list[Rank], width: int) -> tuple[int, int]:
+        """Ranks that run the task here, and those that it takes in all."""
+        leaders = item.gang.here if item.gang is not None else 1
+        return leaders, leaders * width
 
-    def _variables(self, terms: Terms, gpus: list[tuple[int, int]], cores: int) -> list[tuple[str, str]]:
-        found = [(_VISIBLE, ",".join(self._gpus[which] for which, _ in gpus))] if self._gpus else []
-        threads = terms.threads or cores
+    @staticmethod
+    def _may_lead(item: m.Item, rank: Rank) -> bool:
+        return item.gang is None or rank.world_id == item.gang.world
+
+    def _seats(
+        self, item: m.Item, terms: Terms, usable: list[Rank], leaders: int, width: int, now: float
+    ) -> list[Seat] | None:
+        """Ranks and GPUs for one task; None: not yet, its ranks are kept as they fall idle."""
+        idle = self._ranks.idle
+        free = [rank for rank in usable if rank.number in idle]
+        heads = [rank for rank in free if self._may_lead(item, rank)][:leaders]
+        if len(heads) < leaders or len(free) < leaders * width:
+            lacks = max(leaders - len(heads), leaders * width - len(free))
+            self._reserve([*heads, *(rank for rank in free if rank not in heads)][: leaders * width], lacks, now)
+            return None
+        seats: list[Seat] = []
+        if item.gang is None and width > 1:
+            heads = _neighbours(free, width)[:1]
+        others = [rank for rank in sorted(free, key=lambda rank: rank.core) if rank not in heads]
+        for head in heads:
+            lent = sorted(others, key=lambda rank: abs(rank.core - head.core))[: width - 1]
+            others = [rank for rank in others if rank not in lent]
+            seats.append(Seat(head, [rank.number for rank in (head, *lent)]))
+        gpus = self._pick_gpus(terms.gpu_thousandths, leaders)
+        if gpus is None:
+            return None  # a part of one is in the way, and ends
+        for seat, own in zip(seats, gpus, strict=True):
+            seat.gpus = own
+        return seats
+
+    def _place(self, placement: Placement, send: Send, out: Effects) -> None:
+        """Its ranks are its own from now on; it starts, if nobody else has to be there."""
+        self._placements.append(placement)
+        for seat in placement.seats:
+            for which, part in seat.gpus:
+                self._gpu_left[which] -= part
+            self._ranks.lend(seat.lent)
+        gang = placement.grant.item.gang
+        numbers = [seat.rank.number for seat in placement.seats]
+        if gang is not None and gang.here < gang.total:
+            out.send(BROKER, m.Gathered(placement.grant.item.grant, numbers))
+        else:
+            self._start(placement, numbers if gang is not None else [], send)
+
+    def _go(self, send: Send) -> None:
+        """Gangs of which all nodes are there."""
+        if self.roster:
+            for placement in self._placements:
+                roster = self.roster.get(placement.grant.item.grant)
+                if roster and placement.waits:
+                    self._start(placement, roster, send)
+            self.roster.clear()
+
+    def _start(self, placement: Placement, roster: list[int], send: Send) -> None:
+        if roster:
+            placement.grant.parts = Parts(len(placement.seats), roster[0])
+        for seat in placement.seats:
+            cores = sorted(self._ranks[number].core for number in seat.lent if number in self._ranks)
+            own = cores if len(cores) == len(seat.lent) > 1 and cores[0] >= 0 else []
+            variables = self._variables(placement.terms, seat)
+            seat.flight = send(seat.rank, placement.piece, variables, own, roster)
+            self._ranks.touched(seat.rank)
+
+    def _variables(self, terms: Terms, seat: Seat) -> list[tuple[str, str]]:
+        found = [(_VISIBLE, ",".join(self._gpus[which] for which, _ in seat.gpus))] if self._gpus else []
+        threads = terms.threads or len(seat.lent)
         return found + [(name, str(threads)) for name in _THREADS] if threads > 1 else found
 
-    def _pick_gpus(self, needs: Needs) -> list[tuple[int, int]] | None:
-        """GPUs for one rank: whole ones, or the fullest one that still has the part; None: not now."""
-        wanted = needs.gpu_thousandths
+    def _pick_gpus(self, wanted: int, leaders: int) -> list[list[tuple[int, int]]] | None:
+        """GPUs for each rank: whole ones, or the fullest one that still has the part; None: not now."""
         if not wanted:
-            return []
+            return [[] for _ in range(leaders)]
         if wanted < 1000:
             fits = [(left, which) for which, left in enumerate(self._gpu_left) if left >= wanted]
-            return [(min(fits)[1], wanted)] if fits else None
+            return [[(min(fits)[1], wanted)]] if fits else None
         free = [which for which, left in enumerate(self._gpu_left) if left == 1000]
-        count = wanted // 1000
-        return [(which, 1000) for which in free[:count]] if len(free) >= count else None
+        each = wanted // 1000
+        if len(free) < each * leaders:
+            return None
+        return [[(which, 1000) for which in free[each * at : each * at + each]] for at in range(leaders)]
 
-    def _reserve(self, free: list[Rank], width: int, now: float) -> None:
+    def _reserve(self, free: list[Rank], lacks: int, now: float) -> None:
         """Keep idle ranks for the first in line; until when follows from what the others run."""
         self.reserved = frozenset(rank.number for rank in free)
         ends = sorted(
             rank.flights[0].since + sum(flight.seconds for flight in rank.flights)
             for rank in self._ranks.values() if rank.flights
         )  # fmt: skip
-        missing = width - len(free)
-        self.reserved_until = ends[missing - 1] if missing <= len(ends) else now
+        self.reserved_until = ends[lacks - 1] if lacks <= len(ends) else now
 
-    def window_s(self, now: float) -> float:
-        """How long a task may take that runs on a reserved rank."""
-        return _BACKFILL * (self.reserved_until - now)
+    # --- ending ---------------------------------------------------------------------------------------
 
-    def _sweep(self) -> None:
-        """What has ended, or died with its rank, gives back what it had."""
-        ended = [p for p in self._placements if p.flight not in p.rank.flights]
-        for placement in ended:
-            self._placements.remove(placement)
-            self._ranks.take_back(placement.lent)
-            for which, part in placement.gpus:
+    def drop(self, grant: HeldGrant | None, cause: Cause) -> None:
+        """What waits with its ranks for other nodes does not start any more; None: all of it."""
+        for placement in [p for p in self._placements if p.waits and (grant is None or p.grant is grant)]:
+            self._free(placement)
+            self._holdings.make(placement.grant, placement.piece.lo, placement.piece.hi, cause)
+
+    def _watch(self, now: float, out: Effects) -> None:
+        """What has ended, or died with its rank, gives back what it had; where one of several ended badly, all end."""
+        for placement in list(self._placements):
+            if placement.waits:
+                if any(self._ranks.get(seat.rank.number) is not seat.rank for seat in placement.seats):
+                    self._free(placement)
+                    self._holdings.make(placement.grant, placement.piece.lo, placement.piece.hi, Cause.RELEASED)
+            elif all(seat.over() for seat in placement.seats):
+                self._free(placement)
+            elif placement.grant.parts is not None and placement.grant.parts.failure is not None:
+                self._end_mates(placement, now, out)
+
+    def _end_mates(self, placement: Placement, now: float, out: Effects) -> None:
+        if not placement.kill_at:
+            placement.kill_at = now + self._limits.mates_s
+        elif now >= placement.kill_at:
+            placement.kill_at = float("inf")
+            for seat in placement.seats:
+                if seat.flight is not None and not seat.over():
+                    out.send(seat.rank.peer, m.Kill(seat.flight.bundle, seat.flight.lo, 1, Cause.PREEMPTED))
+
+    def _free(self, placement: Placement) -> None:
+        self._placements.remove(placement)
+        for seat in placement.seats:
+            self._ranks.take_back(seat.lent)
+            for which, part in seat.gpus:
                 self._gpu_left[which] += part
 
 
 def _neighbours(free: list[Rank], width: int) -> list[Rank]:
     """So many ranks whose cores lie as close together as possible."""
-    if width == 1:
-        return free[:1]
     line = sorted(free, key=lambda rank: (rank.core, rank.number))
     spans = [(line[at + width - 1].core - line[at].core, at) for at in range(len(line) - width + 1)]
     at = min(spans)[1]

@@ -25,7 +25,7 @@ from typing import Any
 
 from pyfi_hpc.core.outcomes import death_error
 from pyfi_hpc.core.reports import Reports
-from pyfi_hpc.core.runs import Key, Runner, Work
+from pyfi_hpc.core.runs import GANG, Key, Runner, Work
 from pyfi_hpc.errors import RemoteProtocolError
 from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
 from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, RunnerSpoke, Signalled, Unreachable
@@ -58,6 +58,8 @@ class RankMachine:
         Number in, and size of, its MPI world.
     pid, core : int
         Of this process; -1 where it is not bound to a core.
+    world_id : str
+        Tells MPI worlds apart; empty: there is no MPI process beside this one.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class RankMachine:
         pid: int,
         core: int,
         import_limit_s: float = IMPORT_LIMIT_S,
+        world_id: str = "",
     ) -> None:
         self.stopped = False
         self._limits = limits
-        self._ready = RankReady(rank=rank, world=world, pid=pid, core=core)
+        self._ready = RankReady(rank=rank, world=world, pid=pid, core=core, world_id=world_id)
         self._import_limit_s = import_limit_s
         self._work: deque[Work] = deque()
         self._runners: dict[int, Runner] = {}
@@ -193,14 +196,14 @@ class RankMachine:
                     self._write(runner, work, now, out)
 
     def _start(self, key: Key, now: float, out: Effects) -> None:
-        idle = [r for r in self._runners.values() if r.ready and not r.ending]
+        idle = [r for r in self._runners.values() if r.ready and not r.ending and r.key != GANG]
         if len(idle) >= WARM_MAX:
             self._end(min(idle, key=lambda r: r.used_at), now, out)
         runner = Runner(self._next_runner, key, deadline=now + self._import_limit_s)
         self._next_runner += 1
         self._runners[runner.number] = runner
         python, workdir, module, (variables, cores) = key
-        out.actions.append(StartRunner(runner.number, python, workdir, module, variables, cores))
+        out.actions.append(StartRunner(runner.number, python, workdir, module, variables, cores, key == GANG))
 
     def _write(self, runner: Runner, work: Work, now: float, out: Effects) -> None:
         frame = work.as_run(self._next_run)
@@ -314,12 +317,15 @@ class RankMachine:
         if event.status == -_SIGTERM and runner.runs and not runner.ending and not self._leaving:
             runner.lost, runner.ending, runner.deadline = event, True, now + TERM_S
         else:
-            self._gone(event, now)
+            self._gone(event, now, out)
 
-    def _gone(self, event: RunnerExited, now: float) -> None:
+    def _gone(self, event: RunnerExited, now: float, out: Effects) -> None:
         runner = self._runners.pop(event.runner)
         if self._leaving:
             return  # the agent knows that what it gave us is lost
+        if runner.key == GANG:
+            self._ready.world_id = ""  # a world that a process has left cannot be joined again
+            out.reply(AGENT, self._ready)
         if not runner.ready and not runner.told and not self._draining:
             how = f"the runner ended before it could import {runner.key[2]}: {event.how}"
             if runner.ending:
@@ -348,7 +354,7 @@ class RankMachine:
         if runner.lost is not None:
             if self._terminated:
                 runner.target = (runner.runs[0], runner.runs[0].next, Cause.PREEMPTED)
-            self._gone(runner.lost, now)
+            self._gone(runner.lost, now, out)
             return
         if runner.ending:
             self._signal(runner, now, out, hard=True)

@@ -41,7 +41,7 @@ class Rank:
     pid: int
     core: int
     heard_at: float
-    world: int = 1
+    world_id: str = ""  #: its MPI world; empty: none
     flights: deque[Flight] = field(default_factory=deque)
 
     def line(self) -> int:

@@ -15,6 +15,8 @@ from pyfi_hpc.model.states import Cause
 Setting = tuple[tuple[tuple[str, str], ...], tuple[int, ...]]
 #: an environment: interpreter, checkout, module, and with what it is started
 Key = tuple[str, str, str, Setting]
+#: what runs tasks together with other ranks: the MPI process beside the rank, whatever the code
+GANG: Key = ("", "", "mpi", ((), ()))
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,9 @@ class Work:
 
     def __post_init__(self) -> None:
         b = self.bundle
+        if b.roster:
+            self.key = GANG
+            return
         self.key = (b.python, b.workdir, b.module, (tuple(b.variables), tuple(b.cores)))
 
     @property
@@ -60,10 +65,11 @@ class Work:
         b = self.bundle
         self.run, self.base = number, self.next
         self.skipped = {i for i in self.killed if i >= self.base}
-        return [
+        frame = [
             "run", number, b.job, b.first + self.base, b.attempt, b.grant, b.function, b.offsets[4 * self.base :],
             b.payload, b.inputs[self.base :],
         ]  # fmt: skip
+        return [*frame, [b.python, b.workdir, b.module, b.roster, b.variables, b.cores]] if b.roster else frame
 
     def skips(self, positions: Iterable[int]) -> list[list[Any]]:
         """Frames that say that the runner is to pass over these, ascending."""

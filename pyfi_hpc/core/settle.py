@@ -14,7 +14,7 @@ from array import array
 
 import msgspec
 
-from pyfi_hpc.core import follow, health
+from pyfi_hpc.core import follow, gangs, health
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.state import State
@@ -39,7 +39,11 @@ def finished(s: State, node: Node, outcomes: list[Outcome], now: float, out: Eff
             _stale(s, node, outcome, now, out)
         elif _fits(grant, outcome):
             for part in _owed(grant, outcome):
-                _take(s, grant, part, now, out)
+                if grant.gang is None:
+                    _take(s, grant, part, now, out)
+                else:
+                    s.nodes.ended(grant, part.lo, part.count)
+                    gangs.ended(s, grant, part, now, out)
         kept.append((outcome.grant, outcome.lo, outcome.count))
     out.send(node.peer, Kept(kept))
 
@@ -74,10 +78,15 @@ def _owed(grant: Grant, o: Outcome) -> list[Outcome]:
 
 
 def _take(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
+    s.nodes.ended(grant, o.lo, o.count)
+    s.queue.ended(grant.batch, o.count)
+    decide(s, grant, o, now, out)
+
+
+def decide(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
+    """What follows from outcomes that the node does not owe any more."""
     batch = grant.batch
     lo, hi = o.lo, o.lo + o.count
-    s.nodes.ended(grant, lo, o.count)
-    s.queue.ended(batch, o.count)
     early = bool(batch.waiting) and follow.over(batch, lo, hi)
     if not early and o.causes.count(0) == o.count and batch.states.count(_RUNNING, lo, hi) == o.count:
         _settle_run(s, batch, grant, o, 0, o.count, TaskState.COMPLETED, now, out)
@@ -306,19 +315,22 @@ def lost(s: State, node: Node, cause: Cause, now: float, out: Effects) -> None:
     s.nodes.leave(node)
     for grant in list(node.grants.values()):
         batch = grant.batch
+        if grant.gang is not None:
+            gangs.lost(s, grant, cause, (grant.id, grant.lo) in node.running, now, out)
+            continue
         offsets = s.nodes.take_back(grant)
         s.queue.ended(batch, len(offsets))
         for lo, hi in reversed(runs([k for k in offsets if batch.states[k] == _RUNNING])):
             for offset in range(lo, hi):
                 if (grant.id, offset) in node.running:
-                    _ended_badly(s, batch, grant, _silence(grant, offset, cause), 0, cause, now, out)
+                    _ended_badly(s, batch, grant, silence(grant, offset, cause), 0, cause, now, out)
             still = [k for k in range(lo, hi) if batch.states[k] == _RUNNING]
             for start, end in reversed(runs(still)):
                 release(s, batch, start, end)
         s.close_if_done(batch, out)
 
 
-def _silence(grant: Grant, offset: int, cause: Cause) -> Outcome:
+def silence(grant: Grant, offset: int, cause: Cause) -> Outcome:
     """The outcome that a lost node owes for a task that ran there."""
     error = failure("TaskLost", f"node {grant.node.name} fell silent")
     return Outcome(

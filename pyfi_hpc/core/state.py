@@ -63,6 +63,8 @@ class State:
     orphans: dict[JobId, float] = field(default_factory=dict)
     #: submissions that were sent again and whose job is being looked up, by key
     looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
+    #: terms of gangs whose turn it was and for which there is no room now
+    gangs_short: set[bytes] = field(default_factory=set)
     #: settled ranges of jobs in which others wait; see settle.wake
     to_wake: list[tuple[Batch, OutcomeSettled]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)

@@ -24,7 +24,7 @@ from pyfi_hpc.errors import PyfiError, SiteError
 from pyfi_hpc.hosts import daemon
 from pyfi_hpc.loop import Loop
 from pyfi_hpc.model.limits import Limits
-from pyfi_hpc.settings import Settings
+from pyfi_hpc.settings import Settings, private_folder
 from pyfi_hpc.wire import codec
 
 log = logging.getLogger("pyfi_hpc.rank")
@@ -42,17 +42,21 @@ def main() -> None:
     options = parser.parse_args()
     signals = SignalPort()  # handlers, not SIG_IGN: runners would inherit that
     settings = daemon.load(options)
-    if options.replace is None:
-        place = mpi.join(mpi.start_limit_s())
-        core = mpi.bind(place.local_rank, place.local_size)
-    else:
-        place = mpi.Place(options.replace, 1, 0, 1)
-        core = mpi.bind_to(options.core)
-    _start_log(settings, place.rank)
-    if place.problem:
-        log.warning("no MPI: %s", place.problem)
+    _start_log(settings, -1 if options.replace is None else options.replace)
     try:
-        run(settings, place, core, signals)
+        private_folder(settings.scratch / f"pyfi-{os.getuid()}")
+        private_folder(settings.run_dir)
+        runners = Runners(Limits(), settings.run_dir, adopt=True)
+        if options.replace is None:
+            rank, size, local_rank, local_size, world_id, problem = runners.start_mpi(mpi.start_limit_s())
+            core = mpi.bind(local_rank, local_size)
+            runners.pin_mpi(core)
+            _start_log(settings, rank)
+            if problem:
+                log.warning("no MPI: %s", problem)
+        else:  # it has a world of its own, in which there is nobody else
+            rank, size, world_id, core = options.replace, 1, "", mpi.bind_to(options.core)
+        run(settings, runners, RankMachine(Limits(), rank, size, os.getpid(), core, world_id=world_id), signals)
         code = 0
     except PyfiError as error:
         log.error("%s", error)
@@ -64,7 +68,7 @@ def main() -> None:
     os._exit(code)  # no MPI_Finalize: it waits for all other ranks, also for dead ones
 
 
-def run(settings: Settings, place: mpi.Place, core: int, signals: SignalPort) -> None:
+def run(settings: Settings, runners: Runners, machine: RankMachine, signals: SignalPort) -> None:
     """Serve until the agent says stop or is gone.
 
     Raises
@@ -72,18 +76,17 @@ def run(settings: Settings, place: mpi.Place, core: int, signals: SignalPort) ->
     SiteError
         The agent of this node did not open its socket in time.
     """
-    limits = Limits()
-    point = _wait_for(node.meeting_point(settings))
-    agent = AgentPort(point, codec.TO_RANK, limits.message_bytes_max)
-    runners = Runners(limits, settings.run_dir, adopt=True)
-    machine = RankMachine(limits, place.rank, place.size, os.getpid(), core)
-    log.info("rank %d of %d on %s, core %d", place.rank, place.size, node.name(), core)
     try:
-        Loop(machine, SystemClock(), [agent, runners, signals], agent, doer=runners).run()
+        point = _wait_for(node.meeting_point(settings))
+        agent = AgentPort(point, codec.TO_RANK, Limits().message_bytes_max)
+        log.info("rank on %s, cores %s", node.name(), sorted(os.sched_getaffinity(0)))
+        try:
+            Loop(machine, SystemClock(), [agent, runners, signals], agent, doer=runners).run()
+        finally:
+            agent.close()
     finally:
         runners.close()
-        agent.close()
-        log.info("rank %d ended", place.rank)
+        log.info("rank ended")
 
 
 def _wait_for(point: Path) -> Path:
@@ -102,7 +105,7 @@ def _wait_for(point: Path) -> Path:
 def _start_log(settings: Settings, rank: int) -> None:
     """To standard error, which the launcher gathers: a file per rank would be thousands."""
     logging.basicConfig(
-        stream=sys.stderr,
+        stream=sys.stderr, force=True,
         level=settings.log_level.upper(),
         format=f"%(asctime)s.%(msecs)03d %(levelname).1s rank={rank} %(name)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",

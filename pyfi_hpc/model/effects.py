@@ -90,6 +90,8 @@ class StartRunner:
     variables: tuple[tuple[str, str], ...] = ()
     #: cores that it may use; empty: those of its rank
     cores: tuple[int, ...] = ()
+    #: the MPI process beside the rank, which is there already
+    mpi: bool = False
 
 
 @dataclass(slots=True)

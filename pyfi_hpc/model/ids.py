@@ -24,6 +24,8 @@ CodeId = NewType("CodeId", int)
 NodeName = NewType("NodeName", str)
 #: name that a port gave to a connection
 Peer = NewType("Peer", bytes)
+#: what an agent calls its broker
+BROKER = Peer(b"broker")
 
 _COUNTER_BITS = 39
 

@@ -69,5 +69,7 @@ class Limits:
     behind_s: float = 0.25
     #: tasks sent to a rank at once
     bundle_tasks_max: int = 512
+    #: a rank of a gang that ended badly: the others have so long to end too before they are ended, seconds
+    mates_s: float = 1.0
     #: from the signal at the time limit to SIGKILL, seconds
     kill_grace_s: float = 2.0

@@ -5,8 +5,8 @@ are packed as in ``records``. Everything that came from outside is checked by ``
 
     client -> broker   Hello Submit Watch Cancel Ask Beat Consumed
     broker -> client   Welcome Unknown Denied Accepted Refused Resolved Page Cancelled Answer Beat
-    agent  -> broker   Hello Finished Beat Capacity Goodbye
-    broker -> agent    Welcome Unknown Denied Mount Grant Recall Cancel Kept Rest Beat Stop
+    agent  -> broker   Hello Finished Gathered Beat Capacity Goodbye
+    broker -> agent    Welcome Unknown Denied Mount Grant Go Renew Recall Cancel Kept Rest Beat Stop
     rank   -> agent    RankReady Done RankBeat
     agent  -> rank     Bundle Kill Stop Beat
 """
@@ -59,6 +59,9 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     left: bytes
     #: results that were taken from tasks here: (offset, slot, grant and offset of the task that made it)
     takes: Annotated[list[tuple[Count, Count, Id, Count]], Meta(max_length=1 << 20)] = []
+    terms: Terms = b""  #: see Item
+    here: Count = 1  #: ranks of its gang on this node, and in all
+    total: Count = 1
 
 
 class Hello(Message):
@@ -250,6 +253,14 @@ class Mount(Message):
 Link: TypeAlias = tuple[int, int]
 
 
+class Gang(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A task of several ranks of one MPI world, as one node is told."""
+
+    world: str
+    here: int  #: ranks on this node
+    total: int
+
+
 class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """The right to run tasks ``lo`` to ``lo + count`` of a batch, all at one attempt."""
 
@@ -267,12 +278,24 @@ class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     payload: bytes
     #: per task the results it depends on, by slot; empty: no task has any
     inputs: list[list[bytes | Link]] = []
-    terms: bytes = b""  #: see Submit
+    terms: bytes = b""  #: what the tasks get: see Submit, and of several ways the chosen one
+    gang: Gang | None = None
 
 
 class Grant(Message):
     epoch: int
     items: list[Item]
+
+
+class Go(Message):
+    """All ranks of a gang are there: start. Their numbers in the world, the leader first."""
+
+    grant: int
+    roster: list[int]
+
+
+class Renew(Message):
+    """Some ranks have left their MPI world, and a gang waits: start all anew when what runs has ended."""
 
 
 class Recall(Message):
@@ -302,6 +325,13 @@ class Finished(Message):
     outcomes: Annotated[list[Outcome], Meta(max_length=1 << 20)]
 
 
+class Gathered(Message):
+    """These ranks of a node wait for the others of their gang."""
+
+    grant: Id
+    ranks: Annotated[list[Count], Meta(max_length=1 << 16)]
+
+
 class Kept(Message):
     """These outcomes are in the ledger, or will never count: the agent may forget them. (grant, lo, count)"""
 
@@ -316,6 +346,8 @@ class Capacity(Message):
     draining: bool = False
     #: ranks that get no tasks for now: number, seconds left, why; -1: the start of all ranks
     resting: Annotated[list[tuple[CountOrNone, Seconds, Name]], Meta(max_length=1 << 16)] = []
+    #: MPI worlds of its ranks, and how many of them can run with others of theirs
+    worlds: Annotated[list[tuple[Name, Count]], Meta(max_length=1 << 16)] = []
 
 
 class Rest(Message):
@@ -334,6 +366,7 @@ class RankReady(Message):
     world: Count  #: size of its MPI world
     pid: Annotated[int, Meta(ge=1, le=1 << 22)]
     core: CountOrNone  #: the core it is bound to, -1: none
+    world_id: Name = ""  #: tells MPI worlds apart; empty: it has no MPI, or not any more
 
 
 class RankBeat(Message):
@@ -363,6 +396,8 @@ class Bundle(Message):
     variables: list[tuple[str, str]] = []
     #: cores that its tasks may use; empty: the rank's own
     cores: list[int] = []
+    #: numbers in the MPI world of all that run the task together, the leader first; empty: it runs alone
+    roster: list[int] = []
 
 
 class Done(Message):
@@ -382,11 +417,11 @@ class Kill(Message):
 
 
 FromClient: TypeAlias = Hello | Submit | Watch | Cancel | Ask | Beat | Consumed
-FromAgent: TypeAlias = Hello | Finished | Beat | Capacity | Goodbye
+FromAgent: TypeAlias = Hello | Finished | Gathered | Beat | Capacity | Goodbye
 ToClient: TypeAlias = (
     Welcome | Unknown | Denied | Accepted | Refused | Resolved | Page | Cancelled | Answer | Beat
 )
-ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Recall | Cancel | Kept | Rest | Beat | Stop
+ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Go | Renew | Recall | Cancel | Kept | Rest | Beat | Stop
 FromRank: TypeAlias = RankReady | RankBeat | Done
 ToRank: TypeAlias = Bundle | Kill | Stop | Beat
 

@@ -43,21 +43,21 @@ except ImportError:  # told in plain words: the text goes to the rank with the e
 
 if TYPE_CHECKING:
     from pyfi_hpc.runner.answers import Answers
-    from pyfi_hpc.runner.pipes import Inbox
+    from pyfi_hpc.runner.pipes import Inbox, Outbox
     from pyfi_hpc.runner.streams import Output
 
 
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
     """A file beside this one, of a package with a private name: ours is not installed in this environment."""
     package = sys.modules.setdefault("_pyfi_runner", types.ModuleType("_pyfi_runner"))
     package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
     return importlib.import_module(f"_pyfi_runner.{name}")
 
 
-pipes, streams = _load("pipes"), _load("streams")
-answering = _load("answers")
+pipes, streams = load("pipes"), load("streams")
+answering = load("answers")
 PERMIT, NONE = answering.PERMIT, answering.NONE
-_LENGTH_MAX = _load("board").LENGTH_MAX
+_LENGTH_MAX = load("board").LENGTH_MAX
 # as in model.states.Cause
 RETURNED, ERROR = 0, 1
 _PR_SET_PDEATHSIG = 1
@@ -69,19 +69,13 @@ _VALUE_MAX = 44
 
 def main() -> None:
     """``child.py READ_FD WRITE_FD BOARD_FD PARENT WORKDIR MODULE OUTPUT_MAX RESULT_MAX``, sizes in bytes."""
-    read_fd, write_fd, board_fd, parent, workdir, module, output_max, result_max = sys.argv[1:]
-    _die_with(int(parent))
-    # a handler, not SIG_IGN: what functions start would inherit that
-    signal.signal(signal.SIGUSR1, _for_the_agent)
-    inbox, outbox = (
-        pipes.Inbox(pipes.out_of_reach(int(read_fd))), pipes.Outbox(pipes.out_of_reach(int(write_fd)))
-    )  # fmt: skip
-    payload = _load("payload")
-    answers = answering.Answers(int(board_fd), outbox)
-    outputs = streams.Output(1, int(output_max)), streams.Output(2, int(output_max))
-    streams.settle_streams()
-    current = _Current()
-    _add_task_module(current)
+    *descriptors, parent, workdir, module, output_max, result_max = sys.argv[1:]
+    ends_with(int(parent))
+    inbox, outbox = pipe_ends(*descriptors[:2])
+    payload = load("payload")
+    outputs = output_files(int(output_max))
+    current = Current()
+    add_task_module(current)
     sys.argv = [module]
     sys.path.insert(0, workdir)
     try:
@@ -93,6 +87,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what the import made stays: later collections need not look at it
     outbox.put(["ready", os.getpid(), sys.version.split()[0], time()])
+    answers = answering.Answers(int(descriptors[2]), outbox)
     Runner(code, payload, current, inbox, answers, outputs, int(result_max)).serve()
 
 
@@ -112,13 +107,15 @@ class Runner:
     """Takes runs from the inbox and answers each of their tasks."""
 
     def __init__(
-        self, code: types.ModuleType, payload: Any, current: _Current, inbox: Inbox, answers: Answers,
+        self, code: types.ModuleType, payload: Any, current: Current, inbox: Inbox, answers: Answers,
         outputs: tuple[Output, Output], result_max: int,
     ) -> None:  # fmt: skip
         self._code, self._payload, self._inbox, self._answers = code, payload, inbox, answers
         self._current, (self._stdout, self._stderr) = current, outputs
         self._variable = _Variable()
         self._result_max = result_max
+        #: arguments that all calls get
+        self._more: dict[str, Any] = {}
         #: 1 in this process, 0 in its copies
         self._own = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._own.madvise(_MADV_WIPEONFORK)
@@ -151,7 +148,7 @@ class Runner:
                 self._stop = True
 
     def _run(self, frame: list[Any]) -> None:
-        _, number, job, first, attempt, grant, name, offsets, data, inputs = frame
+        _, number, job, first, attempt, grant, name, offsets, data, inputs = frame[:10]
         bounds = struct.unpack(f"<{len(offsets) // 4}I", offsets)
         environ, find = os.environ, attrgetter(name)
         environ["PYFI_ATTEMPT"], environ["PYFI_GRANT"] = str(attempt), str(grant)
@@ -200,7 +197,7 @@ class Runner:
         payload = self._payload
         try:
             args, kwargs = payload.decode_call(data, inputs) if inputs else payload.decode_plain_call(data)
-            value = find(self._code)(*args, **kwargs)
+            value = find(self._code)(*args, **kwargs, **self._more)
         except BaseException as error:  # sys.exit in a task fails the task, not the runner
             if not self._own[0]:
                 os._exit(0)
@@ -233,17 +230,17 @@ class Runner:
             return None  # the process has ended
 
 
-class _Current:
+class Current:
     """The task that runs now, made when somebody asks."""
 
     index: int | None = None
 
     def begin(self, job: int, attempt: int, grant: int) -> None:
-        self._job, self._attempt, self._grant = job, attempt, grant
+        self._job, self._attempt, self.grant = job, attempt, grant
 
     def task(self) -> Task | None:
         index = self.index
-        return None if index is None else Task(self._job, index, self._attempt, self._grant)
+        return None if index is None else Task(self._job, index, self._attempt, self.grant)
 
 
 class _Variable:
@@ -279,24 +276,37 @@ class _Variable:
 # --- beginning ------------------------------------------------------------------------------------------
 
 
-def _die_with(parent: int) -> None:
-    """A dead rank leaves no runner behind."""
+def ends_with(parent: int) -> None:
+    """A dead rank leaves no runner behind; and USR1 ends none."""
+    # a handler, not SIG_IGN: what functions start would inherit that
+    signal.signal(signal.SIGUSR1, _for_the_agent)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could say so
         os._exit(0)
+
+
+def pipe_ends(read_fd: str, write_fd: str) -> tuple[Inbox, Outbox]:
+    """The pipes, as descriptors that functions do not meet."""
+    return pipes.Inbox(pipes.out_of_reach(int(read_fd))), pipes.Outbox(pipes.out_of_reach(int(write_fd)))
+
+
+def output_files(output_max: int) -> tuple[Output, Output]:
+    """Standard output and error, which are memory files from the beginning."""
+    found = streams.Output(1, output_max), streams.Output(2, output_max)
+    streams.settle_streams()
+    return found
 
 
 def _for_the_agent(number: int, frame: object) -> None:
     """USR1: the allocation ends soon. `scancel --signal` tells every process of it; a function runs on all the same."""
 
 
-def _add_task_module(current: _Current) -> None:
+def add_task_module(current: Current) -> None:
     """The module ``pyfi_task`` for user code: ``pyfi_task.current()`` is the task that runs now, or None."""
     module: Any = types.ModuleType("pyfi_task", "The task that runs now: pyfi_task.current().")
     module.Task = Task
     module.current = current.task
     sys.modules["pyfi_task"] = module
-
 
 
 if __name__ == "__main__":

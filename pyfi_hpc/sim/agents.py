@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyfi_hpc.core.agent import BROKER, Agent
+from pyfi_hpc.core.agent import Agent
 from pyfi_hpc.model.effects import (
     CheckCode,
     Effects,
@@ -16,7 +16,7 @@ from pyfi_hpc.model.effects import (
     WatchProcess,
 )
 from pyfi_hpc.model.events import CodeChecked, ProcessExited, Received, Sampled, Signalled, Unreachable
-from pyfi_hpc.model.ids import Peer
+from pyfi_hpc.model.ids import BROKER, Peer
 from pyfi_hpc.sim.hosts import Host
 from pyfi_hpc.sim.network import Line
 from pyfi_hpc.sim.ranks import ImaginedRank, RankHost

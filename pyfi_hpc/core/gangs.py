@@ -1,0 +1,172 @@
+"""Gangs: tasks that several ranks of one MPI world run together, on one node or several.
+
+    placed --Grant to each node--> gathering --Gathered by all, Go--> running --outcomes of all nodes--> settled
+
+Each node gets a grant of its own for the same task. A node gathers ranks as they fall idle and says so; when all
+have, the broker tells all who they are. What the leader returned is the outcome, once all have ended well; the first bad end, or
+the loss of a node, is the whole gang's: the others are ended, and the task is tried again as its budget says. A gang
+on one node starts by itself.
+
+Gangs are placed in their turn, like all others, and a node gathers in the order of its grants: what is granted fits
+beside everything with needs that was granted before, so all gangs get their ranks, and the longest task that runs is
+what one waits for at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pyfi_hpc.core import fits, health, items, settle
+from pyfi_hpc.core.nodes import Grant, Node
+from pyfi_hpc.core.queue import Pick
+from pyfi_hpc.core.state import State
+from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.ids import GrantId
+from pyfi_hpc.model.states import Cause
+from pyfi_hpc.model.terms import Needs, decode
+
+
+@dataclass(slots=True, eq=False)
+class Gang:
+    """One task on several nodes."""
+
+    #: its grants, the leader's first
+    grants: list[Grant] = field(default_factory=list)
+    #: ranks that wait, by grant
+    gathered: dict[GrantId, list[int]] = field(default_factory=dict)
+    outcome: tuple[Grant, m.Outcome] | None = None
+    failure: tuple[Grant, m.Outcome] | None = None
+
+
+#: a node and how many ranks of the gang are there
+Share = tuple[Node, int]
+
+
+def place(s: State, needs: Needs, now: float) -> tuple[str, list[Share]] | None:
+    """Nodes that have room for all ranks of a gang, in one world. Cost: a look at each node."""
+    worlds: dict[str, list[Share]] = {}
+    for node in s.nodes.by_name.values():
+        if node.draining or node.renewing or not node.worlds or not health.usable(s, node, now):
+            continue
+        room = node.stock.room(needs, node.rank_count)
+        for world, count in node.worlds.items():
+            if room and count:
+                worlds.setdefault(world, []).append((node, min(room, count)))
+    for world, shares in worlds.items():
+        if sum(room for _, room in shares) >= needs.ranks:
+            return world, (_spread if needs.spread else _packed)(shares, needs.ranks)
+    return None
+
+
+def _packed(shares: list[Share], ranks: int) -> list[Share]:
+    """On as few nodes as possible; of those that hold all of it, the one with most ranks that are idle now."""
+    whole = [share for share in shares if share[1] >= ranks]
+    if whole:
+        node, _ = max(whole, key=lambda share: share[0].vacant)
+        return [(node, ranks)]
+    found: list[Share] = []
+    for node, room in sorted(shares, key=lambda share: -share[1]):
+        found.append((node, min(room, ranks)))
+        ranks -= found[-1][1]
+        if not ranks:
+            break
+    return found
+
+
+def _spread(shares: list[Share], ranks: int) -> list[Share]:
+    """On as many nodes as possible, as evenly as their room allows."""
+    counts = [0] * len(shares)
+    while ranks:
+        for at, (_, room) in enumerate(shares):
+            if ranks and counts[at] < room:
+                counts[at] += 1
+                ranks -= 1
+    return [(node, count) for (node, _), count in zip(shares, counts, strict=True) if count]
+
+
+def start(
+    s: State, pick: Pick, world: str, shares: list[Share], inputs: items.Inputs, out: Effects
+) -> None:
+    """Grant one task to all of its nodes."""
+    gang = Gang()
+    total = sum(count for _, count in shares)
+    for node, count in shares:
+        told = m.Gang(world, count, total)
+        item = items.grant(
+            s, node, pick.batch, pick.lo, pick.lo + 1, pick.attempt, inputs, out, told, first=not gang.grants
+        )
+        made = s.nodes.grants[GrantId(item.grant)]
+        if len(shares) > 1:
+            made.gang = gang
+        gang.grants.append(made)
+        out.send(node.peer, m.Grant(s.epoch, [item]))
+
+
+def gathered(s: State, node: Node, message: m.Gathered, out: Effects) -> None:
+    """A node has its part together."""
+    grant = s.nodes.grants.get(GrantId(message.grant))
+    if grant is None or grant.node is not node or grant.gang is None or grant.gang.failure is not None:
+        return
+    gang = grant.gang
+    gang.gathered[grant.id] = message.ranks
+    if len(gang.gathered) == len(gang.grants):
+        roster = [rank for part in gang.grants for rank in gang.gathered[part.id]]
+        for part in gang.grants:
+            out.send(part.node.peer, m.Go(part.id, roster))
+
+
+def ended(s: State, grant: Grant, o: m.Outcome, now: float, out: Effects) -> None:
+    """A node's part has ended, or its node is lost."""
+    gang = grant.gang
+    assert gang is not None
+    if o.causes[0] != Cause.NONE and gang.failure is None:
+        gang.failure = grant, o
+        for part in gang.grants:
+            if part.open:
+                out.send(part.node.peer, m.Cancel(0, part.id, part.lo, 1))
+    elif grant is gang.grants[0]:
+        gang.outcome = grant, o
+    if any(part.open for part in gang.grants):
+        return
+    found = gang.failure or gang.outcome
+    assert found is not None
+    s.queue.ended(grant.batch, 1)
+    settle.decide(s, *found, now, out)
+
+
+def lost(s: State, grant: Grant, cause: Cause, ran: bool, now: float, out: Effects) -> None:
+    """A node is lost, or does not know of its part; if that did not run, nothing is charged."""
+    s.nodes.take_back(grant)
+    cause = cause if ran else Cause.RELEASED
+    ended(s, grant, settle.silence(grant, grant.lo, cause), now, out)
+
+
+def renew(s: State, now: float, out: Effects) -> None:
+    """Where gangs wait because ranks have left their world, let a world start anew."""
+    for data in s.gangs_short:
+        needs = decode(data)
+        groups: dict[str, list[Node]] = {}
+        for node in s.nodes.by_name.values():
+            if health.usable(s, node, now):
+                groups.setdefault(node.allocation or node.name, []).append(node)
+        if any(node.renewing for group in groups.values() for node in group) or may_ever(s, needs):
+            continue
+        for group in groups.values():
+            room = sum(fits.Stock(node.stock.inventory).room(needs, node.rank_count) for node in group)
+            if room >= needs.ranks:
+                for node in group:
+                    node.renewing = True
+                    out.send(node.peer, m.Renew())
+                break
+    s.gangs_short.clear()
+
+
+def may_ever(s: State, needs: Needs) -> bool:
+    """Whether one world has enough ranks, were they all idle."""
+    totals: dict[str, int] = {}
+    for node in s.nodes.by_name.values():
+        room = fits.Stock(node.stock.inventory).room(needs, node.rank_count)
+        for world, count in node.worlds.items():
+            totals[world] = totals.get(world, 0) + min(room, count)
+    return any(total >= needs.ranks for total in totals.values())
