@@ -22,7 +22,7 @@ from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.states import Cause
 
 #: no capacity that was told
-_NOTHING: tuple[Any, ...] = (-1, -1, False, (), ())
+_NOTHING: tuple[Any, ...] = (-1, -1, False, (), (), 0.0)
 #: between two hellos while no broker answers, seconds
 _HELLO_S = 0.25
 #: of a beat without whose answer the next one goes as soon as a hello would
@@ -98,6 +98,7 @@ class Agent:
             self._muster.watch(now, out)
         if now >= self._beat_at:
             self._beat(now, out)
+        self._bundler.watch(now, out)
         if self._draining:
             self._holdings.release_all()  # what ranks handed back, or died on
         elif self._renewing:
@@ -117,7 +118,7 @@ class Agent:
     def wake_at(self) -> float:
         if self._stop_at is not None:
             return min(self._beat_at, self._stop_at)
-        wake = min(self._beat_at, self._muster.wake_at())
+        wake = min(self._beat_at, self._muster.wake_at(), self._bundler.gangs_at())
         # while nothing is given to ranks, no line is evened out
         return wake if self._draining or self._fenced or self._renewing else min(wake, self._bundler.wake_at())
 
@@ -268,6 +269,7 @@ class Agent:
             self._counter += 1
             out.actions.append(Sample())
             self._tell_running(out)
+            self._bundler.tell(out)
             again = self._holdings.offer_again(now - _OFFER_AGAIN_S, now)
             self._finished(again, out)
         if now - self._heard_at > 0.8 * self._limits.lease_s:
@@ -294,13 +296,14 @@ class Agent:
             return
         resting = tuple(self._muster.resting.items())
         capacity = 0 if self._renewing else self._bundler.capacity()
-        new = (capacity, len(self._bundler.usable()), self._draining, resting, self._bundler.worlds())
+        worlds, short_s = self._bundler.worlds(), self._bundler.short_s(now)
+        new = (capacity, len(self._bundler.usable()), self._draining, resting, worlds, short_s)
         told = self._capacity_told
         if new == told or (new[1:] == told[1:] and told[0] > 0 and abs(new[0] - told[0]) <= told[0] // 4):
             return
         self._capacity_told = new
         rests = [(number, max(0.0, rest.until - now), rest.why) for number, rest in resting]
-        out.send(BROKER, m.Capacity(*new[:3], rests, list(new[4])))
+        out.send(BROKER, m.Capacity(*new[:3], rests, list(new[4]), new[5]))
 
     def _sampled(self, event: Sampled, now: float, out: Effects) -> None:
         self._load, self._memory = event.load, event.memory_bytes

@@ -297,7 +297,7 @@ class Broker:
         settle.finished(self.state, node, message.outcomes, now, out)
 
     def _gathered(self, node: Node, message: m.Gathered, now: float, out: Effects) -> None:
-        gangs.gathered(self.state, node, message, out)
+        gangs.gathered(self.state, node, message, now, out)
 
     def _agent_beat(self, node: Node, message: m.Beat, now: float, out: Effects) -> None:
         node.lease_until = now + self.state.limits.lease_s
@@ -309,7 +309,7 @@ class Broker:
     def _capacity(self, node: Node, message: m.Capacity, now: float, out: Effects) -> None:
         node.capacity, node.rank_count = message.tasks, message.rank_count
         node.draining = message.draining
-        node.worlds = dict(message.worlds)
+        node.worlds, node.short_s = dict(message.worlds), message.short_s
         node.renewing = node.renewing and not 0 < node.rank_count <= sum(node.worlds.values())
         node.resting = [(rank, now + seconds, why) for rank, seconds, why in message.resting]
         health.ranks_rest(self.state, node, now, out)

@@ -6,6 +6,7 @@ the network and a long task never holds short ones behind it.
 
 from __future__ import annotations
 
+import math
 from array import array
 
 from pyfi_hpc.core.durations import Durations
@@ -23,6 +24,10 @@ from pyfi_hpc.model.states import Cause
 
 #: between two looks for tasks that wait behind a long one, seconds
 _EVEN_OUT_S = 0.02
+#: the least of it, seconds
+_SHORT_S = 2.0**-10
+#: while ranks are gathered a node holds so many times as many tasks
+_GATHERING = 4
 
 
 class Bundler:
@@ -54,8 +59,11 @@ class Bundler:
         self._even_at = 0.0
 
     def wake_at(self) -> float:
-        even_at = self._even_at if self._even_at > 0.0 and self._uneven() else float("inf")
-        return min(even_at, self._placer.wake_at())
+        return self._even_at if self._even_at > 0.0 and self._uneven() else float("inf")
+
+    def gangs_at(self) -> float:
+        """When ranks are to be ended because one of their gang ended badly, or are to wait for others."""
+        return self._placer.wake_at()
 
     def worlds(self) -> tuple[tuple[str, int], ...]:
         """MPI worlds of the ranks that may get tasks, and how many of each."""
@@ -114,7 +122,7 @@ class Bundler:
             for rank in list(ranks.values()):
                 if rank.number in resting:
                     continue
-                if rank.number in placer.reserved:
+                if rank.number in placer.reserved or (rank.flights and placer.gathers is not None):
                     self._backfill(rank, now, out)
                     continue
                 piece, other = self._next_bundle(rank, usable, now) if holdings.waiting else (None, False)
@@ -131,22 +139,45 @@ class Bundler:
         ) -> Flight:
             return self._send_bundle(rank, piece, now, out, variables, cores, roster)
 
+        gathers = self._placer.gathers
         self._placer.fill(self.usable(), lambda code: self._checked.get(code) == "", send, now, out)
+        if self._placer.gathers not in (None, gathers):
+            self.reclaim(1 << 30, out)  # what waits at ranks behind what runs would make it wait twice
+
+    def watch(self, now: float, out: Effects) -> None:
+        """Look after tasks that several ranks run, also while nothing starts."""
+        if self._placer.busy:
+            self._placer.watch(now, out)
 
     def go(self, message: m.Go, now: float, out: Effects) -> None:
-        """All ranks of a gang wait, on whatever nodes."""
-        self._placer.roster[message.grant] = message.roster
+        """All ranks of a gang wait, on whatever nodes, or will at some time."""
+        self._placer.go(message, now)
         self._place(now, out)
 
     def _backfill(self, rank: Rank, now: float, out: Effects) -> None:
-        """A rank that waits for others runs what is known to end before they come."""
-        item = self._holdings.waiting[0].grant.item if self._holdings.waiting else None
-        if item is None or self._checked.get(item.code) != "" or item.attempt > 1:
-            return
-        mean = self._durations.of((item.code, item.function))
-        count = 0 if mean is None else int(self._placer.window_s(now) / max(mean, 1e-6))
-        if count > 0 and (piece := self._holdings.next_piece(min(count, self._limits.bundle_tasks_max))) is not None:
-            self._send_bundle(rank, piece, now, out)
+        """A rank that waits for others, or will, runs what is known to end before they come."""
+        window_s = self._placer.window_s(now) - rank.busy_s(now)
+        for _ in range(len(self._holdings.waiting) if window_s > 0 else 0):
+            item = self._holdings.waiting[0].grant.item
+            function = item.code, item.function
+            mean, longest = self._durations.of(function), self._durations.longest(function)
+            fits = mean is not None and longest is not None and longest <= window_s
+            if fits and item.attempt == 1 and self._checked.get(item.code) == "":
+                count = min(self._limits.bundle_s, window_s - longest) / max(mean, 1e-6)  # type: ignore[operator,type-var]
+                piece = self._holdings.next_piece(max(1, min(int(count), self._limits.bundle_tasks_max)))
+                assert piece is not None
+                self._send_bundle(rank, piece, now, out)
+                return
+            self._holdings.waiting.rotate(-1)
+
+    def short_s(self, now: float) -> float:
+        """Of what length plain tasks are wanted, while ranks wait for others; 0: of any.
+
+        A power of two, so that it seldom changes.
+        """
+        if self._placer.gathers is None:
+            return 0.0
+        return float(2.0 ** math.floor(math.log2(max(self._placer.window_s(now), _SHORT_S))))
 
     def _even_out(self, now: float, out: Effects) -> None:
         """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
@@ -198,7 +229,8 @@ class Bundler:
         count = piece.hi - piece.lo
         mean = self._durations.of((item.code, item.function))
         seconds = 1.0 if mean is None else mean * count
-        flight = Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, seconds, now)
+        longest = self._durations.longest((item.code, item.function)) or 0.0
+        flight = Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, seconds, now, max(seconds, longest))
         rank.flights.append(flight)
         self._ranks.touched(rank)
         offsets, payload, inputs = payload_of(piece)
@@ -220,6 +252,8 @@ class Bundler:
         each = min(each, self._limits.capacity_per_rank_max)
         if not self._placer.busy:
             return len(self.usable()) * each
+        if self._placer.gathers is not None:
+            each *= _GATHERING  # of what waits, little may be short enough to be put in front
         return max(0, len(self.usable()) - self._placer.taken()) * each + self._placer.tasks()
 
     # --- taking back ----------------------------------------------------------------------------------
@@ -325,6 +359,9 @@ class Bundler:
         for rank in self._ranks.values():
             for flight in rank.flights:
                 out.send(rank.peer, m.Kill(flight.bundle, flight.next, flight.hi - flight.next, cause))
+
+    def tell(self, out: Effects) -> None:
+        self._placer.tell(out)
 
     def running(self) -> list[tuple[int, int]]:
         """(grant, offset in batch) of what runs: only that has made an attempt when this node is lost."""

@@ -100,7 +100,8 @@ def _gang(s: State, pick: Pick, at: float, out: Effects) -> None:
 def _room_on(s: State, node: Node, key: ClassKey, now: float) -> int:
     """How many tasks of a class this node may get now; of gangs one, if there is room for it anywhere."""
     if not key.terms:
-        return s.limits.grant_tasks_max
+        longest = s.durations.longest(key.socket) if node.short_s else 0.0
+        return s.limits.grant_tasks_max if longest is not None and longest <= node.short_s else 0
     terms = decode(key.terms)
     if terms.ranks > 1:
         if gangs.place(s, terms, now) is None:

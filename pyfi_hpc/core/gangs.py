@@ -3,9 +3,9 @@
     placed --Grant to each node--> gathering --Gathered by all, Go--> running --outcomes of all nodes--> settled
 
 Each node gets a grant of its own for the same task. A node gathers ranks as they fall idle and says so; when all
-have, the broker tells all who they are. What the leader returned is the outcome, once all have ended well; the first bad end, or
-the loss of a node, is the whole gang's: the others are ended, and the task is tried again as its budget says. A gang
-on one node starts by itself.
+have, the broker tells all who they are. What the leader returned is the outcome, once all have ended well; the first
+bad end, or the loss of a node, is the whole gang's: the others are ended, and the task is tried again as its budget
+says. A gang on one node starts by itself.
 
 Gangs are placed in their turn, like all others, and a node gathers in the order of its grants: what is granted fits
 beside everything with needs that was granted before, so all gangs get their ranks, and the longest task that runs is
@@ -35,6 +35,8 @@ class Gang:
     grants: list[Grant] = field(default_factory=list)
     #: ranks that wait, by grant
     gathered: dict[GrantId, list[int]] = field(default_factory=dict)
+    #: when ranks are thought to wait, by grant, monotonic seconds
+    expected: dict[GrantId, float] = field(default_factory=dict)
     outcome: tuple[Grant, m.Outcome] | None = None
     failure: tuple[Grant, m.Outcome] | None = None
 
@@ -103,17 +105,33 @@ def start(
         out.send(node.peer, m.Grant(s.epoch, [item]))
 
 
-def gathered(s: State, node: Node, message: m.Gathered, out: Effects) -> None:
-    """A node has its part together."""
+def gathered(s: State, node: Node, message: m.Gathered, now: float, out: Effects) -> None:
+    """A node has its part together, or thinks to have it at some time."""
     grant = s.nodes.grants.get(GrantId(message.grant))
-    if grant is None or grant.node is not node or grant.gang is None or grant.gang.failure is not None:
+    if grant is None or grant.node is not node or grant.gang is None:
+        out.send(node.peer, m.Cancel(0, message.grant, 0, -1))  # it was taken back while it was on its way
         return
+    if grant.gang.failure is not None:
+        return  # it has been told
     gang = grant.gang
+    gang.expected[grant.id] = now + message.in_s
+    if not message.ranks:
+        _tell_when(gang, now, out)
+        return
     gang.gathered[grant.id] = message.ranks
-    if len(gang.gathered) == len(gang.grants):
+    if len(gang.gathered) == len(gang.grants):  # also again, where the word was lost
         roster = [rank for part in gang.grants for rank in gang.gathered[part.id]]
         for part in gang.grants:
             out.send(part.node.peer, m.Go(part.id, roster))
+
+
+def _tell_when(gang: Gang, now: float, out: Effects) -> None:
+    """When the last node is ready: until then the ranks of the others can work."""
+    if len(gang.expected) == len(gang.grants):
+        in_s = max(0.0, max(gang.expected.values()) - now)
+        for part in gang.grants:
+            if part.id not in gang.gathered:
+                out.send(part.node.peer, m.Go(part.id, [], in_s))
 
 
 def ended(s: State, grant: Grant, o: m.Outcome, now: float, out: Effects) -> None:

@@ -84,6 +84,8 @@ class Node:
     stock: Stock = field(default_factory=Stock)
     #: its MPI worlds, and how many ranks of each can run with others
     worlds: dict[str, int] = field(default_factory=dict)
+    #: plain tasks that may take longer are not granted to it now; 0: all are
+    short_s: float = 0.0
     renewing: bool = False  #: its ranks were to start anew, and are not complete yet
 
     @property

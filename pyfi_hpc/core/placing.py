@@ -80,9 +80,12 @@ class Placer:
         self._placements: list[Placement] = []
         #: who runs a gang, by grant, of those that may start
         self.roster: dict[int, list[int]] = {}
-        #: idle ranks that wait for others, and until when they are thought to, monotonic seconds
+        #: idle ranks that wait for others, for which task, and until when they are thought to, monotonic seconds
         self.reserved: frozenset[int] = frozenset()
-        self.reserved_until = 0.0
+        self._gathers: tuple[HeldGrant, int] | None = None
+        self._gathered_at = 0.0
+        #: its other nodes are not ready before; 0: not known
+        self._not_before = 0.0
         #: what plain tasks find in their environment
         self.plain_variables = [(_VISIBLE, "")] if inventory.gpus else []
 
@@ -96,21 +99,21 @@ class Placer:
         return len(self._placements) + sum(piece.hi - piece.lo for piece in self._holdings.special)
 
     def taken(self) -> int:
-        """Ranks that are lent or reserved."""
-        return len(self._ranks.lent) + len(self.reserved)
+        """Ranks that are lent."""
+        return len(self._ranks.lent)
 
     def wake_at(self) -> float:
-        return min((p.kill_at for p in self._placements if p.kill_at), default=float("inf"))
+        kill_at = min((p.kill_at for p in self._placements if p.kill_at), default=float("inf"))
+        return min(kill_at, self._not_before) if self._not_before and self.busy else kill_at
 
     def window_s(self, now: float) -> float:
         """How long a task may take that runs on a reserved rank."""
-        return _BACKFILL * (self.reserved_until - now)
+        return _BACKFILL * (self._gathered_at - now)
 
     # --- starting -------------------------------------------------------------------------------------
 
     def fill(self, usable: list[Rank], ready: Callable[[int], bool], send: Send, now: float, out: Effects) -> None:
         """Start what can start. ``usable``: ranks that may get tasks, ``ready``: whether some code can run here."""
-        self._watch(now, out)
         self._go(send)
         self.reserved = frozenset()
         line = self._holdings.special
@@ -128,9 +131,10 @@ class Placer:
                     line.popleft()  # ranks have gone since it was granted
                     self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
                     break
-                seats = self._seats(item, terms, usable, leaders, width, now)
+                seats = self._seats(piece, terms, usable, leaders, width, now, out)
                 if seats is None:
                     return
+                self._gathers, self._not_before = None, 0.0
                 one = Piece(piece.grant, piece.lo, piece.lo + 1)
                 piece.lo += 1
                 if piece.lo == piece.hi:
@@ -148,15 +152,19 @@ class Placer:
         return item.gang is None or rank.world_id == item.gang.world
 
     def _seats(
-        self, item: m.Item, terms: Terms, usable: list[Rank], leaders: int, width: int, now: float
+        self, piece: Piece, terms: Terms, usable: list[Rank], leaders: int, width: int, now: float, out: Effects
     ) -> list[Seat] | None:
         """Ranks and GPUs for one task; None: not yet, its ranks are kept as they fall idle."""
-        idle = self._ranks.idle
+        idle, item = self._ranks.idle, piece.grant.item
         free = [rank for rank in usable if rank.number in idle]
         heads = [rank for rank in free if self._may_lead(item, rank)][:leaders]
-        if len(heads) < leaders or len(free) < leaders * width:
+        early = now < self._not_before and self._gathers == (piece.grant, piece.lo)
+        if len(heads) < leaders or len(free) < leaders * width or early:
             lacks = max(leaders - len(heads), leaders * width - len(free))
-            self._reserve([*heads, *(rank for rank in free if rank not in heads)][: leaders * width], lacks, now)
+            kept = [*heads, *(rank for rank in free if rank not in heads)][: leaders * width]
+            begins = self._reserve(kept, (piece.grant, piece.lo), lacks, now)
+            if begins and item.gang is not None and item.gang.here < item.gang.total:
+                out.send(BROKER, m.Gathered(item.grant, [], max(0.0, self._gathered_at - now)))
             return None
         seats: list[Seat] = []
         if item.gang is None and width > 1:
@@ -183,7 +191,7 @@ class Placer:
         gang = placement.grant.item.gang
         numbers = [seat.rank.number for seat in placement.seats]
         if gang is not None and gang.here < gang.total:
-            out.send(BROKER, m.Gathered(placement.grant.item.grant, numbers))
+            self._say_gathered(placement, out)
         else:
             self._start(placement, numbers if gang is not None else [], send)
 
@@ -224,14 +232,31 @@ class Placer:
             return None
         return [[(which, 1000) for which in free[each * at : each * at + each]] for at in range(leaders)]
 
-    def _reserve(self, free: list[Rank], lacks: int, now: float) -> None:
-        """Keep idle ranks for the first in line; until when follows from what the others run."""
+    def _reserve(self, free: list[Rank], task: tuple[HeldGrant, int], lacks: int, now: float) -> bool:
+        """Keep idle ranks for the first in line; whether this begins now.
+
+        Until when follows from what the others run as it begins: what is put in front later may not move that.
+        """
         self.reserved = frozenset(rank.number for rank in free)
-        ends = sorted(
-            rank.flights[0].since + sum(flight.seconds for flight in rank.flights)
-            for rank in self._ranks.values() if rank.flights
-        )  # fmt: skip
-        self.reserved_until = ends[lacks - 1] if lacks <= len(ends) else now
+        if self._gathers == task:
+            return False
+        self._gathers, self._not_before = task, 0.0
+        running = [rank.flights[0] for rank in self._ranks.values() if rank.flights]
+        ends = sorted(flight.since + flight.seconds_max for flight in running)
+        self._gathered_at = ends[lacks - 1] if 0 < lacks <= len(ends) else now
+        return True
+
+    def go(self, message: m.Go, now: float) -> None:
+        """A gang of several nodes may start, or the broker tells when the last of them is thought to be ready."""
+        if message.roster:
+            self.roster[message.grant] = message.roster
+        elif self._gathers is not None and self._gathers[0].item.grant == message.grant:
+            self._gathered_at = self._not_before = max(self._gathered_at, now + message.in_s)
+
+    @property
+    def gathers(self) -> tuple[HeldGrant, int] | None:
+        """The task that is waiting for ranks, as its grant and offset."""
+        return self._gathers if self.reserved or self._holdings.special else None
 
     # --- ending ---------------------------------------------------------------------------------------
 
@@ -241,8 +266,20 @@ class Placer:
             self._free(placement)
             self._holdings.make(placement.grant, placement.piece.lo, placement.piece.hi, cause)
 
-    def _watch(self, now: float, out: Effects) -> None:
+    def tell(self, out: Effects) -> None:
+        """What waits for other nodes says so with each beat: that, or the answer, may have been lost."""
+        for placement in self._placements:
+            if placement.waits:
+                self._say_gathered(placement, out)
+
+    def _say_gathered(self, placement: Placement, out: Effects) -> None:
+        numbers = [seat.rank.number for seat in placement.seats]
+        out.send(BROKER, m.Gathered(placement.grant.item.grant, numbers))
+
+    def watch(self, now: float, out: Effects) -> None:
         """What has ended, or died with its rank, gives back what it had; where one of several ended badly, all end."""
+        if now >= self._not_before:
+            self._not_before = 0.0
         for placement in list(self._placements):
             if placement.waits:
                 if any(self._ranks.get(seat.rank.number) is not seat.rank for seat in placement.seats):

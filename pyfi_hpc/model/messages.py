@@ -288,10 +288,14 @@ class Grant(Message):
 
 
 class Go(Message):
-    """All ranks of a gang are there: start. Their numbers in the world, the leader first."""
+    """All ranks of a gang are there: start. Their numbers in the world, the leader first.
+
+    Without any: they are thought to be there in so many seconds, and nobody need wait before.
+    """
 
     grant: int
     roster: list[int]
+    in_s: float = 0.0
 
 
 class Renew(Message):
@@ -326,10 +330,11 @@ class Finished(Message):
 
 
 class Gathered(Message):
-    """These ranks of a node wait for the others of their gang."""
+    """These ranks of a node wait for the others of their gang; without any: they are thought to, in so many seconds."""
 
     grant: Id
     ranks: Annotated[list[Count], Meta(max_length=1 << 16)]
+    in_s: Seconds = 0.0
 
 
 class Kept(Message):
@@ -348,6 +353,8 @@ class Capacity(Message):
     resting: Annotated[list[tuple[CountOrNone, Seconds, Name]], Meta(max_length=1 << 16)] = []
     #: MPI worlds of its ranks, and how many of them can run with others of theirs
     worlds: Annotated[list[tuple[Name, Count]], Meta(max_length=1 << 16)] = []
+    #: only plain tasks that take no longer are wanted now: ranks wait for others; 0: all are
+    short_s: Seconds = 0.0
 
 
 class Rest(Message):
@@ -421,7 +428,9 @@ FromAgent: TypeAlias = Hello | Finished | Gathered | Beat | Capacity | Goodbye
 ToClient: TypeAlias = (
     Welcome | Unknown | Denied | Accepted | Refused | Resolved | Page | Cancelled | Answer | Beat
 )
-ToAgent: TypeAlias = Welcome | Unknown | Denied | Mount | Grant | Go | Renew | Recall | Cancel | Kept | Rest | Beat | Stop
+ToAgent: TypeAlias = (
+    Welcome | Unknown | Denied | Mount | Grant | Go | Renew | Recall | Cancel | Kept | Rest | Beat | Stop
+)
 FromRank: TypeAlias = RankReady | RankBeat | Done
 ToRank: TypeAlias = Bundle | Kill | Stop | Beat
 

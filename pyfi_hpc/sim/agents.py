@@ -25,6 +25,8 @@ from pyfi_hpc.wire import codec
 if TYPE_CHECKING:
     from pyfi_hpc.sim.cluster import Cluster
 
+#: numbers of ranks of one node in a world of several
+_WORLD_NODE = 100
 #: the agent hears of a process that ended after so long, seconds
 _NOTICED_S = 0.001
 #: from the rank step's end to its next start by the batch script, seconds
@@ -98,11 +100,13 @@ class AgentHost(Host):
     # --- what it does to its node ---------------------------------------------------------------------
 
     def _start_ranks(self, action: StartRanks) -> None:
-        for number in range(action.count):
-            self.world.after(self._start_s(), self._add_rank, number)
+        world = "w" if self.cluster.plan.one_world else self.name
+        first = _WORLD_NODE * int(self.node[1:]) if self.cluster.plan.one_world else 0
+        for number in range(first, first + action.count):
+            self.world.after(self._start_s(), self._add_rank, number, world)
 
     def _replace_rank(self, action: ReplaceRank) -> None:
-        self.world.after(self._start_s(), self._add_rank, action.rank)
+        self.world.after(self._start_s(), self._add_rank, action.rank, "")
 
     def _start_step(self) -> None:
         self._start_ranks(StartRanks(self.cluster.plan.ranks_per_node))
@@ -133,11 +137,11 @@ class AgentHost(Host):
         if all(rank.pid != action.pid for rank in self.ranks.values()):
             self.world.after(_NOTICED_S, self.tell, ProcessExited(action.pid, "gone"))
 
-    def _add_rank(self, number: int) -> None:
+    def _add_rank(self, number: int, world: str) -> None:
         if not self.up or number in self.ranks or (self.dead and self._own_step):
             return
         kind = RankHost if self.cluster.plan.real_ranks else ImaginedRank
-        rank = kind(self, number)
+        rank = kind(self, number, world)
         self.ranks[number] = rank
         self._by_peer[rank.peer] = rank
         rank.begin()

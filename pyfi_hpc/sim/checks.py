@@ -129,8 +129,12 @@ def _look_at_leases(broker: BrokerHost) -> dict[int, int]:
             for at, left in enumerate(grant.left):
                 if left and grant.batch.states[grant.lo + at] == _RUNNING:
                     task = (grant.batch.job.id, grant.batch.first + grant.lo + at)
-                    expect(not seen[grant.lo + at], "two leases are live", task)
+                    expect(not seen[grant.lo + at] or grant.gang is not None, "two leases are live", task)
                     seen[grant.lo + at] = 1
+        special = [grant for grant in node.grants.values() if grant.needs is not None]
+        given = (sum(g.open for g in special), sum(g.open * g.members * g.width for g in special))
+        counted = (node.stock.tasks, node.stock.ranks)
+        expect(given == counted, f"{node.name} has given {given} to tasks with needs, counted {counted}")
         expect(owed == node.outstanding, f"{node.name} owes {owed}, counted {node.outstanding}")
         expect(size == node.outstanding_bytes, f"{node.name} holds {size} bytes, counted {node.outstanding_bytes}")
         room = broker.cluster.limits.capacity_per_rank_max * max(1, node.rank_count) + s.limits.grant_tasks_max

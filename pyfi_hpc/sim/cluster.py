@@ -42,6 +42,8 @@ class Plan:
     skew_s: float = 0.0
     #: under Slurm ranks are a step of the batch script, and nodes have a walltime
     slurm: bool = False
+    #: all nodes are one allocation of Slurm, and its ranks one MPI world; else those of each node
+    one_world: bool = False
     #: ranks run the shipping machine; else cheap ones, whose beats may be rare
     real_ranks: bool = True
     rank_beat_s: float = 1.0
@@ -80,7 +82,7 @@ class Cluster(World):
         self.net = Network(self, self.count)
         self.net.weather.latency_s = self.plan.latency_s
         mount = m.Mount(1, "r", "c", "sample", "e", "py", "w")
-        self.sockets = [SocketSpec(1, "sample.work", "sample", "work", mount)]
+        self.sockets = [SocketSpec(n, f"sample.{f}", "sample", f, mount) for n, f in ((1, "work"), (2, "short"))]
         self.broker: BrokerHost | None = None
         #: somebody who keeps a broker running
         self.when_broker_ends: Callable[[], None] = _nothing
@@ -134,7 +136,7 @@ class Cluster(World):
 
     def start_agent(self, name: str, allocation: str = "") -> AgentHost:
         self.processes_made += 1
-        agent = AgentHost(self, name, allocation)
+        agent = AgentHost(self, name, "1" if self.plan.one_world else allocation)
         self.agents[agent.name] = agent
         return agent
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyfi_hpc.core.rank import AGENT
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects, GivePermits, KillRunner, StartRunner, TakePermits, WriteRunner
-from pyfi_hpc.model.events import PermitsTaken, Received, Signalled, Unreachable
+from pyfi_hpc.model.events import PermitsTaken, Received, RunnerExited, Signalled, Unreachable
 from pyfi_hpc.model.ids import Peer
 from pyfi_hpc.model.packed import offsets_of, pick
 from pyfi_hpc.model.states import Cause
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class RankHost(Host):
     """A rank's process."""
 
-    def __init__(self, agent: AgentHost, number: int) -> None:
+    def __init__(self, agent: AgentHost, number: int, world: str = "") -> None:
         cluster = agent.cluster
         cluster.processes_made += 1
         self.pid = cluster.processes_made
@@ -37,7 +37,9 @@ class RankHost(Host):
         self.cluster: Cluster = cluster
         self.number = number
         self.peer = Peer(f"r{self.pid}".encode())
-        self.machine = cluster.rank_class(cluster.limits, number, 1, self.pid, -1)
+        self.machine = cluster.rank_class(cluster.limits, number, 1, self.pid, -1, world_id=world)
+        #: its MPI process has not ended
+        self.in_world = bool(world)
         self.chance: random.Random = cluster.chance(f"rank {self.pid}")
         self.runners: dict[int, Runner] = {}
 
@@ -74,7 +76,12 @@ class RankHost(Host):
 
     def _do(self, action: Any) -> None:
         if isinstance(action, StartRunner):
-            self.runners[action.runner] = Runner(self, action.runner)
+            if action.mpi and not self.in_world:
+                gone = RunnerExited(action.runner, 127, "this rank has left its MPI world")
+                self.world.after(IPC_S, self.tell, gone)
+                return
+            self.runners[action.runner] = Runner(self, action.runner, action.mpi)
+            self.in_world = self.in_world and not action.mpi
             return
         runner = self.runners.get(action.runner)
         if runner is None:
@@ -107,7 +114,7 @@ class RankHost(Host):
 class ImaginedRank:
     """A rank without machine and runner: for runs with so many of them that only broker and agents are looked at."""
 
-    def __init__(self, agent: AgentHost, number: int) -> None:
+    def __init__(self, agent: AgentHost, number: int, world: str = "") -> None:
         self.agent = agent
         self.cluster = agent.cluster
         self.cluster.processes_made += 1

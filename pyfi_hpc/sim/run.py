@@ -71,6 +71,7 @@ def _plan(chance: random.Random) -> Plan:
         latency_s=chance.choice([0.0001, 0.0005, 0.005]), commit_s=chance.choice([0.0005, 0.002, 0.02]),
         slow_start=chance.choice([0.0, 0.1]), code_missing=0.1 if troubled else 0.0,
         import_fails=0.03 if troubled else 0.0, skew_s=chance.choice([0.0, 1e6]), slurm=chance.random() < 0.4,
+        one_world=chance.random() < 0.3,
     )  # fmt: skip
 
 
@@ -175,11 +176,14 @@ class Run:
 
     def _look_at_idle_ranks(self) -> None:
         """No rank idles while a task is ready that it could run: one that rests cannot, a task that is tried again
-        waits a while for another place, and a job may be at its limit."""
+        waits a while for another place, a job may be at its limit, and a task of several ranks gathers them."""
         cluster = self.cluster
         broker = cluster.broker
         queue = broker.machine.state.queue if broker is not None else None
         classes = [entry for entry in queue._classes.values() if queue._room(entry) > 0] if queue is not None else []
+        if any(entry.key.terms and entry.ready for entry in classes) or self._gathering():
+            self._idle_since = float("inf")
+            return
         if sum(entry.ready - len(entry.retries) for entry in classes) <= 0 or not cluster.idle_ranks:
             self._idle_since = float("inf")
             return
@@ -187,6 +191,11 @@ class Run:
         if cluster.now - self._idle_since > _IDLE_S:
             task = next(iter(cluster.audit.open_tasks()), None)
             raise Violation(f"{cluster.idle_ranks} ranks idle for {_IDLE_S} s while tasks are ready", task)
+
+    def _gathering(self) -> bool:
+        """Tasks with needs keep ranks until they have all of them: their time has a limit of its own."""
+        broker = self.cluster.broker
+        return broker is not None and any(node.stock.tasks for node in broker.machine.state.nodes.by_name.values())
 
     def _starved(self, limit_s: float) -> None:
         cluster = self.cluster

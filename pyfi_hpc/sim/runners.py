@@ -76,11 +76,11 @@ class Runner:
     permit says so; it wakes a little later, and the rank reads its words later still: the rank is behind, as in truth.
     """
 
-    def __init__(self, rank: RankHost, number: int) -> None:
+    def __init__(self, rank: RankHost, number: int, mpi: bool = False) -> None:
         self.rank = rank
         self.number = number
         self.dead = False
-        self.broken = rank.chance.random() < rank.cluster.plan.import_fails
+        self.broken = not mpi and rank.chance.random() < rank.cluster.plan.import_fails
         self._inbox: list[list[Any]] = []
         #: True: look at the inbox first
         self._permits: deque[bool] = deque()
@@ -192,7 +192,8 @@ class Runner:
         return not self._has_permit
 
     def _start(self, frame: list[Any], at: int) -> None:
-        _, run, job, first, attempt, grant, _, offsets, data, inputs = frame
+        _, run, job, first, attempt, grant, _, offsets, data, inputs = frame[:10]
+        roster = frame[10][3] if len(frame) > 10 else [self.rank.number]
         self._has_permit = False
         start, end = array("I", offsets[4 * at : 4 * at + 8])
         work = work_of(data[start:end], attempt)
@@ -200,8 +201,11 @@ class Runner:
         cluster = self.rank.cluster
         task = ("job", job, first + at, 1)
         cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {work.seconds:g} s", task)
-        cluster.execute(job, first + at, attempt, grant)
+        if self.rank.number == roster[0]:
+            cluster.execute(job, first + at, attempt, grant)
         self._turn += 1
+        if (work.crashes or work.raises) and self.rank.number != roster[-1]:
+            return  # the last one fails, and the others wait for it in a collective call, for ever
         result = result_of(job, first + at, grant, inputs[at] if inputs else ())
         cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result)
 

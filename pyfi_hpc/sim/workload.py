@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pyfi_hpc.model import terms
 from pyfi_hpc.model.states import OnFailure, policy
 from pyfi_hpc.sim.client import ClientHost
 
@@ -104,10 +105,21 @@ def a_cancel(client: ClientHost, chance: random.Random) -> None:
         client.cancel(chance.choice(jobs[-6:]), chance.randrange(5) if part else 0, chance.randrange(9) if part else -1)
 
 
+def a_gang(client: ClientHost, chance: random.Random) -> None:
+    """Tasks of several ranks of one MPI world, of which some fail, or of several cores of one node."""
+    plan = client.world.plan
+    most = plan.ranks_per_node * (2 if plan.one_world else 1)
+    ranks = chance.randrange(1, most + 1)
+    cores = chance.randrange(1, plan.ranks_per_node + 1) if ranks == 1 else 1
+    needs = terms.encode(terms.Terms(ranks=ranks, cores=cores, spread=chance.random() < 0.3))
+    payloads = [payload(chance) for _ in range(chance.randrange(1, 6))]
+    client.submit(payloads, terms=needs, retries=chance.randrange(2), priority=chance.randrange(-1, 2))
+
+
 Order = Callable[[ClientHost, random.Random], None]
 #: orders and how often each is drawn
 ORDERS: dict[Order, int] = {
-    a_map: 8, an_uneven_map: 3, a_chain: 2, a_fan: 2, a_structure: 3, a_limit: 2, a_follower: 1, a_cancel: 3,
+    a_map: 8, an_uneven_map: 3, a_chain: 2, a_fan: 2, a_structure: 3, a_limit: 2, a_follower: 1, a_cancel: 3, a_gang: 3,
 }  # fmt: skip
 
 

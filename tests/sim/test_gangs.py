@@ -1,0 +1,88 @@
+"""Tasks of several ranks in the simulator: under faults, and how long they wait while the ranks stay busy."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pyfi_hpc.core import gangs
+from pyfi_hpc.model import terms
+from pyfi_hpc.sim import run, workload
+from pyfi_hpc.sim.cluster import Cluster, Plan
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_gangs_under_faults(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worlds over several nodes, mostly gangs of which some fail: all checks of the simulator hold."""
+    orders = {workload.a_gang: 6, workload.a_map: 1, workload.a_cancel: 1}
+    monkeypatch.setattr(workload, "ORDERS", orders)
+    plan = run._plan
+
+    def one_world(chance: random.Random) -> Plan:
+        made = plan(chance)
+        made.one_world, made.nodes = True, max(2, made.nodes)
+        return made
+
+    monkeypatch.setattr(run, "_plan", one_world)
+    for seed in range(first, first + 10):
+        run.run_seed(seed)
+
+
+def test_a_broken_world_is_renewed() -> None:
+    """A gang whose rank dies takes the world along: it is started anew for the next try, which completes."""
+    cluster = Cluster(plan=Plan(nodes=2, ranks_per_node=2, one_world=True))
+    client = cluster.join()
+    cluster.run_for(2.0)
+    needs = terms.encode(terms.Terms(ranks=4))
+    client.submit(["@!0.05"], terms=needs)
+    cluster.run_for(20.0)
+    assert client.satisfied
+    assert cluster.audit.state(1, 0) == 3
+    assert cluster.broker is not None
+    broker = cluster.broker.machine.state
+    assert gangs.may_ever(broker, terms.decode(needs))
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_gang_lies_packed_or_spread(spread: bool) -> None:
+    """Two ranks of a world of two nodes with two ranks each: on one node, or on both."""
+    cluster = Cluster(plan=Plan(nodes=2, ranks_per_node=2, one_world=True))
+    client = cluster.join()
+    cluster.run_for(2.0)
+    client.submit(["0.5"], terms=terms.encode(terms.Terms(ranks=2, spread=spread)))
+    cluster.run_for(0.3)
+    assert cluster.broker is not None
+    nodes = cluster.broker.machine.state.nodes.by_name.values()
+    assert sorted(node.stock.ranks for node in nodes) == ([1, 1] if spread else [0, 2])
+
+
+def busy_share(cluster: Cluster, seconds: float) -> float:
+    """The part of the time in which ranks work, looked at each 10 ms."""
+    ranks = busy = 0
+    for _ in range(int(seconds * 100)):
+        cluster.run_for(0.01)
+        for agent in cluster.agents.values():
+            ranks += len(agent.ranks)
+            busy += sum(rank.busy for rank in agent.ranks.values())
+    return busy / ranks
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_large_gang_waits_no_longer_than_the_longest_task_while_ranks_work(nodes: int) -> None:
+    """Sixteen ranks under a full queue of short and longer tasks; then a gang of all of them. It starts within the
+    longest task that ran, and a second; from its submission to its start the ranks are busy for 90 % of the time."""
+    cluster = Cluster(3, plan=Plan(nodes=nodes, ranks_per_node=16 // nodes, one_world=True))
+    client, chance = cluster.join(), random.Random(7)
+    cluster.run_for(2.0)
+    client.submit(["0.05"] * 30000, socket="sample.short")
+    client.submit([chance.choice(["0.2", "0.5", "2"]) for _ in range(400)])
+    cluster.run_for(10.0)
+    begun = cluster.now
+    client.submit(["1"], terms=terms.encode(terms.Terms(ranks=16)))
+    job = max(cluster.store.jobs, default=0) + 1
+    busy: list[float] = []
+    while not any(task[0] == job for task in cluster.executed) and cluster.now < begun + 20.0:
+        busy.append(busy_share(cluster, 0.05))
+    assert cluster.now - begun < 2.0 + 1.0
+    assert sum(busy) / len(busy) > 0.9
