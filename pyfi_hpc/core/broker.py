@@ -310,7 +310,8 @@ class Broker:
         node.capacity, node.rank_count = message.tasks, message.rank_count
         node.draining = message.draining
         node.worlds, node.short_s = dict(message.worlds), message.short_s
-        node.renewing = node.renewing and not 0 < node.rank_count <= sum(node.worlds.values())
+        if 0 < node.rank_count <= sum(node.worlds.values()):
+            node.renewed_until = 0.0
         node.resting = [(rank, now + seconds, why) for rank, seconds, why in message.resting]
         health.ranks_rest(self.state, node, now, out)
 

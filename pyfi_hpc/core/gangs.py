@@ -41,6 +41,8 @@ class Gang:
     failure: tuple[Grant, m.Outcome] | None = None
 
 
+#: ranks that start anew are there after so long, or are told again, seconds
+_RENEWAL_S = 30.0
 #: a node and how many ranks of the gang are there
 Share = tuple[Node, int]
 
@@ -49,7 +51,7 @@ def place(s: State, needs: Needs, now: float) -> tuple[str, list[Share]] | None:
     """Nodes that have room for all ranks of a gang, in one world. Cost: a look at each node."""
     worlds: dict[str, list[Share]] = {}
     for node in s.nodes.by_name.values():
-        if node.draining or node.renewing or not node.worlds or not health.usable(s, node, now):
+        if node.draining or now < node.renewed_until or not node.worlds or not health.usable(s, node, now):
             continue
         room = node.stock.room(needs, node.rank_count)
         for world, count in node.worlds.items():
@@ -168,13 +170,13 @@ def renew(s: State, now: float, out: Effects) -> None:
         for node in s.nodes.by_name.values():
             if health.usable(s, node, now):
                 groups.setdefault(node.allocation or node.name, []).append(node)
-        if any(node.renewing for group in groups.values() for node in group) or may_ever(s, needs):
+        if any(now < node.renewed_until for group in groups.values() for node in group) or may_ever(s, needs):
             continue
         for group in groups.values():
             room = sum(fits.Stock(node.stock.inventory).room(needs, node.rank_count) for node in group)
             if room >= needs.ranks:
                 for node in group:
-                    node.renewing = True
+                    node.renewed_until = now + _RENEWAL_S
                     out.send(node.peer, m.Renew())
                 break
     s.gangs_short.clear()

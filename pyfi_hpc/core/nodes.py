@@ -86,7 +86,7 @@ class Node:
     worlds: dict[str, int] = field(default_factory=dict)
     #: plain tasks that may take longer are not granted to it now; 0: all are
     short_s: float = 0.0
-    renewing: bool = False  #: its ranks were to start anew, and are not complete yet
+    renewed_until: float = 0.0  #: its ranks were told to start anew and have so long, monotonic seconds
 
     @property
     def runnable(self) -> int:
