@@ -46,6 +46,16 @@ def nap(marks, number, seconds, again=0.0):
     mark.with_suffix(".new").rename(mark.with_name(f"{number}-{attempt}"))
     time.sleep(seconds if attempt == 1 else again)
     return [number, socket.gethostname(), attempt]
+
+
+def together(marks, seconds, comm):
+    """All ranks of a gang sleep, without a look at each other; their nodes, and the attempt."""
+    nodes = comm.allgather(socket.gethostname())
+    attempt = pyfi_task.current().attempt
+    Path(marks, f"{comm.Get_rank()}-{attempt}").write_text(f"{socket.gethostname()} {os.getppid()}")
+    time.sleep(seconds if attempt == 1 else 0.1)
+    comm.Barrier()
+    return [nodes, attempt]
 '''
 
 

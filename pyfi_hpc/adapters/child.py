@@ -13,12 +13,11 @@ import errno
 import os
 import select
 import shutil
-import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from pyfi_hpc.adapters.runner_process import RunnerProcess
+from pyfi_hpc.adapters.runner_process import Body, RunnerProcess
 from pyfi_hpc.adapters.surroundings import MemoryKills, Orphans, widen
 from pyfi_hpc.adapters.timer import Timer
 from pyfi_hpc.errors import SiteError
@@ -71,15 +70,17 @@ class Runners:
         self._memory = MemoryKills()
         self._timer_at = 0.0
 
-    def start_mpi(self, limit_s: float) -> list[Any]:
+    def start_mpi(self, body: Body, limit_s: float) -> list[Any]:
         """Start the MPI process of this rank; its place in its world, see ``hosts/mpi_runner.py``.
+
+        ``body`` is what it does; it ends by itself when MPI has not started after ``limit_s`` seconds.
 
         Raises
         ------
         SiteError
             MPI did not start in time.
         """
-        process = RunnerProcess(StartRunner(0, sys.executable, "", ""), self._limits, self._scratch, limit_s)
+        process = RunnerProcess(StartRunner(0, "", "", ""), self._limits, self._scratch, body)
         until = monotonic() + limit_s + _MPI_MORE_S
         said: list[Any] = []
         while not said and not process.hung_up and monotonic() < until:

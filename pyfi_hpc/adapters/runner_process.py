@@ -14,20 +14,23 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import msgspec
 
-from pyfi_hpc.adapters.surroundings import MemoryKills, launcher_descriptors, mpi_environment, runner_environment, widen
+from pyfi_hpc.adapters.forked import Forked
+from pyfi_hpc.adapters.surroundings import MemoryKills, added_environment, runner_environment, widen
 from pyfi_hpc.model.effects import StartRunner
 from pyfi_hpc.model.events import RunnerExited
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.runner.board import SIZE, Board, Gatekeeper, Scribbled
 
+#: reads from, writes to, shares; and the pid of its parent
+Body = Callable[[int, int, int, int], None]
 CHILD = Path(__file__).parent.parent / "runner" / "child.py"
 #: bytes read from one runner at once; one frame may be larger
 READ_MAX = 1 << 20
@@ -49,10 +52,11 @@ _decode = msgspec.msgpack.Decoder().decode
 class RunnerProcess:
     """One runner; OSError if it cannot be started.
 
-    ``mpi_limit_s``: not one of the action's environment but the MPI process of this rank, which has so long to start.
+    ``body``: not a program of the action's environment but a copy of this process, which goes on with that; it gets the
+    three descriptors and the pid of its parent.
     """
 
-    def __init__(self, action: StartRunner, limits: Limits, scratch: Path, mpi_limit_s: float = 0.0) -> None:
+    def __init__(self, action: StartRunner, limits: Limits, scratch: Path, body: Body | None = None) -> None:
         self.number = action.runner
         self.folder = scratch / f"runner-{os.getpid()}-{action.runner}"
         self.folder.mkdir(mode=0o700)
@@ -64,30 +68,19 @@ class RunnerProcess:
         os.ftruncate(board_fd, SIZE)
         self._board = Board(board_fd)
         self._gate = Gatekeeper(self._board)
-        arguments = [str(child_read), str(child_write), str(board_fd), str(os.getpid())]
-        sizes = [str(limits.output_bytes_max), str(limits.payload_bytes_max)]
-        if mpi_limit_s:
-            arguments = [sys.executable, "-m", "pyfi_hpc.hosts.mpi_runner", *arguments, *sizes, str(mpi_limit_s)]
-            environment = mpi_environment(self.mark)
-        else:
-            start = [action.python, "-I", "-X", "faulthandler", str(CHILD)]
-            arguments = [*start, *arguments, action.workdir, action.module, *sizes]
-            environment = runner_environment(action.python, self.mark) | dict(action.variables)
+        descriptors = (child_read, child_write, board_fd)
         try:
-            # start_new_session: one signal reaches everything that the function started
-            self._popen = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=self.outputs[0], stderr=self.outputs[1],
-                pass_fds=(child_read, child_write, board_fd, *(launcher_descriptors() if mpi_limit_s else ())),
-                cwd=self.folder, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
+            if body is not None:
+                self._popen: subprocess.Popen[bytes] | Forked = self._fork(body, descriptors)
+            else:
+                self._popen = self._start(action, limits, descriptors)
             widen(self._popen.pid, action.cores)
         except OSError:
             self._close()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
         finally:
-            for fd in (child_read, child_write, board_fd):
+            for fd in descriptors:
                 os.close(fd)
         self.pid = self._popen.pid
         self.pidfd = os.pidfd_open(self.pid)
@@ -113,6 +106,34 @@ class RunnerProcess:
         self._outbox: deque[memoryview | int] = deque()
         #: what was written last may say that tasks are to be skipped: before the next permit counts it is to be read
         self._look_first = False
+
+    def _start(
+        self, action: StartRunner, limits: Limits, descriptors: tuple[int, int, int]
+    ) -> subprocess.Popen[bytes]:
+        arguments = [
+            action.python, "-I", "-X", "faulthandler", str(CHILD), *map(str, descriptors), str(os.getpid()),
+            action.workdir, action.module, str(limits.output_bytes_max), str(limits.payload_bytes_max),
+        ]  # fmt: skip
+        # start_new_session: one signal reaches everything that the function started
+        return subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=self.outputs[0], stderr=self.outputs[1],
+            pass_fds=descriptors, cwd=self.folder,
+            env=runner_environment(action.python, self.mark) | dict(action.variables),
+            start_new_session=True,
+        )  # fmt: skip
+
+    def _fork(self, body: Body, descriptors: tuple[int, int, int]) -> Forked:
+        parent, nothing = os.getpid(), os.open(os.devnull, os.O_RDONLY)
+
+        def go_on() -> None:
+            for fd in (self.read_fd, self.write_fd, nothing):
+                os.close(fd)
+            body(*descriptors, parent)
+
+        try:
+            return Forked(go_on, nothing, *self.outputs, self.folder, added_environment(self.mark))
+        finally:
+            os.close(nothing)
 
     @property
     def blocked(self) -> int:

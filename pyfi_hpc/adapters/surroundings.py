@@ -51,19 +51,12 @@ def runner_environment(python: str, mark: str) -> dict[str, str]:
     return env
 
 
-def mpi_environment(mark: str) -> dict[str, str]:
-    """The environment of the rank's MPI process: all that the launcher said, and the limits of a runner."""
-    env = {name: value for name, value in os.environ.items() if name != "PYFI_LEDGER"}
-    for name, value in (*((name, "1") for name in _THREADS), *_ALLOCATOR.items()):
-        env.setdefault(name, value)
-    env[_MARK] = mark
-    return env
-
-
-def launcher_descriptors() -> list[int]:
-    """Descriptors by which a launcher speaks with the process that starts MPI."""
-    found = [os.environ.get(name, "") for name in ("PMI_FD", "PMI2_FD")]
-    return sorted({int(number) for number in found if number.isdigit()})
+def added_environment(mark: str) -> dict[str, str]:
+    """What a copy of the rank that runs functions gets, as runners do; its launcher's words stay."""
+    return {_MARK: mark} | {
+        name: value for name, value in (*((name, "1") for name in _THREADS), *_ALLOCATOR.items())
+        if name not in os.environ
+    }  # fmt: skip
 
 
 def widen(pid: int, cores: Collection[int]) -> None:

@@ -72,7 +72,7 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
         )  # fmt: skip
         if pick is None:
             break
-        if pick.batch.terms and decode(pick.batch.terms).ranks > 1:
+        if pick.batch.terms and decode(pick.batch.terms).ranks:
             _gang(s, pick, at, out)
             continue
         item = _item(s, node, pick, at, out)
@@ -103,7 +103,7 @@ def _room_on(s: State, node: Node, key: ClassKey, now: float) -> int:
         longest = s.durations.longest(key.socket) if node.short_s else 0.0
         return s.limits.grant_tasks_max if longest is not None and longest <= node.short_s else 0
     terms = decode(key.terms)
-    if terms.ranks > 1:
+    if terms.ranks:
         if gangs.place(s, terms, now) is None:
             s.gangs_short.add(key.terms)
             return 0

@@ -62,7 +62,7 @@ def width(needs: Needs, rank_count: int) -> int:
 def way_for(ways: tuple[Needs, ...], stock: Stock, rank_count: int) -> tuple[Needs, int]:
     """The first way to run a task that this node has room for, and how many such tasks can start; 0: none can."""
     for way in ways:
-        room = stock.room(way, rank_count) // way.ranks
+        room = stock.room(way, rank_count) // way.members
         if room > 0:
             return way, room
     return ways[0], 0
@@ -107,7 +107,7 @@ def impossible(needs: Needs, stocks: list[tuple[str, Stock, int]]) -> bool:
     total = 0
     for _, stock, ranks in stocks:
         total += Stock(stock.inventory).room(needs, ranks)
-        if total >= needs.ranks:
+        if total >= needs.members:
             return False
     return True
 

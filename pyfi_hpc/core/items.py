@@ -52,7 +52,7 @@ def _terms(node: Node, batch: Batch) -> tuple[bytes, Needs | None, int]:
     if not batch.terms:
         return b"", None, 1
     terms = decode(batch.terms)
-    way = terms.ways[0] if terms.ranks > 1 else fits.way_for(terms.ways, node.stock, node.rank_count)[0]
+    way = terms.ways[0] if terms.ranks else fits.way_for(terms.ways, node.stock, node.rank_count)[0]
     return chosen(terms, way), way, fits.width(way, node.rank_count)
 
 

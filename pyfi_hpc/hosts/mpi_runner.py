@@ -1,8 +1,6 @@
 """The MPI process beside a rank: runs functions together with those of other ranks, over a communicator of their own.
 
-    python -m pyfi_hpc.hosts.mpi_runner READ_FD WRITE_FD BOARD_FD PARENT OUTPUT_MAX RESULT_MAX LIMIT_S
-
-The rank starts it first of all, and it is in the place of the rank in its MPI world. To the rank it is a runner like
+The rank forks it first of all, and it is in the place of the rank in its MPI world. To the rank it is a runner like
 any other (runner/child.py), with three differences: it runs in our own Python, takes the code of each task from the
 task's own environment, and cannot be started again: who leaves an MPI world cannot come back. So a function that hangs
 or crashes takes this process along and nothing else.
@@ -22,31 +20,35 @@ from time import time
 from typing import Any
 
 from pyfi_hpc.adapters import mpi
+from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.runner import child
 
 _ENVIRONMENT = 9  # as in model.states.Cause
+#: packages of ours that stay loaded
+_KEPT = {"pyfi_hpc", "_pyfi_runner", "msgspec", "mpi4py"}
 #: contexts are told apart by their tag while they are made
 _TAGS = 1 << 15
 
 
-def main() -> None:
-    *descriptors, parent, output_max, result_max, limit_s = sys.argv[1:]
-    child.ends_with(int(parent))
-    inbox, outbox = child.pipe_ends(*descriptors[:2])
-    place = mpi.join(float(limit_s))
+def serve(read_fd: int, write_fd: int, board_fd: int, parent: int, limits: Limits, limit_s: float) -> None:
+    """Start MPI, tell the place, run what comes; MPI has so long to start."""
+    child.ends_with(parent)
+    inbox, outbox = child.pipe_ends(read_fd, write_fd)
+    place = mpi.join(limit_s)
     world_id = mpi.world_id(place)
     outbox.put(["place", place.rank, place.size, place.local_rank, place.local_size, world_id, place.problem])
     if place.world is None:
         return
     payload = child.load("payload")
-    outputs = child.output_files(int(output_max))
+    outputs = child.output_files(limits.output_bytes_max)
     current = child.Current()
     child.add_task_module(current)
     outbox.put(["ready", os.getpid(), sys.version.split()[0], time()])
-    answers = child.answering.Answers(int(descriptors[2]), outbox)
-    Member(place.world, payload, current, inbox, answers, outputs, int(result_max)).serve()
+    answers = child.answering.Answers(board_fd, outbox)
+    Member(place.world, payload, current, inbox, answers, outputs, limits.payload_bytes_max).serve()
+    # not by a return: MPI_Finalize waits for all other ranks
     sys.stdout.flush()
-    os._exit(0)  # no MPI_Finalize: it waits for all other ranks
+    os._exit(0)
 
 
 class Member(child.Runner):
@@ -113,14 +115,22 @@ class Mount:
                     "live in one process: give both functions the same requirements, or start another allocation"
                 )
             self._packages = packages
-            # ours stay out of reach: what is not in its environment the function shall not find
-            sys.path[:] = [path for path in sys.path if path not in self._own] + [packages]
+            self._hide_ours()
+            sys.path.append(packages)
         if (workdir, module) != (self._workdir, self._module):
             self._leave()
             self._workdir, self._module = workdir, module
             sys.path.insert(0, workdir)
             importlib.invalidate_caches()
         return importlib.import_module(module)
+
+    def _hide_ours(self) -> None:
+        """What is not in its environment the function shall not find, but what we and MPI need."""
+        sys.path[:] = [path for path in sys.path if path not in self._own]
+        for name, loaded in list(sys.modules.items()):
+            file = getattr(loaded, "__file__", None) or ""
+            if name.partition(".")[0] not in _KEPT and any(file.startswith(own + os.sep) for own in self._own):
+                del sys.modules[name]
 
     def _leave(self) -> None:
         """Forget the modules of the checkout before: another commit has others by the same names."""
@@ -148,6 +158,3 @@ def _packages_of(python: str) -> str:
     have = ", ".join(os.path.basename(os.path.dirname(folder)) for folder in found) or "no Python"
     raise RuntimeError(f"functions of several ranks run in {own}, and their environment has {have}")
 
-
-if __name__ == "__main__":
-    main()

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pyfi_hpc.adapters import mpi, node
 from pyfi_hpc.adapters.child import Runners
@@ -21,7 +22,7 @@ from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.adapters.unix_line import AgentPort
 from pyfi_hpc.core.rank import RankMachine
 from pyfi_hpc.errors import PyfiError, SiteError
-from pyfi_hpc.hosts import daemon
+from pyfi_hpc.hosts import daemon, mpi_runner
 from pyfi_hpc.loop import Loop
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.settings import Settings, private_folder
@@ -48,7 +49,7 @@ def main() -> None:
         private_folder(settings.run_dir)
         runners = Runners(Limits(), settings.run_dir, adopt=True)
         if options.replace is None:
-            rank, size, local_rank, local_size, world_id, problem = runners.start_mpi(mpi.start_limit_s())
+            rank, size, local_rank, local_size, world_id, problem = _start_mpi(runners)
             core = mpi.bind(local_rank, local_size)
             runners.pin_mpi(core)
             _start_log(settings, rank)
@@ -66,6 +67,15 @@ def main() -> None:
         code = 1
     sys.stderr.flush()
     os._exit(code)  # no MPI_Finalize: it waits for all other ranks, also for dead ones
+
+
+def _start_mpi(runners: Runners) -> list[Any]:
+    limits, limit_s = Limits(), mpi.start_limit_s()
+
+    def body(read_fd: int, write_fd: int, board_fd: int, parent: int) -> None:
+        mpi_runner.serve(read_fd, write_fd, board_fd, parent, limits, limit_s)
+
+    return runners.start_mpi(body, limit_s)
 
 
 def run(settings: Settings, runners: Runners, machine: RankMachine, signals: SignalPort) -> None:

@@ -34,8 +34,8 @@ Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,63}$")]
 class Needs(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What each rank of a task needs, and how many ranks there are."""
 
-    #: ranks of one MPI world that run the function together
-    ranks: Some = 1
+    #: ranks of one MPI world that run the function together, over a communicator; 0: it runs alone, and without MPI
+    ranks: Amount = 0
     cores: Some = 1
     memory_bytes: Bytes = 0
     #: whole ones, or a part of one
@@ -50,8 +50,9 @@ class Needs(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     spread: bool = False
 
     @property
-    def plain(self) -> bool:
-        return self == _PLAIN
+    def members(self) -> int:
+        """Ranks that run it."""
+        return max(1, self.ranks)
 
 
 class Terms(Needs, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
@@ -68,7 +69,6 @@ class Terms(Needs, frozen=True, omit_defaults=True, forbid_unknown_fields=True, 
         return (self, *self.alternatives)
 
 
-_PLAIN = Needs()
 PLAIN = Terms()
 _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(Terms)
@@ -99,6 +99,8 @@ def decode(data: bytes) -> Terms:
     for way in terms.ways:
         if text := problem(way):
             raise ValueError(text)
+    if terms.alternatives and any(way.ranks for way in terms.ways):
+        raise ValueError("a task of several ranks has one way to run")
     return terms
 
 
@@ -114,7 +116,7 @@ def problem(needs: Needs) -> str:
     gpus = needs.gpu_thousandths
     if gpus > 1000 and gpus % 1000:
         return f"{gpus / 1000:g} GPUs: ask for whole ones, or for a part of one"
-    if needs.ranks > 1 and 0 < gpus < 1000:
+    if needs.ranks and 0 < gpus < 1000:
         return "a part of a GPU for each of several ranks: ask for whole ones"
     names = [name for name, _ in needs.named]
     if names != sorted(set(names)):
@@ -152,7 +154,7 @@ def words(needs: Needs) -> str:
         each.append(f"{needs.memory_bytes / 2**30:.3g} GiB")
     each += [f"{count} {name}" for name, count in needs.named]
     text = ", ".join(each)
-    if needs.ranks > 1:
+    if needs.ranks:
         text = f"{needs.ranks} ranks of one MPI world, each with {text}"
     if needs.exclusive:
         text += ", nothing beside it"
@@ -200,7 +202,7 @@ def _needs(**values: Any) -> Needs:
     if not isinstance(named, dict):
         raise ValueError(f"resources cannot be {named!r}; write a map such as {{'license': 1}}")
     return Needs(
-        _whole("ranks", values.get("ranks", 1), 1), _whole("cores", values.get("cores", 1), 1),
+        _whole("ranks", values.get("ranks", 0), 0), _whole("cores", values.get("cores", 1), 1),
         size_of(values.get("memory") or 0), _gpus(values.get("gpus", 0)),
         tuple(sorted((str(name), _whole(str(name), count, 1)) for name, count in named.items())),
         tuple(sorted(labels.split() if isinstance(labels, str) else map(str, labels))),

@@ -71,7 +71,8 @@ def main() -> None:
     """``child.py READ_FD WRITE_FD BOARD_FD PARENT WORKDIR MODULE OUTPUT_MAX RESULT_MAX``, sizes in bytes."""
     *descriptors, parent, workdir, module, output_max, result_max = sys.argv[1:]
     ends_with(int(parent))
-    inbox, outbox = pipe_ends(*descriptors[:2])
+    read_fd, write_fd, board_fd = map(int, descriptors)
+    inbox, outbox = pipe_ends(read_fd, write_fd)
     payload = load("payload")
     outputs = output_files(int(output_max))
     current = Current()
@@ -87,7 +88,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what the import made stays: later collections need not look at it
     outbox.put(["ready", os.getpid(), sys.version.split()[0], time()])
-    answers = answering.Answers(int(descriptors[2]), outbox)
+    answers = answering.Answers(board_fd, outbox)
     Runner(code, payload, current, inbox, answers, outputs, int(result_max)).serve()
 
 
@@ -285,9 +286,9 @@ def ends_with(parent: int) -> None:
         os._exit(0)
 
 
-def pipe_ends(read_fd: str, write_fd: str) -> tuple[Inbox, Outbox]:
+def pipe_ends(read_fd: int, write_fd: int) -> tuple[Inbox, Outbox]:
     """The pipes, as descriptors that functions do not meet."""
-    return pipes.Inbox(pipes.out_of_reach(int(read_fd))), pipes.Outbox(pipes.out_of_reach(int(write_fd)))
+    return pipes.Inbox(pipes.out_of_reach(read_fd)), pipes.Outbox(pipes.out_of_reach(write_fd))
 
 
 def output_files(output_max: int) -> tuple[Output, Output]:

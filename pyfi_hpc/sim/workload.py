@@ -110,8 +110,9 @@ def a_gang(client: ClientHost, chance: random.Random) -> None:
     plan = client.world.plan
     most = plan.ranks_per_node * (2 if plan.one_world else 1)
     ranks = chance.randrange(1, most + 1)
-    cores = chance.randrange(1, plan.ranks_per_node + 1) if ranks == 1 else 1
-    needs = terms.encode(terms.Terms(ranks=ranks, cores=cores, spread=chance.random() < 0.3))
+    alone = ranks == 1 and chance.random() < 0.7
+    cores = chance.randrange(1, plan.ranks_per_node + 1) if alone else 1
+    needs = terms.encode(terms.Terms(ranks=0 if alone else ranks, cores=cores, spread=chance.random() < 0.3))
     payloads = [payload(chance) for _ in range(chance.randrange(1, 6))]
     client.submit(payloads, terms=needs, retries=chance.randrange(2), priority=chance.randrange(-1, 2))
 

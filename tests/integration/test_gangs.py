@@ -80,7 +80,7 @@ def call(four: Instance, name: str, *args: Any, **needs: Any) -> Any:
         return executor.with_options(**needs).submit(f"together.{name}", *args).result(60)
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_a_function_gets_a_communicator_over_so_many_ranks(four: Instance, ranks: int) -> None:
     """They speak with each other, and each is a process of its own; what the first returns is the result."""
     found = call(four, "ring", "hello", ranks=ranks)
