@@ -87,7 +87,7 @@ def prepare(
     env = environment.ensure(settings.cache_dir, recipe, told)
     root = discovery.import_root(checkout)
     chosen = module or manifest.module or discovery.choose_module(root, folder_name)
-    workdir = _workdir(root, chosen, env, recipe)
+    workdir = discovery.import_folder(root, chosen, env, recipe)
     found = discovery.list_public(workdir, chosen, env, checkout.parent, told)
     wanted = list(functions) if functions is not None else list(manifest.functions) or list(found)
     _check_functions(wanted, found, chosen)
@@ -174,20 +174,6 @@ def _from_worktree(
         return snapshot(mirror, worktree, head, changes), True
     assert head is not None
     return head, False
-
-
-def _workdir(root: Path, module: str, env: environment.Environment, recipe: environment.Recipe) -> Path:
-    """Where the module is imported from: an installed project from where it was installed.
-
-    Its folder in the checkout lacks what the installer built (compiled parts, generated files) and would
-    hide it.
-    """
-    if recipe.kind != "project":
-        return root
-    top = module.split(".", 1)[0]
-    site = env.site_packages
-    installed = (site / top).is_dir() or any(site.glob(f"{top}.*"))
-    return site if installed else root
 
 
 def _processor_name(given: str, folder_name: str) -> str:
