@@ -54,7 +54,7 @@ PrintMotd no
 UseDNS no
 AllowTcpForwarding yes
 """
-_PAM = "auth required pam_unix.so\naccount required pam_permit.so\nsession required pam_permit.so\n"
+_PAM = "auth required pam_unix.so nodelay\naccount required pam_permit.so\nsession required pam_permit.so\n"
 
 
 def missing() -> list[str]:
@@ -107,6 +107,11 @@ class Lab:
     def address(self, name: str) -> str:
         return f"{self._net}.{1 if name == self.login else self.hosts.index(name) + 11}"
 
+    @property
+    def shared(self) -> Path:
+        """A folder that all machines see, hidden home or not."""
+        return self.state
+
     # --- what tests do with it ---------------------------------------------------------------------
 
     def run(
@@ -147,6 +152,50 @@ class Lab:
     def cut_off(self, machine: str, out: bool = True) -> None:
         """Take the cable out, or put it back: nobody is told."""
         self._machines[machine].ip(f"link set eth0 {'down' if out else 'up'}")
+
+    def hide_home(self, machine: str) -> None:
+        """From now on this host does not see the person's files: there is no shared file system."""
+        self._mount(machine, "-t", "tmpfs", "tmpfs", str(self.state / self.login))
+
+    def show_home(self, machine: str) -> None:
+        subprocess.run(
+            self._machines[machine].enter("umount", str(self.state / self.login)), check=False, timeout=10,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def small_disk(self, machine: str) -> Path:
+        """A folder with room for next to nothing."""
+        folder = self.home_of(machine) / "small"
+        folder.mkdir(exist_ok=True)
+        self._mount(machine, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+        return folder
+
+    def fingerprint(self, machine: str) -> str:
+        return _must("ssh-keygen", "-l", "-f", str(self.state / machine / "host_key")).split()[1]
+
+    def make_key(self, file: Path, passphrase: str, machine: str) -> None:
+        """A key with a passphrase that a host takes."""
+        _must("ssh-keygen", "-q", "-t", "rsa", "-N", passphrase, "-f", str(file))
+        with open(self.home_of(machine) / ".ssh" / "authorized_keys", "a") as keys:
+            keys.write(Path(f"{file}.pub").read_text())
+
+    def accepted(self, machine: str) -> list[str]:
+        """Lines of sshd's log on who was let in, and from where."""
+        log = (self.state / machine / "sshd-22.conf.log").read_text()
+        return [line for line in log.splitlines() if "Accepted" in line]
+
+    def open_master(self, machine: str, port: int) -> Path:
+        """A connection that the operator opens, answering the host's question; its socket."""
+        folder = self.home_of(self.login)
+        answer = folder / "answer"
+        answer.write_text(f"#!/bin/sh\necho {PASSWORD}\n")
+        answer.chmod(0o700)
+        socket_ = folder / "m"
+        self.run(
+            self.login, ["ssh", "-M", "-S", str(socket_), "-f", "-N", "-p", str(port), machine],
+            SSH_ASKPASS=str(answer), SSH_ASKPASS_REQUIRE="force",
+        )  # fmt: skip
+        return socket_
 
     def restart_sshd(self, machine: str) -> None:
         for port in PORTS:
@@ -226,9 +275,10 @@ class Lab:
         (folder / "shadow").chmod(0o600)
         (folder / "pam").write_text(_PAM)
         for file, there in (("passwd", "/etc/passwd"), ("shadow", "/etc/shadow"), ("pam", "/etc/pam.d/sshd")):
-            subprocess.run(
-                self._machines[name].enter("mount", "--bind", str(folder / file), there), check=True, timeout=10
-            )
+            self._mount(name, "--bind", str(folder / file), there)
+
+    def _mount(self, machine: str, *words: str) -> None:
+        subprocess.run(self._machines[machine].enter("mount", *words), check=True, timeout=10)
 
     def _sshd(self, name: str, port: int) -> None:
         folder = self.state / name

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 
 from pyfi_hpc.adapters import discovery, environment, git
@@ -21,6 +22,10 @@ from pyfi_hpc.model.repositories import parse_address
 from pyfi_hpc.settings import Settings, private_folder
 
 log = logging.getLogger("pyfi_hpc.agent")
+
+#: files that nobody but the instance's machine can send have so long to arrive, seconds
+_ARRIVES_S = 20.0
+_LOOK_S = 0.1
 
 
 class NodeCode:
@@ -46,14 +51,16 @@ class NodeCode:
         return str(env.python), str(workdir)
 
     def _files(self, wanted: CheckCode) -> tuple[Path, str]:
-        try:
-            about = json.loads((self._sent / f"{wanted.code}.json").read_text())
-            folder = self._cache / "code" / about["tree"]
-            if about["commit"] == wanted.commit and folder.is_dir():
-                return folder, about["tree"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # it was not sent
         address = parse_address(wanted.repository)
+        # what has just been deployed may be on its way
+        until = time.monotonic() + (_ARRIVES_S if address.is_local else 0.0)
+        while True:
+            found = self._sent_files(wanted)
+            if found is not None:
+                return found
+            if time.monotonic() >= until:
+                break
+            time.sleep(_LOOK_S)
         if address.is_local:
             what = f"the code {wanted.repository} @ {wanted.commit[:12]} was not sent to this node"
             raise EnvironmentFailed(what, where=str(self._sent), fix="`pyfi node sync` sends it")
@@ -62,6 +69,14 @@ class NodeCode:
                 mirror.fetch()
                 mirror.keep(wanted.commit)
             return git.checkout(mirror, wanted.commit, "", self._tell)
+
+    def _sent_files(self, wanted: CheckCode) -> tuple[Path, str] | None:
+        try:
+            about = json.loads((self._sent / f"{wanted.code}.json").read_text())
+            folder = self._cache / "code" / about["tree"]
+            return (folder, about["tree"]) if about["commit"] == wanted.commit and folder.is_dir() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _tell(self, text: str) -> None:
         log.info("= code: %s", text)

@@ -1,8 +1,7 @@
 """Commands on another host over a connection of our own, by paramiko.
 
 Who is on the other side is settled before anything is said to it: its key must be in a ``known_hosts`` file, or be
-the one whose fingerprint a person has named. Then we are let in as ssh would be: keys of the agent, key files,
-keyboard-interactive, password. What a person types goes into that answer and nowhere else.
+the one whose fingerprint a person has named. How we are let in: ``adapters/ssh_login.py``.
 """
 
 from __future__ import annotations
@@ -12,23 +11,19 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import paramiko
-from paramiko.ssh_exception import AuthenticationException, BadAuthenticationType, SSHException
+from paramiko.ssh_exception import SSHException
 
 from pyfi_hpc.adapters import known_hosts
 from pyfi_hpc.adapters.ssh_config import Place, places
+from pyfi_hpc.adapters.ssh_login import LogIn, said
 from pyfi_hpc.adapters.ssh_target import CONNECT_S, OUTPUT_BYTES_MAX, SILENT_S, Ask, Login, Output
-from pyfi_hpc.errors import HostKeyRefused, HostUnreachable, LoginRefused, PyfiError
+from pyfi_hpc.errors import HostKeyRefused, HostUnreachable
 
 #: a person who is asked has so long to answer, seconds
 _ANSWER_S = 120.0
-#: wrong passwords before we give up, as ssh does
-_TRIES = 3
 _STEP_S = 0.01
 _CHUNK_BYTES = 1 << 15
 #: kinds of a key in known_hosts -> algorithms that prove it, the best first
@@ -76,7 +71,7 @@ class ParamikoRemote:
             channel = self._transport.open_session(timeout=CONNECT_S)
             channel.exec_command(command)
         except (SSHException, OSError, EOFError) as error:
-            raise self._lost(_said(error)) from None
+            raise self._lost(said(error)) from None
         feeder = threading.Thread(target=_feed, args=(channel, stdin), daemon=True)
         feeder.start()
         try:
@@ -128,10 +123,10 @@ class ParamikoRemote:
         try:
             transport.start_client(timeout=CONNECT_S)
         except (SSHException, OSError, EOFError) as error:
-            raise self._unreachable(place, f"no ssh connection: {_said(error)}") from None
+            raise self._unreachable(place, f"no ssh connection: {said(error)}") from None
         self._check_key(place, known, transport.get_remote_server_key())
         transport.set_keepalive(5)
-        _LogIn(transport, place, self._ask).run()
+        LogIn(transport, place, self._ask).run()
 
     def _wire(self, place: Place) -> Any:
         """A connection for ssh: a socket, or a channel through the host before."""
@@ -143,7 +138,7 @@ class ParamikoRemote:
         except TimeoutError:
             raise self._unreachable(place, f"no answer within {CONNECT_S:.0f} s") from None
         except (SSHException, OSError, EOFError) as error:
-            raise self._unreachable(place, _said(error)) from None
+            raise self._unreachable(place, said(error)) from None
 
     def _unreachable(self, place: Place, why: str) -> HostUnreachable:
         way = f" (on the way to {self.host})" if place.name != self.host else ""
@@ -181,156 +176,6 @@ class ParamikoRemote:
         known_hosts.add(place.known_hosts[0], place.key_name, kind, key)
 
 
-class _LogIn:
-    """Getting in at one host, by what it allows, in ssh's order."""
-
-    def __init__(self, transport: paramiko.Transport, place: Place, ask: Ask | None) -> None:
-        self._transport, self._place, self._ask = transport, place, ask
-        self._allowed: list[str] = []
-        self._tried: list[str] = []
-        self._failed: PyfiError | None = None
-        self._in = False
-
-    def run(self) -> None:
-        self._try("none", lambda: self._transport.auth_none(self._place.user))
-        used: set[bytes] = set()
-        # a host may want several ways one after the other, such as a key and then a code
-        for _ in range(4):
-            before = list(self._allowed)
-            for method, ways in (
-                ("publickey", self._by_keys), ("keyboard-interactive", self._by_questions),
-                ("password", self._by_password),
-            ):  # fmt: skip
-                if not self._in and method in self._allowed:
-                    ways(used)
-                if self._allowed != before:
-                    break
-            if self._in:
-                return
-            if self._allowed == before:
-                break
-        raise self._failed or self._refused()
-
-    def _refused(self) -> LoginRefused:
-        p = self._place
-        tried = ", ".join(self._tried[1:]) or "nothing: there is no key and nobody to be asked"
-        return LoginRefused(
-            f"{p.name} does not let {p.user} in; it takes {', '.join(self._allowed) or 'nothing more'}; tried: {tried}",
-            where=f"{p.address} port {p.port}",
-            fix=f"see that `ssh {p.name} true` works; --identity FILE, ssh-add, or --via ssh",
-        )
-
-    def _try(self, what: str, go: Any) -> bool:
-        """One try; whether it was right, be it as one of several that are wanted."""
-        self._tried.append(what)
-        try:
-            rest = go()
-        except BadAuthenticationType as error:
-            self._allowed = list(error.allowed_types)
-            return False
-        except AuthenticationException:
-            if not self._transport.is_active():
-                raise self._cut_off() from None
-            return False
-        except (SSHException, OSError, EOFError):
-            if self._failed is not None:
-                raise self._failed from None
-            raise self._cut_off() from None
-        self._allowed = list(rest or ())
-        self._in = not rest
-        return True
-
-    def _cut_off(self) -> LoginRefused:
-        return LoginRefused(
-            f"{self._place.name} closed the connection after {len(self._tried) - 1} tries: "
-            f"{', '.join(self._tried[1:]) or 'none'}",
-            where=f"{self._place.address} port {self._place.port}",
-            fix="name the right key with --identity: others of your agent were too many",
-        )
-
-    # --- ways ---------------------------------------------------------------------------------------
-
-    def _by_keys(self, used: set[bytes]) -> None:
-        for what, key in self._keys():
-            blob = key.asbytes()
-            if blob in used:
-                continue
-            used.add(blob)
-            if self._try(what, partial(self._transport.auth_publickey, self._place.user, key)):
-                return
-
-    def _keys(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        files = [file for file in self._place.identities if file.is_file()]
-        ours = {_public(file) for file in files} if self._place.only_identities else None
-        agent = paramiko.Agent()
-        try:
-            for key in agent.get_keys():
-                if ours is None or key.asbytes() in ours:
-                    yield f"agent key {key.comment or key.get_name()}", key
-            for file in files:
-                if (loaded := self._load(file)) is not None:
-                    yield f"key {file}", loaded
-        finally:
-            agent.close()
-
-    def _load(self, file: Path) -> paramiko.PKey | None:
-        try:
-            return paramiko.PKey.from_path(file)
-        except (TypeError, paramiko.PasswordRequiredException):
-            pass  # it wants a passphrase
-        except (ValueError, OSError, SSHException, paramiko.pkey.UnknownKeyType) as error:
-            self._tried.append(f"{file} cannot be read: {_said(error)}")
-            return None
-        if self._ask is None:
-            self._tried.append(f"{file} has a passphrase, and nobody is there to be asked")
-            return None
-        try:
-            word = self._ask(f"passphrase of {file}: ", False).encode()
-            return paramiko.PKey.from_path(file, word)  # type: ignore[arg-type]  # bytes is what its library takes
-        except (ValueError, TypeError, SSHException):
-            self._tried.append(f"{file}: wrong passphrase")
-            return None
-
-    def _by_questions(self, _: set[bytes]) -> None:
-        if self._ask is None:
-            return
-
-        def answer(title: str, text: str, questions: list[tuple[str, bool]]) -> list[str]:
-            # in paramiko's thread: an error would end the connection and be lost
-            try:
-                intro = " ".join(filter(None, (title.strip(), text.strip())))
-                head = f"{self._place.user}@{self._place.name}{': ' + intro if intro else ''}: "
-                assert self._ask is not None
-                return [self._ask(head + question, echo) for question, echo in questions]
-            except PyfiError as error:
-                self._failed = error
-                return [""] * len(questions)
-
-        for _try in range(_TRIES):
-            right = self._try(
-                "keyboard-interactive", lambda: self._transport.auth_interactive(self._place.user, answer)
-            )
-            if right or self._failed:
-                return
-
-    def _by_password(self, _: set[bytes]) -> None:
-        for _try in range(_TRIES if self._ask else 0):
-            assert self._ask is not None
-            word = self._ask(f"{self._place.user}@{self._place.name}: password: ", False)
-            if self._try("password", partial(self._transport.auth_password, self._place.user, word, fallback=False)):
-                return
-
-
-def _public(file: Path) -> bytes:
-    """The public half of a key file, from the file beside it; empty where that is not there."""
-    import base64
-
-    try:
-        return base64.b64decode(Path(f"{file}.pub").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return b""
-
-
 def _prefer(transport: paramiko.Transport, kinds: list[str]) -> None:
     """Ask for keys of the kinds that are known, as ssh does: a host has several."""
     options = transport.get_security_options()
@@ -358,8 +203,3 @@ def _take(ready: Any, receive: Any, into: bytearray) -> int:
         if len(into) < OUTPUT_BYTES_MAX:
             into += piece
     return count
-
-
-def _said(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text or type(error).__name__).strip().splitlines()[0]

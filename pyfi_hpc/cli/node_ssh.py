@@ -53,6 +53,7 @@ def add(
     """
     from pyfi_hpc.adapters.ssh_target import Login, split
     from pyfi_hpc.hosts import ssh_nodes
+    from pyfi_hpc.hosts.ssh_add import BASE, Wish
 
     if way["via"] == "ssh" and accept:
         raise click.UsageError("with --via ssh the host's key is ssh's business: `ssh HOST` once shows it")
@@ -62,7 +63,7 @@ def add(
     for host in dict.fromkeys(hosts):
         own_user, name, own_port = split(host)
         logins.append(Login(name, own_user or user, own_port or port or 0, **way))
-    wish = ssh_nodes.Wish(ranks or 0, python, base or ssh_nodes.BASE, frozenset(accept))
+    wish = Wish(ranks or 0, python, base or BASE, frozenset(accept))
     context.ask("info")  # nothing is done for an instance that is not there
     tell = Lines(context.json)
     if dry_run:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pyfi_hpc.adapters import discovery, environment, git
 from pyfi_hpc.adapters.worktree import WorkTree, find_worktree, snapshot, unknown_revision
@@ -98,6 +99,31 @@ def prepare(
     )  # fmt: skip
     sockets = [SocketSpec(f"{processor}.{item}", item, found[item]) for item in wanted]
     return DeploymentSpec(processor, code, sockets, build_s=env.build_s, built=env.build_s > 0)
+
+
+def send_to_nodes(
+    settings: Settings,
+    desk: Callable[[str, dict[str, Any]], Any],
+    ask: Callable[[str, bool], str] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Send what was just registered to nodes over ssh that do not see this home; what went wrong, in words.
+
+    The deployment holds without it: on such a node a task says what is missing, and `pyfi node sync` sends it.
+    """
+    from pyfi_hpc.hosts import ssh_notes
+
+    if not any(note.own for note in ssh_notes.noted(settings)):
+        return []
+    from pyfi_hpc.hosts import ssh_nodes
+
+    told = progress or (lambda _: None)
+    results = ssh_nodes.deployed(settings, desk, ask, lambda host, text: told(f"{host}: {text}"))
+    return [
+        f"the code was not sent to {one.host}: {one.error.what}; `pyfi node sync {one.host}` sends it"
+        for one in results
+        if one.error is not None
+    ]
 
 
 def _fetch(

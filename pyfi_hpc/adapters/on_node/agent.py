@@ -12,7 +12,7 @@ import tarfile
 from typing import IO, Any
 
 from pyfi_hpc.adapters.on_node.frame import Problem, private, proc, processes, wait, write
-from pyfi_hpc.adapters.on_node.install import MARKER, install, look
+from pyfi_hpc.adapters.on_node.install import MARKER, find_uv, install, look
 
 _KILLED_S = 5.0
 _LINES = 4
@@ -69,6 +69,8 @@ def start(_: IO[bytes], python: str, home: str, instance: str, ranks: int, own: 
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SSH_", "PYTHON"))}
     # what starts processes of its own is found by these when the node is removed
     environment.update(PYFI_HOME=home, PYFI_INSTANCE=instance, PYFI_OVER_SSH="1")
+    if uv := find_uv():  # what installed us builds environments too; ssh gives a shorter PATH than a login
+        environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + os.path.dirname(uv)
     with open(log, "ab") as out:
         child = subprocess.Popen(
             command + (["--own-code"] if own else []), stdin=subprocess.DEVNULL, stdout=out, stderr=out,

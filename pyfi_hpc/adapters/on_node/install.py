@@ -100,7 +100,7 @@ def install(stdin: IO[bytes], base: str, name: str, wheel: str, size: int, extra
 
 
 def _build(stdin: IO[bytes], folder: str, python: str, wheel: str, size: int, extra: str) -> None:
-    uv = _uv()
+    uv = find_uv()
     if not uv and not _has_venv():
         raise Problem(
             "this Python cannot make virtual environments: it lacks venv or ensurepip", sys.executable,
@@ -128,7 +128,7 @@ def _runs(python: str) -> bool:
     return answers([python, "-I", "-c", "import pyfi_hpc.hosts.agent"], 120.0) is not None
 
 
-def _uv() -> str:
+def find_uv() -> str:
     beside = os.path.expanduser("~/.local/bin/uv")
     return shutil.which("uv") or (beside if os.access(beside, os.X_OK) else "")
 
