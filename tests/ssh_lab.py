@@ -304,7 +304,7 @@ class Lab:
 
     def _fill_cache(self) -> None:
         """Fetch what a node installs, once, where hosts without a way out find it."""
-        wheel = own_wheel.make(self.state / "cache")
+        wheel = own_wheel.make(self.home / "cache")
         uv = str(environment.find_uv())
         python = shutil.which("python3", path="/usr/bin") or sys.executable
         env = {**os.environ, **pip_config.for_uv(os.environ), "UV_PYTHON_DOWNLOADS": "never"}

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pyfi_hpc.adapters import discovery, environment, git
-from pyfi_hpc.errors import EnvironmentFailed
+from pyfi_hpc.errors import CloneFailed, EnvironmentFailed
 from pyfi_hpc.model.effects import CheckCode
-from pyfi_hpc.model.repositories import parse_address
+from pyfi_hpc.model.repositories import Address, parse_address
 from pyfi_hpc.settings import Settings, private_folder
 
 log = logging.getLogger("pyfi_hpc.agent")
@@ -64,11 +65,20 @@ class NodeCode:
         if address.is_local:
             what = f"the code {wanted.repository} @ {wanted.commit[:12]} was not sent to this node"
             raise EnvironmentFailed(what, where=str(self._sent), fix="`pyfi node sync` sends it")
+        try:
+            return self._fetched(address, wanted.commit)
+        except CloneFailed:
+            # what the ledger keeps is the address without .git, and a plain file server insists on it
+            return self._fetched(replace(address, git_suffix=True), wanted.commit)
+
+    def _fetched(self, address: Address, commit: str) -> tuple[Path, str]:
         with git.open_mirror(self._cache, address, self._tell) as mirror:
-            if not mirror.keeps(wanted.commit):
+            if not mirror.keeps(commit):
                 mirror.fetch()
-                mirror.keep(wanted.commit)
-            return git.checkout(mirror, wanted.commit, "", self._tell)
+                if mirror.resolve(commit) is None:
+                    mirror.fetch_commit(commit)  # on no branch any more; some servers still give it
+                mirror.keep(commit)
+            return git.checkout(mirror, commit, "", self._tell)
 
     def _sent_files(self, wanted: CheckCode) -> tuple[Path, str] | None:
         try:

@@ -31,7 +31,7 @@ _UV = {
 
 def look(_: IO[bytes], base: str, probe: str, broker: list[Any], package: dict[str, str] | None) -> dict[str, Any]:
     """What is here: name, cores, room; whether the instance's home and broker are reached, and its package is here."""
-    base = above = os.path.expanduser(base)
+    base = above = os.path.abspath(os.path.expanduser(base))
     while not os.path.isdir(above):
         above = os.path.dirname(above)
     shared = os.path.isfile(probe)
