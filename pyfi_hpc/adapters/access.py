@@ -79,9 +79,9 @@ def read(settings: Settings) -> Access:
             f"the access file has version {access.version}, this is version {VERSION}", where=str(file),
             fix="use the same version of pyfi_hpc on both sides",
         )  # fmt: skip
-    keys = [access.broker_public, access.agent_public, access.agent_secret]
-    if not access.is_for_agents:
-        keys += [access.client_public, access.client_secret]
+    keys = (access.broker_public, access.client_public, access.client_secret)
+    if access.is_for_agents:
+        keys = (access.broker_public, access.agent_public, access.agent_secret)
     if any(len(key) != 40 or not key.isascii() for key in keys):
         raise SettingsError(
             "the access file has a damaged key", where=str(file), fix="remove it and start the instance again"

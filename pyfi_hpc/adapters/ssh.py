@@ -133,10 +133,10 @@ class ParamikoRemote:
         try:
             if self._open:
                 goal = (place.address, place.port)
-                return self._transport.open_channel("direct-tcpip", goal, ("127.0.0.1", 0), timeout=CONNECT_S)
-            return socket.create_connection((place.address, place.port), CONNECT_S)
+                return self._transport.open_channel("direct-tcpip", goal, ("127.0.0.1", 0), timeout=place.connect_s)
+            return socket.create_connection((place.address, place.port), place.connect_s)
         except TimeoutError:
-            raise self._unreachable(place, f"no answer within {CONNECT_S:.0f} s") from None
+            raise self._unreachable(place, f"no answer within {place.connect_s:.0f} s") from None
         except (SSHException, OSError, EOFError) as error:
             raise self._unreachable(place, said(error)) from None
 

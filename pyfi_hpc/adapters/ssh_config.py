@@ -10,7 +10,7 @@ from typing import Any
 import paramiko
 
 from pyfi_hpc.adapters.known_hosts import name_of
-from pyfi_hpc.adapters.ssh_target import Login, split
+from pyfi_hpc.adapters.ssh_target import CONNECT_S, Login, split
 from pyfi_hpc.errors import SettingsError
 
 _KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -33,7 +33,9 @@ class Place:
     known_hosts: tuple[Path, ...]
     #: what its key is filed under
     key_name: str
-    jump: str = ""
+    jump: str
+    #: seconds until a connection to it is given up
+    connect_s: float
 
 
 def places(login: Login) -> list[Place]:
@@ -85,7 +87,12 @@ def _place(config: paramiko.SSHConfig, login: Login) -> Place:
         tuple(Path(file.strip('"')).expanduser() for file in [*users, *system]),
         str(said["hostkeyalias"]) if "hostkeyalias" in said else name_of(address.lower(), port),
         str(said.get("proxyjump", "")),
+        _seconds(said.get("connecttimeout", "")),
     )  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    return float(text) if text.isdigit() and int(text) > 0 else CONNECT_S
 
 
 def _read(file: Path) -> paramiko.SSHConfig:

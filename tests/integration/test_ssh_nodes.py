@@ -308,11 +308,16 @@ def test_what_a_host_lacks_is_told(lab: Lab) -> None:
     small = lab.small_disk(a)
     error = error_of(lab, a, "--home", f"{small}/x")
     assert "no room: " in error["what"] and str(small) in error["where"]
+    _soon_given_up(lab)
     lab.cut_off(b)
     try:
         assert error_of(lab, b)["code"] == "host_unreachable"
     finally:
         lab.cut_off(b, False)
+
+
+def _soon_given_up(lab: Lab) -> None:
+    (lab.home_of(lab.login) / ".ssh" / "config").write_text("ConnectTimeout 2\n")
 
 
 def test_a_disk_that_fills_up_while_installing(lab: Lab) -> None:
@@ -428,6 +433,7 @@ def test_down_ends_them_and_notes_what_it_cannot_reach(lab: Lab) -> None:
     a, b = lab.hosts
     lab.hide_home(b)
     add(lab, a, b, "-n", "1")
+    _soon_given_up(lab)
     lab.cut_off(b)
     try:
         done = lab.pyfi("down", code=6)

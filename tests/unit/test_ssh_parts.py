@@ -96,7 +96,8 @@ def test_the_configuration_is_followed(config: Path) -> None:
     (config.parent / "first.conf").write_text("Host gate\n  User gatekeeper\n  ProxyJump out@outer:2222\n")
     config.write_text(
         "Include *.conf\nHost n1\n  HostName node1.example.org\n  User me\n  Port 23\n  IdentityFile ~/.ssh/special\n"
-        "  IdentitiesOnly yes\n  ProxyJump gate\n  UserKnownHostsFile ~/known\nHost *\n  User other\n"
+        "  IdentitiesOnly yes\n  ProxyJump gate\n  UserKnownHostsFile ~/known\n  ConnectTimeout 3\n"
+        "Host *\n  User other\n"
     )
     outer, gate, goal = ssh_config.places(Login("n1"))
     assert (outer.address, outer.port, outer.user) == ("outer", 2222, "out")
@@ -104,6 +105,7 @@ def test_the_configuration_is_followed(config: Path) -> None:
     assert (goal.address, goal.port, goal.user, goal.key_name) == (
         "node1.example.org", 23, "me", "[node1.example.org]:23",
     )  # fmt: skip
+    assert (outer.connect_s, goal.connect_s) == (15.0, 3.0)
     assert goal.identities == (config.parent / "special",) and goal.only_identities
     assert goal.known_hosts[0] == config.parent.parent / "known"
     (given,) = ssh_config.places(Login("n1", "root", 24, "none", "/key"))
