@@ -37,12 +37,15 @@ _SITE_PROBLEM = 6
 @click.option("--control", metavar="SOCKET", default="", help="With --via ssh: an OpenSSH connection that you opened.")
 @click.option("--accept-host-key", "accept", metavar="SHA256:...", multiple=True,
               help="Take, and write down, the unknown host key with exactly this fingerprint.")  # fmt: skip
+@click.option("--resource", "resources", multiple=True, metavar="NAME:COUNT", help="What each has, for --needs.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="What each is, for --needs.")
 @click.option("--dry-run", is_flag=True, help="Connect and look; put nothing there.")
 @reads
 @pass_context
 def add(
     context: Context, /, over_ssh: bool, hosts: tuple[str, ...], ranks: int | None, python: str, base: str | None,
-    user: str, port: int | None, accept: tuple[str, ...], dry_run: bool, **way: str,
+    user: str, port: int | None, accept: tuple[str, ...], resources: tuple[str, ...], labels: tuple[str, ...],
+    dry_run: bool, **way: str,
 ) -> None:  # fmt: skip
     """Install pyfi_hpc on hosts over ssh and start an agent with its ranks on each.
 
@@ -63,7 +66,8 @@ def add(
     for host in dict.fromkeys(hosts):
         own_user, name, own_port = split(host)
         logins.append(Login(name, own_user or user, own_port or port or 0, **way))
-    wish = Wish(ranks or 0, python, base or BASE, frozenset(accept))
+    own = {name: ",".join(words) for name, words in (("resources", resources), ("labels", labels)) if words}
+    wish = Wish(ranks or 0, python, base or BASE, frozenset(accept), own)
     context.ask("info")  # nothing is done for an instance that is not there
     tell = Lines(context.json)
     if dry_run:

@@ -9,8 +9,8 @@ import hashlib
 import secrets
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyfi_hpc.adapters import access, address, own_wheel
@@ -51,6 +51,8 @@ class Wish:
     python: str = ""
     base: str = BASE
     accept: frozenset[str] = frozenset()
+    #: settings of these nodes alone, by name: ``resources``, ``labels``
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Adding:
@@ -156,8 +158,9 @@ class Adding:
         instance = self._settings.instance
         self._tell(note.login.host, f"starting {note.ranks} ranks")
         started = node.call(
-            "start", python=note.agent_python, home=note.home, instance=instance, ranks=note.ranks, own=note.own
-        )
+            "start", python=note.agent_python, home=note.home, instance=instance, ranks=note.ranks, own=note.own,
+            variables={f"PYFI_{name.upper()}": value for name, value in self._wish.settings.items()},
+        )  # fmt: skip
         deadline, looked_at = time.monotonic() + JOIN_S, time.monotonic()
         while (joined := self._joined(note.name)) < note.ranks:
             now = time.monotonic()

@@ -109,9 +109,9 @@ def error_of(lab: Lab, *words: str) -> dict[str, str]:
     return error
 
 
-def places(lab: Lab, count: int = 60) -> set[str]:
+def places(lab: Lab, count: int = 60, *words: str) -> set[str]:
     """The machines that tasks ran on."""
-    done = lab.pyfi("map", "places.where", f"1-{count}", "--output", "-")
+    done = lab.pyfi("map", "places.where", f"1-{count}", *words, "--output", "-")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["state"] for line in lines] == ["COMPLETED"] * count, lines
     return {line["result"] for line in lines}
@@ -274,9 +274,10 @@ def test_tasks_run_there_and_a_bad_host_does_not_harm_the_others(lab: Lab) -> No
 
 
 def test_rm_lets_a_task_end(lab: Lab) -> None:
-    """A task that runs on the node ends there and counts; nothing new begins."""
+    """A task that runs on the node ends there and counts; nothing new begins. Before: calls that need that node."""
     host = lab.hosts[0]
-    add(lab, host, "-n", "2")
+    add(lab, host, "-n", "2", "--label", "far", "--resource", "tape:1")
+    assert places(lab, 4, "--needs", "label=far tape:1") == {host}
     marks = [lab.shared / f"mark{number}" for number in range(4)]
     inputs = lab.home_of(lab.login) / "inputs"
     inputs.write_text("".join(json.dumps([1.5, str(mark)]) + "\n" for mark in marks))

@@ -56,8 +56,13 @@ def code(stdin: IO[bytes], home: str, instance: str, number: int, about: dict[st
     return {}
 
 
-def start(_: IO[bytes], python: str, home: str, instance: str, ranks: int, own: bool) -> dict[str, Any]:
-    """Start the agent so that it outlives this connection; refused where one of the instance runs already."""
+def start(
+    _: IO[bytes], python: str, home: str, instance: str, ranks: int, own: bool, variables: dict[str, str]
+) -> dict[str, Any]:
+    """Start the agent so that it outlives this connection; refused where one of the instance runs already.
+
+    ``variables`` are settings of this node alone, as the environment has them.
+    """
     running = _agent(home, instance)
     if running:
         raise Problem(
@@ -68,7 +73,7 @@ def start(_: IO[bytes], python: str, home: str, instance: str, ranks: int, own: 
     command = [python, "-m", "pyfi_hpc.hosts.agent", "--instance", instance, "--home", home, "--ranks", str(ranks)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SSH_", "PYTHON"))}
     # what starts processes of its own is found by these when the node is removed
-    environment.update(PYFI_HOME=home, PYFI_INSTANCE=instance, PYFI_OVER_SSH="1")
+    environment.update(variables, PYFI_HOME=home, PYFI_INSTANCE=instance, PYFI_OVER_SSH="1")
     if uv := find_uv():  # what installed us builds environments too; ssh gives a shorter PATH than a login
         environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + os.path.dirname(uv)
     with open(log, "ab") as out:
