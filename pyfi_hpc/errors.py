@@ -9,7 +9,8 @@ The docstring of a class is its default message and ends with what to do. The tr
       ProtocolError      LocalProtocolError  RemoteProtocolError
       CodeError          RepositoryRefused  CloneFailed  EnvironmentFailed  ModuleFailed  DirtyTree
       Fenced             StaleAttempt  StaleEpoch  BrokerHeld
-      SiteError          PostgresMissing  MpiMissing  SlurmMissing  SlurmRefused
+      SiteError          PostgresMissing  MpiMissing  SlurmMissing  SlurmRefused  HostUnreachable  HostKeyRefused
+                         LoginRefused
 
 ``transient`` tells whether trying the same thing again can help. ``exit_code`` is what the command
 line ends with. All errors survive pickling.
@@ -287,3 +288,17 @@ class SlurmMissing(SiteError):
 
 class SlurmRefused(SiteError):
     """Slurm refused the request; its own words follow."""
+
+
+class HostUnreachable(SiteError):
+    """The host does not answer over ssh, or the connection to it broke; try again when ``ssh HOST true`` works."""
+
+    transient = True
+
+
+class HostKeyRefused(SiteError):
+    """The host's key is not the known one; nothing was sent. Compare it with what its administrator says."""
+
+
+class LoginRefused(SiteError):
+    """The host does not let this user in; see that ``ssh HOST true`` works."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 from pyfi_hpc.model.effects import Action, Effects, Query
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId, Peer
@@ -157,3 +157,39 @@ class Journal(Protocol):
         """(the group was committed, events: answers to queries, LedgerDown, LedgerUp)."""
 
     def epoch(self) -> Epoch: ...
+
+
+class Remote(Protocol):
+    """A host where commands can be run: over a connection of ours, or by the system's ``ssh``."""
+
+    #: how it was named
+    host: str
+
+    def run(self, command: str, stdin: IO[bytes] | None, limit_s: float, *, beats: bool = False) -> Ran:
+        """Run one command line to its end. ``stdin`` is a real file; it is read to its end.
+
+        Parameters
+        ----------
+        limit_s : float
+            Seconds, > 0.
+        beats : bool
+            The command prints something every few seconds: silence means that nobody is there any more.
+
+        Raises
+        ------
+        HostUnreachable
+            The connection broke, or the command took too long.
+        """
+
+    def close(self) -> None: ...
+
+
+class Ran(Protocol):
+    """How a command on another host ended."""
+
+    @property
+    def code(self) -> int: ...
+    @property
+    def stdout(self) -> bytes: ...
+    @property
+    def stderr(self) -> bytes: ...

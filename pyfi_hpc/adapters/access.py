@@ -37,6 +37,16 @@ class Access(msgspec.Struct, frozen=True):
     def endpoint(self) -> str:
         return f"tcp://{self.host}:{self.port}"
 
+    @property
+    def is_for_agents(self) -> bool:
+        """Whether it lets in agents only: it lies on a node that does not see the instance's home."""
+        return not self.client_public and not self.client_secret
+
+    def for_agents(self) -> dict[str, object]:
+        """What a node needs of it and no more."""
+        kept: dict[str, object] = msgspec.to_builtins(self)
+        return kept | {"client_public": "", "client_secret": ""}
+
 
 def read(settings: Settings) -> Access:
     """Read the access file.
@@ -70,6 +80,8 @@ def read(settings: Settings) -> Access:
             fix="use the same version of pyfi_hpc on both sides",
         )  # fmt: skip
     keys = (access.broker_public, access.client_public, access.client_secret)
+    if access.is_for_agents:
+        keys = (access.broker_public, access.agent_public, access.agent_secret)
     if any(len(key) != 40 or not key.isascii() for key in keys):
         raise SettingsError(
             "the access file has a damaged key", where=str(file), fix="remove it and start the instance again"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyfi_hpc.adapters import command, list_functions
-from pyfi_hpc.adapters.environment import Environment
+from pyfi_hpc.adapters.environment import Environment, Recipe
 from pyfi_hpc.errors import ModuleFailed
 
 IMPORT_S = 180.0
@@ -71,6 +71,20 @@ def import_root(checkout: Path) -> Path:
     """The folder that modules are imported from: ``src`` where the layout has one."""
     src = checkout / "src"
     return src if src.is_dir() and not (src / "__init__.py").exists() else checkout
+
+
+def import_folder(root: Path, module: str, env: Environment, recipe: Recipe) -> Path:
+    """Where the module is imported from: an installed project from where it was installed.
+
+    Its folder in the checkout lacks what the installer built (compiled parts, generated files) and would
+    hide it.
+    """
+    if recipe.kind != "project":
+        return root
+    top = module.split(".", 1)[0]
+    site = env.site_packages
+    installed = (site / top).is_dir() or any(site.glob(f"{top}.*"))
+    return site if installed else root
 
 
 def choose_module(root: Path, folder_name: str) -> str:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import select
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from pyfi_hpc.adapters import launcher
+from pyfi_hpc.adapters.node_code import NodeCode
 from pyfi_hpc.adapters.surroundings import Leftovers
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.effects import (
@@ -40,9 +43,11 @@ class NodeProcesses:
         Starts one rank; ``--replace N --core C`` is added for a replacement.
     rank_log : file
         Where ranks' own standard output and error go; not those of tasks.
+    own_code : NodeCode, optional
+        Prepares code that is missing, on a node that does not see the instance's home.
     """
 
-    def __init__(self, rank_command: list[str], rank_log: IO[bytes]) -> None:
+    def __init__(self, rank_command: list[str], rank_log: IO[bytes], own_code: NodeCode | None = None) -> None:
         self._rank_command = rank_command
         self._rank_log = rank_log
         self._epoll = select.epoll()
@@ -56,6 +61,9 @@ class NodeProcesses:
         #: pid -> number of the rank that it replaces
         self._replacing: dict[int, int] = {}
         self._leftovers = Leftovers()
+        self._own_code = own_code
+        #: from threads that prepare code
+        self._prepared: queue.SimpleQueue[CodeChecked] = queue.SimpleQueue()
 
     def do(self, action: Action) -> None:
         _DO[type(action)](self, action)
@@ -67,6 +75,8 @@ class NodeProcesses:
             else:
                 self._gone(descriptor)
         events, self._events = self._events, []
+        while not self._prepared.empty():
+            events.append(self._prepared.get())
         return events
 
     def _gone(self, descriptor: int) -> None:
@@ -128,12 +138,28 @@ class NodeProcesses:
                     pass
 
     def _check_code(self, action: CheckCode) -> None:
+        if self._own_code is not None:
+            # an environment takes minutes: beats must go on
+            threading.Thread(target=self._prepare, args=(self._own_code, action), daemon=True).start()
+            return
         problem = ""
         if not os.access(action.python, os.X_OK):
             problem = f"the environment {action.environment} is not on this node: {action.python}"
         elif not Path(action.workdir).is_dir():
             problem = f"the code {action.repository} @ {action.commit[:12]} is not on this node: {action.workdir}"
         self._tell(CodeChecked(action.code, problem))
+
+    def _prepare(self, code: NodeCode, action: CheckCode) -> None:
+        try:
+            python, workdir = code.prepare(action)
+            checked = CodeChecked(action.code, "", python, workdir)
+        except PyfiError as error:
+            checked = CodeChecked(action.code, "\n".join(filter(None, (error.what, error.fix))))
+        except Exception as error:  # nobody would hear of it, and the tasks would wait for ever
+            log.exception("cannot prepare code %d", action.code)
+            checked = CodeChecked(action.code, f"{type(error).__name__}: {error}")
+        self._prepared.put(checked)
+        os.eventfd_write(self._nudge, 1)
 
     def _sample(self, action: Sample) -> None:
         self._leftovers.end(set(self._children))

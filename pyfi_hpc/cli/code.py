@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 from pyfi_hpc.cli.context import Context
 from pyfi_hpc.cli.deploy import Steps
 from pyfi_hpc.errors import NotFound, UsageError
@@ -71,7 +73,8 @@ def _get(context: Context, name: str) -> dict[str, Any]:
 def _deploy(context: Context, name: str, values: dict[str, Any], functions: list[str]) -> None:
     import msgspec
 
-    from pyfi_hpc.client.deploy import prepare
+    from pyfi_hpc.cli.node_ssh import asker
+    from pyfi_hpc.client.deploy import prepare, send_to_nodes
 
     spec = prepare(
         context.settings, values["repository"], commit=values.get("commit") or values.get("branch"),
@@ -81,6 +84,8 @@ def _deploy(context: Context, name: str, values: dict[str, Any], functions: list
     if not functions:  # the check that there are any has been made; sockets come by `add socket`
         spec = msgspec.structs.replace(spec, sockets=[])
     context.ask("deploy", msgspec.to_builtins(spec), reads=False)
+    for problem in send_to_nodes(context.settings, context.ask, asker()):
+        click.echo(f"warning: {problem}", err=True)
 
 
 def _update_rest(context: Context, name: str, values: dict[str, Any]) -> None:

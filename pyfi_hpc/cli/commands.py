@@ -36,7 +36,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "scheduler": ("scheduler", "scheduler", "Say which nodes a scheduler fills."),
     },
     "Operation": {
-        "node": ("node", "node", "Take a node out of service, or put it back."),
+        "node": ("node", "node", "Add nodes over ssh; take a node out of service."),
         "agent": ("agent", "agent", "Run the agent of this node alone."),
         "metrics": ("metrics", "metrics", "Print or serve counts for Prometheus."),
         "broker": ("broker", "broker", "Run the broker alone."),

@@ -43,14 +43,18 @@ def deploy(
     """
     import msgspec
 
-    from pyfi_hpc.client.deploy import prepare
+    from pyfi_hpc.cli.node_ssh import asker
+    from pyfi_hpc.client.deploy import prepare, send_to_nodes
 
     context.session.ask("info", {}, repeat=True)  # nothing is built for an instance that is not there
+    tell = Steps(quiet=context.json)
     spec = prepare(
         context.settings, source, commit=commit, module=module, name=name, functions=functions or None,
-        allow_dirty=allow_dirty, permit=context.permit, progress=Steps(quiet=context.json),
+        allow_dirty=allow_dirty, permit=context.permit, progress=tell,
     )  # fmt: skip
     answer = context.ask("deploy", msgspec.to_builtins(spec), reads=False)
+    for problem in send_to_nodes(context.settings, context.ask, asker(), tell):
+        click.echo(f"warning: {problem}", err=True)
     if context.json:
         print_json(
             {

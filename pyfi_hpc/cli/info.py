@@ -37,10 +37,12 @@ def info(context: Context, only_settings: bool) -> None:
     answer = context.ask("info")
     standbys = _standbys(context)
     waiting = _allocations(context)
+    over_ssh = _over_ssh(context, answer["broker"]["nodes"])
     if context.json:
         answer["allocations"] = waiting
         answer["pyfi_hpc"] = answer.pop("version")
         answer["standbys"] = standbys
+        answer["ssh_nodes"] = over_ssh
         print_json({"instance": context.settings.instance, "address": context.session.address, **answer})
         return
     broker, ledger = answer["broker"], answer["ledger"]
@@ -58,6 +60,7 @@ def info(context: Context, only_settings: bool) -> None:
             f"{broker['counts']['settled']} settled since the broker's start",
             "clients": broker["clients"],
             **{f"allocation {one['slurm_job_id']}": f"{one['state']} {one['reason']}".rstrip() for one in waiting},
+            **{f"ssh {one['host']}": f"{one['node']}, {one['state']} {one['problem']}".rstrip() for one in over_ssh},
         },
     )
     if fancy():
@@ -86,6 +89,18 @@ def _allocations(context: Context) -> list[dict[str, Any]]:
         {"slurm_job_id": one.slurm_job_id, "state": one.state, "reason": one.reason, "nodes": list(one.nodes)}
         for one in entries
     ]
+
+
+def _over_ssh(context: Context, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Nodes that were added over ssh, and whether they are there."""
+    from pyfi_hpc.hosts import ssh_notes
+
+    there = {node["name"] for node in nodes}
+    return [
+        {"host": one.login.host, "node": one.name, "via": one.login.via, "home": one.home, "ranks": one.ranks,
+         "state": "joined" if one.name in there else "away", "problem": one.problem}
+        for one in ssh_notes.noted(context.settings)
+    ]  # fmt: skip
 
 
 def state_of(node: dict[str, Any]) -> str:

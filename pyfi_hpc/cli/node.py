@@ -1,17 +1,21 @@
-"""``pyfi node``: take a node out of service for a while, or put one back that the broker has quarantined."""
+"""``pyfi node``: add hosts over ssh, take a node out of service for a while, or put one back."""
 
 from __future__ import annotations
 
 import click
 
-from pyfi_hpc.cli import parse
+from pyfi_hpc.cli import node_ssh, parse
 from pyfi_hpc.cli.context import Context, pass_context, reads
 from pyfi_hpc.cli.output import print_json, shown
 
 
 @click.group()
 def node() -> None:
-    """Take a node out of service, or put it back. `pyfi info` shows which are quarantined, why and until when."""
+    """Add hosts over ssh; take a node out of service, or put it back. `pyfi info` shows them."""
+
+
+for _command in (node_ssh.add, node_ssh.rm, node_ssh.sync):
+    node.add_command(_command)
 
 
 @node.command()

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pyfi_hpc.adapters import discovery, environment, git
 from pyfi_hpc.adapters.worktree import WorkTree, find_worktree, snapshot, unknown_revision
@@ -87,7 +88,7 @@ def prepare(
     env = environment.ensure(settings.cache_dir, recipe, told)
     root = discovery.import_root(checkout)
     chosen = module or manifest.module or discovery.choose_module(root, folder_name)
-    workdir = _workdir(root, chosen, env, recipe)
+    workdir = discovery.import_folder(root, chosen, env, recipe)
     found = discovery.list_public(workdir, chosen, env, checkout.parent, told)
     wanted = list(functions) if functions is not None else list(manifest.functions) or list(found)
     _check_functions(wanted, found, chosen)
@@ -98,6 +99,31 @@ def prepare(
     )  # fmt: skip
     sockets = [SocketSpec(f"{processor}.{item}", item, found[item]) for item in wanted]
     return DeploymentSpec(processor, code, sockets, build_s=env.build_s, built=env.build_s > 0)
+
+
+def send_to_nodes(
+    settings: Settings,
+    desk: Callable[[str, dict[str, Any]], Any],
+    ask: Callable[[str, bool], str] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Send what was just registered to nodes over ssh that do not see this home; what went wrong, in words.
+
+    The deployment holds without it: on such a node a task says what is missing, and `pyfi node sync` sends it.
+    """
+    from pyfi_hpc.hosts import ssh_notes
+
+    if not any(note.own for note in ssh_notes.noted(settings)):
+        return []
+    from pyfi_hpc.hosts import ssh_nodes
+
+    told = progress or (lambda _: None)
+    results = ssh_nodes.deployed(settings, desk, ask, lambda host, text: told(f"{host}: {text}"))
+    return [
+        f"the code was not sent to {one.host}: {one.error.what}; `pyfi node sync {one.host}` sends it"
+        for one in results
+        if one.error is not None
+    ]
 
 
 def _fetch(
@@ -174,20 +200,6 @@ def _from_worktree(
         return snapshot(mirror, worktree, head, changes), True
     assert head is not None
     return head, False
-
-
-def _workdir(root: Path, module: str, env: environment.Environment, recipe: environment.Recipe) -> Path:
-    """Where the module is imported from: an installed project from where it was installed.
-
-    Its folder in the checkout lacks what the installer built (compiled parts, generated files) and would
-    hide it.
-    """
-    if recipe.kind != "project":
-        return root
-    top = module.split(".", 1)[0]
-    site = env.site_packages
-    installed = (site / top).is_dir() or any(site.glob(f"{top}.*"))
-    return site if installed else root
 
 
 def _processor_name(given: str, folder_name: str) -> str:

@@ -11,7 +11,7 @@ import zmq
 
 from pyfi_hpc.adapters.access import Access
 from pyfi_hpc.adapters.zeromq import COPIED_BYTES_MAX, NOBLOCK, descriptor, readable
-from pyfi_hpc.errors import SettingsError
+from pyfi_hpc.errors import Refused, SettingsError
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.wire.codec import encode
@@ -37,6 +37,11 @@ class Link:
 
     def connect(self, access: Access) -> None:
         """A fresh socket: what was queued in the old one is gone, its answers never come."""
+        if access.is_for_agents:
+            raise Refused(
+                "this node was added over ssh: it has the keys of agents only", where=access.endpoint,
+                fix="submit from a machine that sees the instance's home",
+            )  # fmt: skip
         if self._dealer is not None:
             self._epoll.unregister(self._descriptor)
             self._dealer.close(0)

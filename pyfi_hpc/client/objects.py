@@ -7,6 +7,7 @@ do_something("Hello World !")
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ class Processor(_Named):
             self.fields = dict(self._session.ask("update", body))
 
     def _deploy(self, gitrepo: str, module: str | None, revision: str | None) -> None:
-        from pyfi_hpc.client.deploy import prepare  # git and installers: only who deploys needs them
+        from pyfi_hpc.client.deploy import prepare, send_to_nodes  # git and installers: only who deploys needs them
 
         def permit(repository: str) -> None:
             self._session.ask("permit", {"repository": repository}, repeat=True)
@@ -153,6 +154,8 @@ class Processor(_Named):
             self._session.settings, gitrepo, commit=revision, module=module, name=self.name, permit=permit
         )  # fmt: skip
         self._session.ask("deploy", msgspec.to_builtins(spec))
+        for problem in send_to_nodes(self._session.settings, self._session.ask):
+            warnings.warn(problem, stacklevel=4)
         self._find()
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from pyfi_hpc.adapters import git
-from pyfi_hpc.client.deploy import Progress, prepare
+from pyfi_hpc.client.deploy import Progress, prepare, send_to_nodes
 from pyfi_hpc.errors import CloneFailed, NotFound, UsageError
 from pyfi_hpc.settings import Settings, private_folder
 
@@ -54,6 +55,8 @@ def ensure(
     _make_repository(settings, folder)
     spec = prepare(settings, folder, name=PROCESSOR, permit=permit, progress=progress)
     ask("deploy", msgspec.to_builtins(spec), reads=False)
+    for problem in send_to_nodes(settings, ask):
+        warnings.warn(problem, stacklevel=2)
     return SOCKET
 
 

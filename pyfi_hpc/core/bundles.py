@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from array import array
 
+import msgspec
+
 from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
 from pyfi_hpc.core.muster import Muster
@@ -94,6 +96,9 @@ class Bundler:
 
     def code_checked(self, event: CodeChecked) -> None:
         self._checked[event.code] = event.problem
+        if event.python:
+            mount = self._mounts[event.code]
+            self._mounts[event.code] = msgspec.structs.replace(mount, python=event.python, workdir=event.workdir)
         if not event.problem:
             return
         for grant in [g for g in self._holdings.grants.values() if g.item.code == event.code]:

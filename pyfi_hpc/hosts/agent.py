@@ -1,6 +1,6 @@
 """The agent's host: picks adapters, builds the machine, runs the loop.
 
-    python -m pyfi_hpc.hosts.agent --instance I [--ranks N] [--slurm]
+    python -m pyfi_hpc.hosts.agent --instance I [--ranks N] [--slurm | --own-code]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pyfi_hpc.adapters import slurm as slurm_adapter
 from pyfi_hpc.adapters.access import Access
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.dealer import BROKER, DealerPort
+from pyfi_hpc.adapters.node_code import NodeCode
 from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.adapters.unix_line import RanksPort
@@ -88,12 +89,14 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, help="ranks to start here; default: one per usable core")
     parser.add_argument("--slurm", action="store_true", help="the batch script starts the ranks")
     parser.add_argument("--await-broker", action="store_true", help="the broker is being started beside this")
+    parser.add_argument("--own-code", action="store_true", help="this node does not see the home: prepare code here")
     options = parser.parse_args()
     settings = daemon.load(options)
     daemon.start_log(settings, f"agent-{node.name()}")
     try:
         patience_s = _BROKER_START_S if options.await_broker or node.allocation() else 0.0
-        run(settings, options.ranks or _expected(options.slurm), not options.slurm, patience_s)
+        ranks = options.ranks or _expected(options.slurm)
+        run(settings, ranks, not options.slurm, patience_s, options.own_code)
     except PyfiError as error:
         daemon.fail(error, error.exit_code)
     except Exception:
@@ -121,7 +124,9 @@ def _wait_for_access(settings: Settings, signals: SignalPort, limit_s: float) ->
             raise BrokerUnreachable("told to end before there was a broker", where=str(settings.access_file))
 
 
-def run(settings: Settings, rank_count: int, own_step: bool, patience_s: float) -> None:
+def run(
+    settings: Settings, rank_count: int, own_step: bool, patience_s: float, own_code: bool = False
+) -> None:
     """Serve until told to stop; a broker that is being started has so long to be there."""
     limits = Limits()
     clock = SystemClock()
@@ -136,7 +141,7 @@ def run(settings: Settings, rank_count: int, own_step: bool, patience_s: float) 
     rank_log = open(settings.log_dir / f"ranks-{node.name()}.log", "ab", buffering=0)
     command = [sys.executable, "-m", "pyfi_hpc.hosts.rank"]
     command += ["--instance", settings.instance, "--home", str(settings.home)]
-    around = NodeProcesses(command, rank_log)
+    around = NodeProcesses(command, rank_log, NodeCode(settings) if own_code else None)
     machine = Agent(
         limits, node.name(), secrets.token_hex(8), node.allocation(), rank_count, len(node.usable_cores()), own_step,
         clock.monotonic(), inventory.look(settings, rank_count),

@@ -21,7 +21,7 @@ from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
 from pyfi_hpc.errors import PyfiError, SiteError
-from pyfi_hpc.hosts import allocation, brokers
+from pyfi_hpc.hosts import allocation, brokers, ssh_notes
 from pyfi_hpc.hosts.brokers import find as find
 from pyfi_hpc.hosts.brokers import standbys
 from pyfi_hpc.hosts.brokers import start_broker as start_broker
@@ -158,13 +158,15 @@ def _last_lines(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
-    """Stop everything of this instance: on this machine and in its allocations; names of what was stopped.
+def stop(settings: Settings, shutdown: Callable[[], None], ask: Callable[[str, bool], str] | None = None) -> list[str]:
+    """Stop everything of this instance: here, in its allocations, on nodes over ssh; names of what was stopped.
 
     Parameters
     ----------
     shutdown : callable
         Asks the broker to end the agents everywhere and then itself; may raise BrokerUnreachable.
+    ask : callable, optional
+        Asks a person where a node over ssh wants a password. What cannot be reached stays noted (``ssh_notes``).
     """
     stopped = []
     here = socket.gethostname()
@@ -186,6 +188,10 @@ def stop(settings: Settings, shutdown: Callable[[], None]) -> list[str]:
         except (PyfiError, TimeoutError):
             pass  # it hangs, or ended with its node: what is left of it is ended below
     stopped += [f"allocation {job}" for job in allocation.end(settings, _ALLOCATION_END_S)]
+    if ssh_notes.noted(settings):
+        from pyfi_hpc.hosts import ssh_nodes  # brings threads and more, and few have such nodes
+
+        stopped += ssh_nodes.end(settings, ask)
     deadline = time.monotonic() + _END_S
     for daemon in pidfile.daemons(settings):
         if daemon.host != here:

@@ -164,10 +164,15 @@ class ProcessExited:
 
 @dataclass(slots=True)
 class CodeChecked:
-    """The code of a mount can be run on this node, or ``problem`` says why not."""
+    """The code of a mount can be run on this node, or ``problem`` says why not.
+
+    ``python`` and ``workdir`` tell where it lies on a node that has prepared its own; empty: as the mount says.
+    """
 
     code: int
     problem: str
+    python: str = ""
+    workdir: str = ""
 
 
 @dataclass(slots=True)

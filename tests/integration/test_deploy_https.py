@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from https_site import HttpsSite, git, https_site
 
+from pyfi_hpc.adapters.node_code import NodeCode
 from pyfi_hpc.client.deploy import prepare
 from pyfi_hpc.errors import CloneFailed, NotFound
+from pyfi_hpc.model.effects import CheckCode
 from pyfi_hpc.settings import Settings
 
 __all__ = ["https_site"]
@@ -32,6 +34,15 @@ def test_an_https_repository(https_site: HttpsSite, tmp_path: Path) -> None:
     assert first.code.repository == f"{address}/group/calc"
     assert first.code.commit == git(work, "rev-parse", "HEAD")
     assert [socket.name for socket in first.sockets] == ["calc.f"]
+
+    # a node with a home of its own, to which nothing was sent, fetches the same from there
+    apart = Settings(home=tmp_path / "apart", scratch=tmp_path)
+    code = first.code
+    mount = CheckCode(1, code.repository, code.commit, code.module, code.environment, code.python, code.workdir)
+    python, workdir = NodeCode(apart).prepare(mount)
+    assert python == code.python.replace(str(settings.home), str(apart.home)) != code.python
+    assert workdir == code.workdir.replace(str(settings.home), str(apart.home))
+    assert Path(workdir, "calc.py").read_text() == "def f(): return 1\n"
 
     (work / "calc.py").write_text("def g(): return 1\n")
     git(work, "commit", "--quiet", "-am", "two")

@@ -32,7 +32,7 @@ HOMES = {
     "sqlalchemy": {"ledger"},
     "alembic": {"ledger"},
     "git": {"adapters/git.py"},
-    "paramiko": {"adapters/ssh.py"},
+    "paramiko": {"adapters/ssh.py", "adapters/ssh_config.py", "adapters/ssh_login.py"},
     "pynvml": {"adapters"},
     "click": {"cli"},
     "rich": {"cli"},

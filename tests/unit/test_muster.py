@@ -235,3 +235,14 @@ def test_when_all_ranks_rest_tasks_go_back_to_the_broker() -> None:
     agent.grant(3)
     last = [message for _, message in agent.sent if isinstance(message, m.Finished)][-1]
     assert [(o.batch, o.causes) for o in last.outcomes] == [(3, bytes([Cause.RELEASED]))]
+
+
+def test_a_node_that_has_prepared_its_own_code_runs_that() -> None:
+    """Where Python and the code lie is told to the ranks as the node says, not as the mount does."""
+    node = LoneAgent()
+    node.hear(BROKER, m.Mount(2, "r", "c", "sample", "e", "py", "w"))
+    node.tell(CodeChecked(2, "", "/own/python", "/own/code"))
+    item = m.Item(50, 9, 1, 0, 0, 1, 1, 2, "work", 0.0, offsets_of([b"x"]), b"x")
+    node.hear(BROKER, m.Grant(1, [item]))
+    bundle = next(message for _, message in reversed(node.sent) if isinstance(message, m.Bundle))
+    assert (bundle.python, bundle.workdir, bundle.module) == ("/own/python", "/own/code", "sample")
