@@ -23,13 +23,14 @@ from typing import Any
 
 import msgspec
 
-from pyfi_hpc.core import health
+from pyfi_hpc.core import fits, health
 from pyfi_hpc.core.jobs import Batch, Job
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.queue import ClassKey, may_go
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.ids import JobId
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
+from pyfi_hpc.model.terms import decode, words
 
 WHY = "why"
 #: things of one kind that are named one by one
@@ -243,19 +244,37 @@ def _no_rank(s: State, batch: Batch, offset: int, now: float) -> Why:
     line = list(s.queue.line(batch, offset, s.limits.grant_tasks_max))
     nodes = [node for node in s.nodes.by_name.values() if health.usable(s, node, now)]
     ranks = sum(node.rank_count for node in nodes)
-    idle = sum(max(0, node.rank_count - node.runnable) for node in nodes)
+    idle = sum(max(0, node.vacant) for node in nodes)
     ahead = sum(count for _, count in line)
     because = [f"{max(0, ranks - idle)} of {_many(ranks, 'rank')} have work"]
     if ahead:
         because.append(f"up to {ahead} go first: " + _classes(s, line, batch.priority))
-    more = max(1, ahead + 1 - idle)
-    would = [f"It would start now with {_many(more, 'more idle rank')}: `pyfi up --slurm` asks for an allocation."]
+    if batch.terms:
+        because += _needs(batch, nodes)
+        would = ["It would start now on a node that has all of that free: `pyfi up --slurm` asks for an allocation."]
+    else:
+        more = max(1, ahead + 1 - idle)
+        would = [f"It would start now with {_many(more, 'more idle rank')}: `pyfi up --slurm` asks for an allocation."]
     topped = s.queue.topped(batch.priority)
     if topped:
         top = s.queue.highest()
         would.append(f"With a priority above {top} it would be next: `--priority {top + 1}`.")
     start_s = _start_s(s, batch, line, nodes, ranks)
     return Why("Priority" if topped else "Resources", because, would, start_s)
+
+
+def _needs(batch: Batch, nodes: list[Node]) -> list[str]:
+    """What a task needs, and what the nodes with most of it have left."""
+    terms = decode(batch.terms)
+    found = ["it needs " + ", or ".join(map(words, terms.ways))]
+    if terms.ranks:
+        worlds: dict[str, int] = {}
+        for node in nodes:
+            for world, count in node.worlds.items():
+                worlds[world] = worlds.get(world, 0) + count
+        found.append(f"the largest MPI world has {_many(max(worlds.values(), default=0), 'rank')}")
+    roomy = sorted(nodes, key=lambda node: node.stock.ranks - node.rank_count)
+    return found + [f"{node.name} has {fits.free(node.stock, node.rank_count)}" for node in roomy[:_NAMED_MAX]]
 
 
 def _classes(s: State, line: list[tuple[ClassKey, int]], own: int) -> str:
@@ -340,7 +359,7 @@ def _nodes(s: State, name: str, now: float) -> dict[str, Any] | None:
 
 
 def _node(s: State, node: Node, now: float) -> dict[str, Any]:
-    idle = max(0, node.rank_count - node.runnable)
+    idle = max(0, node.vacant)
     because = [f"{node.rank_count - idle} of {_many(node.rank_count, 'rank')} have work", *_trouble(s, node, now)]
     would = []
     if node.draining:

@@ -68,6 +68,17 @@ def way_for(ways: tuple[Needs, ...], stock: Stock, rank_count: int) -> tuple[Nee
     return ways[0], 0
 
 
+def free(stock: Stock, rank_count: int) -> str:
+    """What is not given to tasks with needs, for people."""
+    have, parts = stock.inventory, [f"{rank_count - stock.ranks} of {rank_count} ranks"]
+    if have.gpus:
+        parts.append(f"{len(have.gpus) - stock.gpu_thousandths / 1000:g} of {len(have.gpus)} GPUs")
+    if have.memory_bytes and stock.memory_bytes:
+        parts.append(f"{(have.memory_bytes - stock.memory_bytes) / 2**30:.3g} of {have.memory_bytes / 2**30:.3g} GiB")
+    parts += [f"{count - stock.named.get(name, 0)} of {count} {name}" for name, count in have.named]
+    return ", ".join(parts) + " not given to tasks with needs"
+
+
 def _gpu_room(count: int, given: int, wanted: int) -> int:
     if wanted >= 1000:
         return (1000 * count - given) // wanted
