@@ -6,12 +6,14 @@ MPICH's launcher ends all ranks when one dies unless told not to; so does Open M
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO
 
+from pyfi_hpc.adapters import mpi
 from pyfi_hpc.errors import MpiMissing
 
 #: flags by which the survivors of a rank's death live on, by what ``mpiexec --version`` calls itself
@@ -48,6 +50,7 @@ def step_command(mpiexec: str, count: int, rank_command: list[str]) -> list[str]
 def start(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start in a process group of its own, so that a Ctrl-C at the terminal does not reach the ranks."""
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    environment[mpi.WORLD] = secrets.token_hex(8)
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
     )

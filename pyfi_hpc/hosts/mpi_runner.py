@@ -16,7 +16,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from time import time
+from time import perf_counter, time
 from typing import Any
 
 from pyfi_hpc.adapters import mpi
@@ -26,6 +26,8 @@ from pyfi_hpc.runner import child
 _ENVIRONMENT = 9  # as in model.states.Cause
 #: packages of ours that stay loaded
 _KEPT = {"pyfi_hpc", "_pyfi_runner", "msgspec", "mpi4py"}
+#: after a function MPI goes on so often, for so long, seconds
+_MOVE_S, _MOVES_S = 0.002, 2.0
 #: contexts are told apart by their tag while they are made
 _TAGS = 1 << 15
 
@@ -59,6 +61,13 @@ class Member(child.Runner):
         self._world = world
         self._mount = Mount()
         self._gang: list[Any] = []
+        self._moves_until = 0.0
+
+    def _take(self, block: bool) -> None:
+        """MPI moves only while somebody calls it: what a function sent last may still be on its way to another node."""
+        while block and perf_counter() < self._moves_until and not self._inbox.waits(_MOVE_S):
+            mpi.move(self._world)
+        super()._take(block)
 
     def _run(self, frame: list[Any]) -> None:
         self._gang = frame[10]
@@ -67,6 +76,7 @@ class Member(child.Runner):
             super()._run(frame)
         finally:
             os.sched_setaffinity(0, cores)
+            self._moves_until = perf_counter() + _MOVES_S
 
     def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any) -> tuple[int, bytes]:
         python, workdir, module, roster, variables, cores = self._gang

@@ -29,6 +29,10 @@ class Inbox:
         self._poll.register(fd, select.POLLIN)
         self._buffer = bytearray()
 
+    def waits(self, seconds: float) -> bool:
+        """Whether there is something to read, now or within so long."""
+        return bool(self._poll.poll(1000 * seconds))
+
     def frames(self, block: bool) -> list[Any]:
         """The frames that are there, with ``block`` at least one; the last is None when the rank is gone."""
         found: list[Any] = []
