@@ -8,7 +8,7 @@ the connection's key; a CURVE server without such a handler would let any key in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import zmq
@@ -33,8 +33,8 @@ _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 #: what each role may send to the broker; all else is dropped and counted
 _MAY_SEND: Mapping[str, frozenset[type]] = {
-    "client": frozenset({m.Hello, m.Submit, m.Watch, m.Cancel, m.Ask, m.Beat, m.Consumed}),
-    "agent": frozenset({m.Hello, m.Finished, m.Beat, m.Capacity, m.Goodbye}),
+    "client": frozenset(get_args(m.FromClient)),
+    "agent": frozenset(get_args(m.FromAgent)),
 }
 
 
