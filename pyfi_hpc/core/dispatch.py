@@ -25,6 +25,7 @@ def fill(s: State, now: float, out: Effects) -> None:
     """Grant ready tasks to nodes that can take them."""
     if s.queue.ready and not s.ledger_down:
         usable = [node for node in s.nodes.by_name.values() if health.usable(s, node, now)]
+        s.queue.shares.ranks = sum(node.rank_count for node in usable)
         nodes = [node for node in usable if node.spare > 0]
         if nodes:
             several = sum(node.rank_count > 0 for node in usable) > 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.jobs import Batch
+from pyfi_hpc.core.shares import Account
 from pyfi_hpc.model.ids import CodeId, Epoch, GrantId, NodeName, Peer, first_grant
 from pyfi_hpc.model.inventory import Inventory
 from pyfi_hpc.model.terms import Needs
@@ -47,6 +48,9 @@ class Grant:
     #: ranks of each task here, and of what gang they are a part; see core/gangs.py
     members: int = 1
     gang: Gang | None = None
+    at: float = 0.0  #: since when, monotonic seconds
+    account: Account | None = None
+    charge: float = 0.0  #: rank-seconds that each task was expected to take
 
 
 @dataclass(slots=True, eq=False)

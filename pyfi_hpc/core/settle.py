@@ -43,6 +43,7 @@ def finished(s: State, node: Node, outcomes: list[Outcome], now: float, out: Eff
                     _take(s, grant, part, now, out)
                 else:
                     s.nodes.ended(grant, part.lo, part.count)
+                    s.queue.freed(grant, part.count, _took_s(part))
                     gangs.ended(s, grant, part, now, out)
         kept.append((outcome.grant, outcome.lo, outcome.count))
     out.send(node.peer, Kept(kept))
@@ -80,6 +81,7 @@ def _owed(grant: Grant, o: Outcome) -> list[Outcome]:
 def _take(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
     s.nodes.ended(grant, o.lo, o.count)
     s.queue.ended(grant.batch, o.count)
+    s.queue.freed(grant, o.count, _took_s(o))
     decide(s, grant, o, now, out)
 
 
@@ -93,6 +95,14 @@ def decide(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None
     else:
         _take_apart(s, batch, grant, o, now, out)
     s.close_if_done(batch, out)
+
+
+def _took_s(o: Outcome) -> float:
+    """What an account is charged for it. Time that was taken from a task is not."""
+    took = array("f", o.durations)
+    if o.causes.count(Cause.PREEMPTED):
+        return sum(seconds for seconds, cause in zip(took, o.causes, strict=True) if cause != Cause.PREEMPTED)
+    return sum(took)
 
 
 def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
@@ -320,6 +330,7 @@ def lost(s: State, node: Node, cause: Cause, now: float, out: Effects) -> None:
             continue
         offsets = s.nodes.take_back(grant)
         s.queue.ended(batch, len(offsets))
+        s.queue.freed(grant, len(offsets))
         for lo, hi in reversed(runs([k for k in offsets if batch.states[k] == _RUNNING])):
             for offset in range(lo, hi):
                 if (grant.id, offset) in node.running:

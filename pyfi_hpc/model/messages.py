@@ -139,10 +139,13 @@ class Submit(Message):
     time_limit_s: Seconds = 0.0
     name: Name = ""
     shape: bytes = b""
-    on_failure: Count = 0  #: and how many tasks may run at once: see states.policy
+    on_failure: Count = 0  #: an OnFailure
     resend: bool = False
     watch: bool = True  #: push the results to this connection
     terms: Terms = b""  #: what its tasks need, see model/terms.py
+    project: Name = ""  #: whose share it uses
+    at_once: Count = 0  #: how many tasks of the job may run at once, 0: any number
+    preemptible: bool = False  #: may be ended for tasks of a higher priority
 
 
 class Accepted(Message):
