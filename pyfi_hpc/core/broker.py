@@ -128,6 +128,8 @@ class Broker:
             wake = min(wake, s.recover_until)
         if s.queue.ready:
             wake = min(wake, self._rested_at)
+        if s.preempting.since:
+            wake = min(wake, s.preempting.look_at)
         if s.nodes.by_name:
             lease_end = min(node.lease_until for node in s.nodes.by_name.values())
             wake = min(wake, max(lease_end, self._sweep_at))

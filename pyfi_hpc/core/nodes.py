@@ -120,6 +120,8 @@ class NodeTable:
         #: grants that were taken back: id -> (batch id, job id)
         self.expired: OrderedDict[GrantId, tuple[int, int]] = OrderedDict()
         self._next = first_grant(epoch)
+        #: of those, the ones whose tasks may be ended for others: core/preempt.py
+        self.preemptible: dict[GrantId, Grant] = {}
         #: of nodes that have left, by what they had: the name and the ranks of the largest
         self.had: dict[Inventory, tuple[str, int]] = {}
         #: nodes that have leads
@@ -158,6 +160,8 @@ class NodeTable:
         self.grants[grant.id] = grant
         grant.node.grants[grant.id] = grant
         grant.node.outstanding += grant.open
+        if grant.batch.preemptible:
+            self.preemptible[grant.id] = grant
         if grant.needs is not None:
             grant.node.stock.give(grant.needs, grant.width, grant.members, grant.open)
 
@@ -187,5 +191,6 @@ class NodeTable:
 
     def _drop(self, grant: Grant) -> None:
         del self.grants[grant.id]
+        self.preemptible.pop(grant.id, None)
         grant.node.outstanding_bytes -= grant.size
         grant.node.grants.pop(grant.id, None)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.core.nodes import Grant
@@ -260,6 +261,25 @@ class ReadyQueue:
             for higher, lines in self._turns.items() if higher > priority
             for line in lines.values() for _, _, entry in line.heap
         )  # fmt: skip
+
+    def waiting(
+        self, node: NodeName, above: int, only_node: bool, since: float, room_on: Callable[[ClassKey], int]
+    ) -> list[tuple[int, int]]:
+        """Of what has a priority above, and ``take`` would give to this node: (priority, tasks) by class."""
+        found = []
+        for entry in self._classes.values():
+            if entry.key.priority <= above or entry.ready == 0:
+                continue
+            count = min(entry.ready, self._room(entry), room_on(entry.key))
+            if count > 0 and self._goes(entry, node, only_node, since):
+                found.append((entry.key.priority, count))
+        return found
+
+    def _goes(self, entry: RequestClass, node: NodeName, only_node: bool, since: float) -> bool:
+        troubles = (
+            batch.trouble[offset] for batch, offset in islice(entry.retries, _RETRY_SCAN_MAX) if batch.trouble
+        )
+        return bool(entry.fresh) or any(may_go(trouble, node, only_node, since) for trouble in troubles)
 
     def behind(self, batch: Batch) -> Account | None:
         """Another account whose turn it is before this batch's, at its priority: it has used less of its share."""

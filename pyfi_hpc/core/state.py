@@ -10,7 +10,7 @@ from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.graph import Graph
 from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
-from pyfi_hpc.core.nodes import NodeTable
+from pyfi_hpc.core.nodes import Node, NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import SocketSpec
@@ -29,6 +29,32 @@ class Counts:
     stale: int = 0
     refused: int = 0
     retried: int = 0
+
+
+@dataclass(slots=True)
+class Victim:
+    """A task that was asked to end, or what was not started of a grant."""
+
+    node: Node
+    at: float
+    #: for one that lies at the same node, else for one that waits in the queue
+    for_stuck: bool
+    ended_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Preempting:
+    """What is remembered of tasks that make room: see core/preempt.py."""
+
+    #: since when somebody waits for whom others could be ended, monotonic seconds; 0: nobody does
+    since: float = 0.0
+    look_at: float = float("inf")
+    #: by (grant, offset); offset -1: what was not started
+    asked: dict[tuple[GrantId, int], Victim] = field(default_factory=dict)
+
+    def rest(self) -> None:
+        self.since, self.look_at = 0.0, float("inf")
+        self.asked.clear()
 
 
 @dataclass(slots=True)
@@ -71,6 +97,7 @@ class State:
     #: by socket; soft: only for what people are told
     durations: Durations = field(default_factory=Durations)
     health: Health = field(default_factory=Health)
+    preempting: Preempting = field(default_factory=Preempting)
 
     def shapes(self) -> list[tuple[str, Stock, int]]:
         """Names, stocks and ranks of the nodes there are, and the largest of those that have left, by what they had."""

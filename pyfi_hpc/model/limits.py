@@ -54,6 +54,8 @@ class Limits:
     share_lead_s: float = 300.0
     #: rank-seconds that an account takes at once while another waits; at least one task
     share_turn_s: float = 1.0
+    #: a task waits so long for a rank before preemptible tasks of a lower priority are ended for it, seconds
+    preempt_after_s: float = 1.0
     #: results pushed to a client that has not confirmed them; beyond it the client reads them from the ledger
     client_window_bytes_max: int = 32 << 20
     #: a client that says nothing for so long is forgotten (its jobs are not), seconds

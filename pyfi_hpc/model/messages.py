@@ -340,6 +340,16 @@ class Gathered(Message):
     in_s: Seconds = 0.0
 
 
+class Preempt(Message):
+    """Tasks of a grant make room for a higher priority: those that have not started are handed back, and with
+    ``running`` one that runs is ended."""
+
+    grant: int
+    first: int  #: offset in its batch
+    count: int
+    running: bool
+
+
 class Kept(Message):
     """These outcomes are in the ledger, or will never count: the agent may forget them. (grant, lo, count)"""
 
@@ -432,7 +442,7 @@ ToClient: TypeAlias = (
     Welcome | Unknown | Denied | Accepted | Refused | Resolved | Page | Cancelled | Answer | Beat
 )
 ToAgent: TypeAlias = (
-    Welcome | Unknown | Denied | Mount | Grant | Go | Renew | Recall | Cancel | Kept | Rest | Beat | Stop
+    Welcome | Unknown | Denied | Mount | Grant | Go | Renew | Recall | Preempt | Cancel | Kept | Rest | Beat | Stop
 )
 FromRank: TypeAlias = RankReady | RankBeat | Done
 ToRank: TypeAlias = Bundle | Kill | Stop | Beat

@@ -273,6 +273,9 @@ class BrokerTeller(Teller):
             case m.Cancel():
                 count = "all" if x.count < 0 else self._in_grant(x.job, x.first, x.count)
                 return f"Cancel {self._grants[x.job]} {count}"
+            case m.Preempt():
+                what = "runs too" if x.running else "unstarted"
+                return f"Preempt {self._grants[x.grant]} {self._in_grant(x.grant, x.first, x.count)} {what}"
             case m.Accepted():
                 return f"Accepted {_key(x.key)} batch {x.number} job {x.job}"
             case m.Refused():
