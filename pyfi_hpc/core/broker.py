@@ -316,7 +316,8 @@ class Broker:
 
     def _agent_beat(self, node: Node, message: m.Beat, now: float, out: Effects) -> None:
         node.lease_until = now + self.state.limits.lease_s
-        node.running = set(message.running)
+        node.running = {pair: node.running.get(pair, now) for pair in message.running}
+        self.state.queue.runs(node, now)
         node.load, node.memory_bytes, node.idle = message.load, message.memory_bytes, message.idle
         node.recalled = False
         out.reply(node.peer, m.Beat(message.counter))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.jobs import Batch
-from pyfi_hpc.core.shares import Account
+from pyfi_hpc.core.shares import Charge
 from pyfi_hpc.model.ids import CodeId, Epoch, GrantId, NodeName, Peer, first_grant
 from pyfi_hpc.model.inventory import Inventory
 from pyfi_hpc.model.terms import Needs
@@ -48,9 +48,7 @@ class Grant:
     #: ranks of each task here, and of what gang they are a part; see core/gangs.py
     members: int = 1
     gang: Gang | None = None
-    at: float = 0.0  #: since when, monotonic seconds
-    account: Account | None = None
-    charge: float = 0.0  #: rank-seconds that each task was expected to take
+    charge: Charge | None = None  #: to its account: see ReadyQueue.started
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +67,9 @@ class Node:
     outstanding_bytes: int = 0  #: payload of the grants that it holds
     grants: dict[GrantId, Grant] = field(default_factory=dict)
     mounted: set[CodeId] = field(default_factory=set)
-    #: (grant, offset) that ran at the last beat: only these are charged when the node is lost
-    running: set[tuple[int, int]] = field(default_factory=set)
+    #: (grant, offset) that ran at the last beat -> the beat that told it first: only these are charged when the node is
+    #: lost
+    running: dict[tuple[int, int], float] = field(default_factory=dict)
     draining: bool = False
     load: float = 0.0
     memory_bytes: int = 0

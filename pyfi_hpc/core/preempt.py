@@ -87,7 +87,7 @@ def _room_wanted(
     if len(node.running) >= node.rank_count:
         for grant in node.grants.values():
             count = grant.open - len(running.get(grant.id, ()))
-            if grant.batch.priority > lowest and count > 0 and now >= grant.at + s.limits.preempt_after_s:
+            if grant.batch.priority > lowest and count > 0 and now >= _at(grant) + s.limits.preempt_after_s:
                 stuck.append((grant.batch.priority, count))
     return _Wanted(waiting, stuck, 0, running) if waiting or stuck else None
 
@@ -105,7 +105,7 @@ def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) 
         elif offset != _UNSTARTED:
             coming += 1
     grants = [grant for grant in s.nodes.preemptible.values() if grant.node in wanted]
-    grants.sort(key=lambda grant: (grant.batch.priority, -grant.at, -grant.id))
+    grants.sort(key=lambda grant: (grant.batch.priority, -_at(grant), -grant.id))
     for grant in grants:
         room, node = wanted[grant.node], grant.node
         queued, stuck = _above(room.waiting, grant), _above(room.stuck, grant)
@@ -126,6 +126,11 @@ def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) 
             coming += not for_stuck
             asked[grant.id, offset] = Victim(node, now, for_stuck)
             out.send(node.peer, Preempt(grant.id, offset, 1, True))
+
+
+def _at(grant: Grant) -> float:
+    assert grant.charge is not None
+    return grant.charge.at
 
 
 def _above(found: list[tuple[int, int]], grant: Grant) -> int:

@@ -15,10 +15,10 @@ from heapq import heappop, heappush
 from itertools import islice
 
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
-from pyfi_hpc.core.nodes import Grant
+from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.shares import Account, Shares
 from pyfi_hpc.model.budgets import ELSEWHERE
-from pyfi_hpc.model.ids import BatchId, CodeId, NodeName, SocketId
+from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, NodeName, SocketId
 from pyfi_hpc.model.states import TaskState
 
 #: how many ranges of retried tasks are looked through for one that may run on this node
@@ -148,8 +148,16 @@ class ReadyQueue:
         if first:
             self.running[batch.socket] = self.running.get(batch.socket, 0) + count
             batch.job.granted += count
-        grant.account = self.shares.of(batch.job.project, batch.job.owner)
-        grant.at, grant.charge = self.shares.now, self.shares.begin(grant.account, batch.socket, count)
+        grant.charge = self.shares.begin(self.shares.of(batch.job.project, batch.job.owner), batch.socket, count)
+
+    def runs(self, node: Node, now: float) -> None:
+        """A node has told what runs there: what runs for longer than was expected is charged. Cost: a look at each."""
+        seconds: dict[int, float] = {}
+        for (grant, _), since in node.running.items():
+            seconds[grant] = seconds.get(grant, 0.0) + now - since
+        for number, long_s in seconds.items():
+            if (found := node.grants.get(GrantId(number))) is not None and found.charge is not None:
+                self.shares.runs(found.charge, long_s)
 
     def ended(self, batch: Batch, count: int) -> None:
         """So many tasks are at no node any more."""
@@ -158,8 +166,9 @@ class ReadyQueue:
 
     def freed(self, grant: Grant, count: int, took_s: float = 0.0) -> None:
         """So many of the open tasks of a grant are not at its node any more; they took so many seconds together."""
-        assert grant.account is not None
-        self.shares.end(grant.account, count, grant.charge, grant.at, took_s)
+        assert grant.charge is not None
+        if count:
+            self.shares.end(grant.charge, count, grant.open + count, took_s)
 
     def take(
         self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf"),

@@ -4,10 +4,11 @@ Two levels: projects share the ranks by their weights, and within a project so d
 **account** is one submitter in one project. What an account has used is forgotten by half in each half-life.
 
 The rule: next is the account with the lowest **level**, which is what it has used over its weight; of projects
-likewise. A grant is charged at once with what its tasks are expected to take, and put right by what they took. So
-accounts with enough to do get ranks in proportion to their weights, and somebody who has used little is served
-first. Who comes back after a rest is neither more than ``share_lead_s`` of all ranks ahead of those who are there, nor
-more than that behind: nobody is held up for long by what somebody did not use, or did, long ago.
+likewise. A grant is charged at once with what its tasks are expected to take, and put right by what they took; one
+that runs for longer than was expected is charged as it runs. So accounts with enough to do get ranks in proportion to
+their weights, and somebody who has used little is served first. Who comes back after a rest is neither more than
+``share_lead_s`` of all ranks ahead of those who are there, nor more than that behind: nobody is held up for long by
+what somebody did not use, or did, long ago.
 
 Decay costs nothing: in place of making all old usage smaller, new usage counts more. The unit doubles in each half-life
 and is started again from one when it is large.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import exp
 from typing import Any, Protocol, TypeVar
 
 from pyfi_hpc.core.durations import Durations
@@ -29,6 +31,9 @@ _LIVES_MAX = 200.0
 #: accounts that are remembered though they have nothing to do and have used next to nothing
 _IDLE_MAX = 1000
 _IDLE_USED_S = 1.0
+#: of a half-life: what takes no longer does not decay meanwhile
+_SHORT = 1e-3
+_LN2 = 0.6931471805599453
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +69,16 @@ class Account(Share):
     def rank(self) -> tuple[float, int, float, int]:
         """Smallest first."""
         return self.project.level, self.project.order, self.level, self.order
+
+
+@dataclass(slots=True)
+class Charge:
+    """What the open tasks of a grant are charged, together."""
+
+    account: Account
+    at: float  #: when they were granted, monotonic seconds
+    since: float  #: of the unit: see ``Shares._since``
+    amount: float
 
 
 class HasAccount(Protocol):
@@ -148,19 +163,41 @@ class Shares:
             mean = self._durations.overall
         return _GUESS_S if mean is None else max(mean, 1e-6)
 
-    def begin(self, account: Account, socket: Any, count: int) -> float:
-        """So many tasks were granted; what each was charged, seconds."""
-        each = self.expected_s(socket)
+    def begin(self, account: Account, socket: Any, count: int) -> Charge:
+        """So many tasks were granted: their account is charged with what they are expected to take."""
         account.granted += count
-        self._charge(account, each * count * self._unit)
-        return each
+        amount = self.expected_s(socket) * count * self._unit
+        self._charge(account, amount)
+        return Charge(account, self.now, self._since, amount)
 
-    def end(self, account: Account, count: int, charged_s: float, at: float, took_s: float) -> None:
-        """Of tasks granted at that time so many are at no node any more, and took so many seconds together."""
-        account.granted -= count
+    def runs(self, charge: Charge, seconds: float) -> None:
+        """Those of its tasks that run now have run for so long: more than was expected counts before they end."""
+        amount = self._worth(seconds) - self._amount(charge)
+        if amount > 0:
+            charge.amount += amount
+            self._charge(charge.account, amount)
+
+    def end(self, charge: Charge, count: int, of: int, took_s: float) -> None:
+        """So many of the tasks of a grant are at no node any more, and took so many seconds together."""
+        charge.account.granted -= count
         took_s = took_s if 0.0 <= took_s < float("inf") else 0.0
-        unit_then = self._unit * 2.0 ** ((at - self.now) / self._limits.share_half_life_s)
-        self._charge(account, took_s * self._unit - charged_s * count * unit_then)
+        expected = self._amount(charge) * count / of
+        charge.amount -= expected
+        self._charge(charge.account, count * self._worth(took_s / count) - expected)
+
+    def _worth(self, seconds: float) -> float:
+        """What the last so many seconds count, the older ones less."""
+        life = self._limits.share_half_life_s
+        if seconds < _SHORT * life:
+            return seconds * self._unit
+        return self._unit * life / _LN2 * (1.0 - exp(-_LN2 * seconds / life))
+
+    def _amount(self, charge: Charge) -> float:
+        """What is charged still, in the unit of today."""
+        if charge.since != self._since:
+            charge.amount *= 2.0 ** ((charge.since - self._since) / self._limits.share_half_life_s)
+            charge.since = self._since
+        return charge.amount
 
     def used_s(self, share: Share) -> float:
         """Rank-seconds that count today."""

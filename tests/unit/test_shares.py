@@ -59,6 +59,7 @@ class Ranks:
                 return
             self.now, _, grant, seconds = heapq.heappop(self._running)
             self.shares.tell(self.now)
+            grant.open = 0
             self.queue.ended(grant.batch, 1)
             self.queue.freed(grant, 1, seconds)
             self.durations.report(grant.batch.socket, seconds)
