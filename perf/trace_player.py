@@ -209,10 +209,10 @@ def play(make: Callable[[int], Workload], ranks: int, seeds: Sequence[int]) -> d
 def table(title: str, found: dict[str, list[Score]]) -> list[str]:
     """A line a scheduler: the median of its runs, and behind it the smallest and the largest."""
     names = [field.name for field in fields(Score)]
-    lines = [title, f"{'':8}" + "".join(f"{name.removesuffix('_s').replace('_', ' '):>26}" for name in names)]
+    lines = [title, f"{'':8}" + "".join(f"{name.removesuffix('_s').replace('_', ' '):>28}" for name in names)]
     for scheduler, scores in found.items():
         cells = [_cell([getattr(score, name) for score in scores]) for name in names]
-        lines.append(f"{scheduler:8}" + "".join(f"{cell:>26}" for cell in cells))
+        lines.append(f"{scheduler:8}" + "".join(f"{cell:>28}" for cell in cells))
     return lines
 
 

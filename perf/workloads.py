@@ -92,8 +92,8 @@ def bursts(seed: int, ranks: int, count: int) -> Workload:
 def backlog(seed: int, ranks: int, count: int) -> Workload:
     """Three owners have enough to do: a, who comes first, with long tasks; b of twice the weight; c with short ones."""
     chance = random.Random(f"backlog {seed}")
-    tasks = [_task(chance, 0.0, 2 * _seconds(chance), "a") for _ in range(count // 2)]
-    tasks += [_task(chance, 1.0, _seconds(chance), "b") for _ in range(count // 3)]
+    tasks = [_task(chance, 0.0, 2 * _seconds(chance), "a") for _ in range(count // 4)]
+    tasks += [_task(chance, 1.0, _seconds(chance), "b") for _ in range(count // 4)]
     tasks += [_task(chance, 1.0, 0.3 * _seconds(chance), "c") for _ in range(count - len(tasks))]
     return Workload("backlog", tuple(tasks), (("b", 2.0),))
 

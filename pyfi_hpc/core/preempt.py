@@ -6,18 +6,19 @@ does not start again while the others wait: priorities see to that. A node is lo
 there, or what is ended there would start there again. Nothing is ended before somebody has waited
 ``preempt_after_s``: most often a rank is free sooner.
 
-Somebody waits in the queue, or at a node, which was given a task to have at hand and runs longer ones before it.
+Somebody waits in the queue, or at a node, which was given a task to have at hand and runs longer ones before it. For
+what lies at a node so many ranks are made free as it takes and never more: it may wait for its code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyfi_hpc.core import health
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.queue import ClassKey
-from pyfi_hpc.core.state import State, Victim
+from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.messages import Preempt
 
@@ -30,14 +31,21 @@ _UNSTARTED = -1
 
 
 @dataclass(slots=True)
+class _Stuck:
+    """A grant that lies at a node behind others, and how many ranks it wants."""
+
+    grant: Grant
+    ranks: int
+
+
+@dataclass(slots=True)
 class _Wanted:
-    """Room on one node: (priority, count) of tasks that may go there, and of those that lie there."""
+    """Room on one node: (priority, ranks) of tasks that may go there, and of those that lie there."""
 
     waiting: list[tuple[int, int]]
-    stuck: list[tuple[int, int]]
-    ended: int = 0
+    stuck: list[_Stuck]
     #: offsets that run, by grant
-    running: dict[int, list[int]] = field(default_factory=dict)
+    running: dict[int, list[int]]
 
 
 def look(s: State, since: float, room_on: Callable[[Node, ClassKey], int], now: float, out: Effects) -> None:
@@ -69,7 +77,7 @@ def _nodes(s: State, now: float) -> list[Node]:
     found = {grant.node.name: grant.node for grant in s.nodes.preemptible.values()}
     return [
         node for node in found.values()
-        if health.usable(s, node, now) and not node.draining and 0 < node.rank_count <= node.runnable
+        if health.usable(s, node, now) and not node.draining and node.rank_count and node.vacant <= 0
     ]  # fmt: skip
 
 
@@ -84,12 +92,14 @@ def _room_wanted(
     only = len(s.nodes.by_name) == 1
     waiting = s.queue.waiting(node.name, lowest, only, since, lambda key: room_on(node, key))
     stuck = []
-    if len(node.running) >= node.rank_count:
-        for grant in node.grants.values():
-            count = grant.open - len(running.get(grant.id, ()))
-            if grant.batch.priority > lowest and count > 0 and now >= _at(grant) + s.limits.preempt_after_s:
-                stuck.append((grant.batch.priority, count))
-    return _Wanted(waiting, stuck, 0, running) if waiting or stuck else None
+    for grant in node.grants.values():
+        if grant.batch.waiting and node.followers:
+            continue  # it waits for results of others there
+        if grant.batch.priority > lowest and now >= _at(grant) + s.limits.preempt_after_s:
+            wanted = grant.width * (grant.open - len(running.get(grant.id, ())))
+            if (ranks := wanted - s.preempting.served.get(grant.id, 0)) > 0:
+                stuck.append(_Stuck(grant, ranks))
+    return _Wanted(waiting, stuck, running) if waiting or stuck else None
 
 
 def _preemptible(s: State, node: Node) -> Iterator[Grant]:
@@ -97,34 +107,34 @@ def _preemptible(s: State, node: Node) -> Iterator[Grant]:
 
 
 def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) -> None:
-    asked = s.preempting.asked
-    coming = 0  # ranks for those that wait in the queue
-    for (_, offset), victim in asked.items():
-        if offset != _UNSTARTED and victim.for_stuck and victim.node in wanted:
-            wanted[victim.node].ended += 1
-        elif offset != _UNSTARTED:
-            coming += 1
+    mine = s.preempting
+    coming = sum(s.nodes.preemptible[number].width for number, _ in mine.for_queue)
     grants = [grant for grant in s.nodes.preemptible.values() if grant.node in wanted]
     grants.sort(key=lambda grant: (grant.batch.priority, -_at(grant), -grant.id))
     for grant in grants:
         room, node = wanted[grant.node], grant.node
-        queued, stuck = _above(room.waiting, grant), _above(room.stuck, grant)
+        queued = sum(ranks for priority, ranks in room.waiting if priority > grant.batch.priority)
+        stuck = [one for one in room.stuck if one.grant.batch.priority > grant.batch.priority]
         if not queued and not stuck:
             continue
         runs = [offset for offset in room.running.get(grant.id, ()) if grant.left[offset - grant.lo]]
-        if grant.open > len(runs) and (grant.id, _UNSTARTED) not in asked:
+        if grant.open > len(runs) and (grant.id, _UNSTARTED) not in mine.asked:
             # it would take the rank that becomes free
-            asked[grant.id, _UNSTARTED] = Victim(node, now, False)
+            mine.asked[grant.id, _UNSTARTED] = now
             out.send(node.peer, Preempt(grant.id, grant.lo, grant.count, False))
         for offset in sorted(runs, reverse=True):
-            if (grant.id, offset) in asked:
+            if (grant.id, offset) in mine.asked:
                 continue
-            for_stuck = room.ended < stuck
-            if not for_stuck and coming >= queued:
+            first = next((one for one in stuck if one.ranks > 0), None)
+            if first is not None:
+                first.ranks -= grant.width
+                mine.served[first.grant.id] = mine.served.get(first.grant.id, 0) + grant.width
+            elif coming < queued:
+                coming += grant.width
+                mine.for_queue.add((grant.id, offset))
+            else:
                 break
-            room.ended += for_stuck
-            coming += not for_stuck
-            asked[grant.id, offset] = Victim(node, now, for_stuck)
+            mine.asked[grant.id, offset] = now
             out.send(node.peer, Preempt(grant.id, offset, 1, True))
 
 
@@ -133,16 +143,13 @@ def _at(grant: Grant) -> float:
     return grant.charge.at
 
 
-def _above(found: list[tuple[int, int]], grant: Grant) -> int:
-    return sum(count for priority, count in found if priority > grant.batch.priority)
-
-
 def _forget_ended(s: State, now: float) -> None:
-    """What has ended, and whose rank was given to another: of one that lies at the node the next beat tells that."""
-    for (number, offset), victim in list(s.preempting.asked.items()):
+    mine = s.preempting
+    for (number, offset), at in list(mine.asked.items()):
         grant = s.nodes.preemptible.get(number)
-        if not victim.ended_at and (grant is None or (offset != _UNSTARTED and not grant.left[offset - grant.lo])):
-            victim.ended_at = now
-        beat_at = victim.node.lease_until - s.limits.lease_s
-        if now > victim.at + _AGAIN_S or (victim.ended_at and (not victim.for_stuck or beat_at > victim.ended_at)):
-            del s.preempting.asked[number, offset]
+        ended = grant is None or (offset != _UNSTARTED and not grant.left[offset - grant.lo])
+        if ended or now > at + _AGAIN_S:
+            del mine.asked[number, offset]
+            mine.for_queue.discard((number, offset))
+    for number in [number for number in mine.served if number not in s.nodes.grants]:
+        del mine.served[number]

@@ -20,6 +20,7 @@ from pyfi_hpc.core.shares import Account, Shares
 from pyfi_hpc.model.budgets import ELSEWHERE
 from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, NodeName, SocketId
 from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.model.terms import decode
 
 #: how many ranges of retried tasks are looked through for one that may run on this node
 _RETRY_SCAN_MAX = 64
@@ -59,6 +60,7 @@ class RequestClass:
     #: rank-seconds that it was given, as its account's turns count them
     turn: float
     number: int  #: who was here first goes first
+    width: int  #: ranks that a task takes, on a node with enough of them
     fresh: deque[tuple[Batch, int, int]] = field(default_factory=deque)
     retries: deque[tuple[Batch, int]] = field(default_factory=deque)
     ready: int = 0
@@ -148,7 +150,8 @@ class ReadyQueue:
         if first:
             self.running[batch.socket] = self.running.get(batch.socket, 0) + count
             batch.job.granted += count
-        grant.charge = self.shares.begin(self.shares.of(batch.job.project, batch.job.owner), batch.socket, count)
+        account = self.shares.of(batch.job.project, batch.job.owner)
+        grant.charge = self.shares.begin(account, batch.socket, count, grant.width * grant.members)
 
     def runs(self, node: Node, now: float) -> None:
         """A node has told what runs there: what runs for longer than was expected is charged. Cost: a look at each."""
@@ -189,7 +192,7 @@ class ReadyQueue:
                     if entry.ready == 0:
                         self._retire(entry)
                         continue
-                    each = self.shares.expected_s(entry.key.socket)
+                    each = self._each_s(entry)
                     room = min(self._room(entry), room_on(entry.key), tasks_max)
                     if room > 0:
                         room = max(1, int(min(room, most_s / each)))
@@ -226,7 +229,7 @@ class ReadyQueue:
                     if (count := min(other.ready, self._room(other))) > 0:
                         yield other.key, count, count
                         if other.key.project == own.project:
-                            seconds = count * self.shares.expected_s(other.key.socket)
+                            seconds = count * self._each_s(other)
                             project_s += seconds
                             own_s += seconds if other.key.owner == own.owner else 0.0
         for other, most, likely in self._beside(entry, before, turn_tasks, own_s, project_s) if entry else ():
@@ -237,12 +240,11 @@ class ReadyQueue:
         self, own: RequestClass, before: int, turn_tasks: int, own_s: float, project_s: float
     ) -> Iterator[tuple[RequestClass, int, int]]:
         """Of the classes of a priority, the tasks that come before one with so many before it in its own class."""
-        mine, expected_s = own.line.account, self.shares.expected_s
+        mine, seconds = own.line.account, before * self._each_s(own)
         yield own, before, before
-        end = max(own.turn, own.line.turn) + before * expected_s(own.key.socket)
-        seconds = before * expected_s(own.key.socket)
+        end = max(own.turn, own.line.turn) + seconds
         for other in (other for _, _, other in own.line.heap if other is not own):
-            each = expected_s(other.key.socket)
+            each = self._each_s(other)
             there = min(other.ready, self._room(other))
             gap = end - max(other.turn, own.line.turn)
             likely = max(0, min(there, 1 + int(gap / each))) if gap >= 0 else 0
@@ -256,7 +258,7 @@ class ReadyQueue:
                 continue
             room_s = self.shares.before_s(mine, own_s, project_s, line.account)
             for _, _, other in line.heap:
-                each = expected_s(other.key.socket)
+                each = self._each_s(other)
                 most = min(other.ready, self._room(other), 1 + int(room_s / each)) if room_s > 0 else 0
                 if line.account.project is mine.project:
                     project_s += max(most, 0) * each
@@ -274,14 +276,14 @@ class ReadyQueue:
     def waiting(
         self, node: NodeName, above: int, only_node: bool, since: float, room_on: Callable[[ClassKey], int]
     ) -> list[tuple[int, int]]:
-        """Of what has a priority above, and ``take`` would give to this node: (priority, tasks) by class."""
+        """Of what has a priority above, and ``take`` would give to this node: (priority, ranks wanted) by class."""
         found = []
         for entry in self._classes.values():
             if entry.key.priority <= above or entry.ready == 0:
                 continue
             count = min(entry.ready, self._room(entry), room_on(entry.key))
             if count > 0 and self._goes(entry, node, only_node, since):
-                found.append((entry.key.priority, count))
+                found.append((entry.key.priority, count * entry.width))
         return found
 
     def _goes(self, entry: RequestClass, node: NodeName, only_node: bool, since: float) -> bool:
@@ -368,10 +370,17 @@ class ReadyQueue:
                 self.shares.joined(account)
                 line = lines[account] = Line(account)
             self._made += 1
-            entry = self._classes[key] = RequestClass(key, batch.job if key.job else None, line, line.turn, self._made)
+            terms = decode(key.terms)
+            entry = self._classes[key] = RequestClass(
+                key, batch.job if key.job else None, line, line.turn, self._made, terms.ranks * terms.cores
+            )
             line.classes += 1
             heappush(line.heap, (entry.turn, entry.number, entry))
         return entry
+
+    def _each_s(self, entry: RequestClass) -> float:
+        """Rank-seconds that a task of the class is expected to take."""
+        return self.shares.expected_s(entry.key.socket) * entry.width
 
     def _retire(self, entry: RequestClass) -> None:
         """Drop an empty class, which is not in its line, so that their number follows the work, not the history."""

@@ -78,6 +78,7 @@ class Charge:
     account: Account
     at: float  #: when they were granted, monotonic seconds
     since: float  #: of the unit: see ``Shares._since``
+    width: int  #: ranks that each takes
     amount: float
 
 
@@ -163,16 +164,16 @@ class Shares:
             mean = self._durations.overall
         return _GUESS_S if mean is None else max(mean, 1e-6)
 
-    def begin(self, account: Account, socket: Any, count: int) -> Charge:
+    def begin(self, account: Account, socket: Any, count: int, width: int) -> Charge:
         """So many tasks were granted: their account is charged with what they are expected to take."""
         account.granted += count
-        amount = self.expected_s(socket) * count * self._unit
+        amount = self.expected_s(socket) * count * width * self._unit
         self._charge(account, amount)
-        return Charge(account, self.now, self._since, amount)
+        return Charge(account, self.now, self._since, width, amount)
 
     def runs(self, charge: Charge, seconds: float) -> None:
         """Those of its tasks that run now have run for so long: more than was expected counts before they end."""
-        amount = self._worth(seconds) - self._amount(charge)
+        amount = charge.width * self._worth(seconds) - self._amount(charge)
         if amount > 0:
             charge.amount += amount
             self._charge(charge.account, amount)
@@ -183,7 +184,7 @@ class Shares:
         took_s = took_s if 0.0 <= took_s < float("inf") else 0.0
         expected = self._amount(charge) * count / of
         charge.amount -= expected
-        self._charge(charge.account, count * self._worth(took_s / count) - expected)
+        self._charge(charge.account, charge.width * count * self._worth(took_s / count) - expected)
 
     def _worth(self, seconds: float) -> float:
         """What the last so many seconds count, the older ones less."""

@@ -10,7 +10,7 @@ from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.graph import Graph
 from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
-from pyfi_hpc.core.nodes import Node, NodeTable
+from pyfi_hpc.core.nodes import NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import SocketSpec
@@ -32,29 +32,23 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Victim:
-    """A task that was asked to end, or what was not started of a grant."""
-
-    node: Node
-    at: float
-    #: for one that lies at the same node, else for one that waits in the queue
-    for_stuck: bool
-    ended_at: float = 0.0
-
-
-@dataclass(slots=True)
 class Preempting:
     """What is remembered of tasks that make room: see core/preempt.py."""
 
     #: since when somebody waits for whom others could be ended, monotonic seconds; 0: nobody does
     since: float = 0.0
     look_at: float = float("inf")
-    #: by (grant, offset); offset -1: what was not started
-    asked: dict[tuple[GrantId, int], Victim] = field(default_factory=dict)
+    #: (grant, offset) of tasks that were asked to end -> when; offset -1: what was not started of a grant
+    asked: dict[tuple[GrantId, int], float] = field(default_factory=dict)
+    #: of them, those that make room in the queue's name; the others do for a grant that lies at their node
+    for_queue: set[tuple[GrantId, int]] = field(default_factory=set)
+    #: such a grant -> ranks that were made free for it, ever: no more than it needs
+    served: dict[GrantId, int] = field(default_factory=dict)
 
     def rest(self) -> None:
         self.since, self.look_at = 0.0, float("inf")
         self.asked.clear()
+        self.for_queue.clear()
 
 
 @dataclass(slots=True)

@@ -97,8 +97,8 @@ class BrokerTeller(Teller):
             w.alone[0].encode().ljust(16), w.number("number"), w.number("first"), count, w.get("last", "yes") == "yes",
             w.get("socket", "sample.work"), *payload, msgspec.msgpack.encode(edges) if edges else b"",
             w.number("priority"), w.number("retries"), float(w.get("time_limit", "0")), "", b"",
-            w.number("cancel_on_failure"), bool(w.number("resend")), bool(w.number("watch", 1)), w.get("project"),
-            w.number("at_once"), bool(w.number("preemptible")),
+            w.number("cancel_on_failure"), bool(w.number("resend")), bool(w.number("watch", 1)),
+            project=w.get("project"), at_once=w.number("at_once"), preemptible=bool(w.number("preemptible")),
         )  # fmt: skip
 
     def _say_Watch(self, who: str, w: Words) -> m.Message:

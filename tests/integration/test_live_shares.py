@@ -60,6 +60,14 @@ def test_a_preemptible_call_makes_room_and_is_run_again(healthy: Instance, tmp_p
     assert len((tmp_path / "ran").read_text().split()) == 3
 
 
+def test_whose_share_a_call_uses(healthy: Instance) -> None:
+    """By its option, by the options of `pyfi map`, else by the setting of whoever calls."""
+    assert Executor(session=healthy.connect(project="lab")).submit("trouble.same", 1).result(20) == 1
+    assert Executor(session=healthy.connect(project="lab"), project="own").submit("trouble.same", 2).result(20) == 2
+    pyfi(healthy, "map", "trouble.same", "1,2", "--project", "shell", "--preemptible", "--wait")
+    assert {"lab", "own", "shell"} <= set(shares(healthy))
+
+
 def pyfi(box: Instance, *words: str) -> str:
     command = [sys.executable, "-m", "pyfi_hpc.cli.main", "--home", str(box.settings.home), "--instance",
                box.settings.instance, *words]  # fmt: skip
