@@ -50,6 +50,11 @@ class Grant:
     gang: Gang | None = None
     charge: Charge | None = None  #: to its account: see ReadyQueue.started
 
+    @property
+    def ranks(self) -> int:
+        """How many ranks of the node each of its tasks takes."""
+        return self.width * self.members
+
 
 @dataclass(slots=True, eq=False)
 class Node:

@@ -96,7 +96,7 @@ def _room_wanted(
         if grant.batch.waiting and node.followers:
             continue  # it waits for results of others there
         if grant.batch.priority > lowest and now >= _at(grant) + s.limits.preempt_after_s:
-            wanted = grant.width * (grant.open - len(running.get(grant.id, ())))
+            wanted = grant.ranks * (grant.open - len(running.get(grant.id, ())))
             if (ranks := wanted - s.preempting.served.get(grant.id, 0)) > 0:
                 stuck.append(_Stuck(grant, ranks))
     return _Wanted(waiting, stuck, running) if waiting or stuck else None
@@ -108,7 +108,7 @@ def _preemptible(s: State, node: Node) -> Iterator[Grant]:
 
 def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) -> None:
     mine = s.preempting
-    coming = sum(s.nodes.preemptible[number].width for number, _ in mine.for_queue)
+    coming = sum(s.nodes.preemptible[number].ranks for number, _ in mine.for_queue)
     grants = [grant for grant in s.nodes.preemptible.values() if grant.node in wanted]
     grants.sort(key=lambda grant: (grant.batch.priority, -_at(grant), -grant.id))
     for grant in grants:
@@ -127,10 +127,10 @@ def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) 
                 continue
             first = next((one for one in stuck if one.ranks > 0), None)
             if first is not None:
-                first.ranks -= grant.width
-                mine.served[first.grant.id] = mine.served.get(first.grant.id, 0) + grant.width
+                first.ranks -= grant.ranks
+                mine.served[first.grant.id] = mine.served.get(first.grant.id, 0) + grant.ranks
             elif coming < queued:
-                coming += grant.width
+                coming += grant.ranks
                 mine.for_queue.add((grant.id, offset))
             else:
                 break

@@ -151,7 +151,7 @@ class ReadyQueue:
             self.running[batch.socket] = self.running.get(batch.socket, 0) + count
             batch.job.granted += count
         account = self.shares.of(batch.job.project, batch.job.owner)
-        grant.charge = self.shares.begin(account, batch.socket, count, grant.width * grant.members)
+        grant.charge = self.shares.begin(account, batch.socket, count, grant.ranks)
 
     def runs(self, node: Node, now: float) -> None:
         """A node has told what runs there: what runs for longer than was expected is charged. Cost: a look at each."""
