@@ -26,6 +26,7 @@ from workloads import Task, Workload
 
 from pyfi_hpc.errors import PyfiError, UsageError
 from pyfi_hpc.model.limits import Limits
+from pyfi_hpc.model.terms import Terms, encode
 from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.cluster import Cluster, Plan
 
@@ -136,17 +137,12 @@ class _Timed(Cluster):
 def ours(work: Workload, ranks: int, seed: int) -> list[float]:
     """When each task starts under the shipping broker. Each owner is a project, and has a client of its own.
 
-    Raises
-    ------
-    UsageError
-        A task takes several ranks: that is not a thing that can be submitted.
+    A wide task is a gang; widths over the number of ranks are cut to it.
     """
-    if any(task.width > 1 for task in work.tasks):
-        raise UsageError("a task takes one rank", where=work.name, fix="play it with --narrow")
     nodes = -(-ranks // _RANKS_PER_NODE)
     if ranks % nodes:
         raise UsageError(f"{ranks} ranks on {nodes} nodes", fix=f"give a multiple of {_RANKS_PER_NODE}, or less")
-    cluster = _Timed(seed, Plan(nodes=nodes, ranks_per_node=ranks // nodes, real_ranks=False, rank_beat_s=4.0))
+    cluster = _Timed(seed, Plan(nodes=nodes, ranks_per_node=ranks // nodes, real_ranks=False, rank_beat_s=4.0, gangs=True))
     cluster.began = {}
     cluster.audited = cluster.net.codec = False
     cluster.run_for(_START_S)
@@ -156,9 +152,10 @@ def ours(work: Workload, ranks: int, seed: int) -> list[float]:
     clients = {task.owner: cluster.join(task.owner) for task in work.tasks}
     begin, order = cluster.now, sorted(range(len(work.tasks)), key=lambda place: work.tasks[place].at)
     sent: list[tuple[ClientHost, int, list[int]]] = []
-    for (at, owner, priority), group in groupby(order, key=lambda place: _together(work.tasks[place])):
+    for (at, owner, priority, width), group in groupby(order, key=lambda place: _together(work.tasks[place])):
         places = list(group)
-        cluster.at(begin + at, _submit, clients[owner], [work.tasks[p].seconds for p in places], priority, places, sent)
+        seconds = [work.tasks[place].seconds for place in places]
+        cluster.at(begin + at, _submit, clients[owner], seconds, priority, min(width, ranks), places, sent)
     last = max(task.at for task in work.tasks)
     cluster.run_for(last + 1e-6)
     cluster.run(lambda: all(client.satisfied for client in clients.values()), 10 * work.work + 100.0)
@@ -169,16 +166,17 @@ def ours(work: Workload, ranks: int, seed: int) -> list[float]:
     return starts
 
 
-def _together(task: Task) -> tuple[float, str, int]:
-    return task.at, task.owner, task.priority
+def _together(task: Task) -> tuple[float, str, int, int]:
+    return task.at, task.owner, task.priority, task.width
 
 
 def _submit(
-    client: ClientHost, seconds: list[float], priority: int, places: list[int],
+    client: ClientHost, seconds: list[float], priority: int, width: int, places: list[int],
     sent: list[tuple[ClientHost, int, list[int]]],
 ) -> None:  # fmt: skip
     sent.append((client, len(client.submissions), places))
-    client.submit([repr(round(one, 6)) for one in seconds], priority=priority, project=client.name)
+    terms = encode(Terms(ranks=width))
+    client.submit([repr(round(one, 6)) for one in seconds], priority=priority, project=client.name, terms=terms)
 
 
 # --- the table ----------------------------------------------------------------------------------------
@@ -195,14 +193,12 @@ def schedulers(seed: int) -> dict[str, Callable[[Workload, int], list[float]]]:
 
 
 def play(make: Callable[[int], Workload], ranks: int, seeds: Sequence[int]) -> dict[str, list[Score]]:
-    """The scores of each scheduler, a run a seed; who cannot play such a workload is left out."""
+    """The scores of each scheduler, a run a seed."""
     found: dict[str, list[Score]] = {}
     for seed in seeds:
         work = make(seed)
-        wide = any(task.width > 1 for task in work.tasks)
         for name, scheduler in schedulers(seed).items():
-            if not (wide and name == "pyfi"):
-                found.setdefault(name, []).append(score(work, scheduler(work, ranks), ranks))
+            found.setdefault(name, []).append(score(work, scheduler(work, ranks), ranks))
     return found
 
 

@@ -16,15 +16,11 @@ from bench import Plan
 from figure import Figure, short
 from trace_player import Score
 
-#: what can be played: our tasks take one rank
-_SHAPES = ("steady", "bursts", "backlog")
-
 
 def ask(plan: Plan) -> Iterator[Figure]:
-    ranks, tasks = plan.size(32, 16), plan.size(4_000, 300)
+    ranks, tasks = plan.size(32, 16), plan.size(4_000, 200)
     seeds = range(plan.seed, plan.seed + plan.runs)
-    for name in _SHAPES:
-        shape = workloads.SHAPES[name]
+    for name, shape in workloads.SHAPES.items():
         found = trace_player.play(lambda seed, shape=shape: shape(seed, ranks, tasks), ranks, seeds)
         ideal = [score.utilisation * score.over_bound for score in found["pyfi"]]
         yield _figure(name, "utilisation", found, "%", True, 100.0, tuple(100.0 * value for value in ideal))

@@ -136,7 +136,8 @@ class ImaginedRank:
         return len(self._line) + self.busy
 
     def begin(self) -> None:
-        self._say(m.RankReady(self.number, 1, self.pid, -1))
+        world = "w" if self.cluster.plan.gangs else ""
+        self._say(m.RankReady(self.number, 1, self.pid, -1, world))
         self._beat()
 
     def line_down(self, messages: Sequence[Any]) -> None:
