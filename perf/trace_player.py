@@ -142,7 +142,8 @@ def ours(work: Workload, ranks: int, seed: int) -> list[float]:
     nodes = -(-ranks // _RANKS_PER_NODE)
     if ranks % nodes:
         raise UsageError(f"{ranks} ranks on {nodes} nodes", fix=f"give a multiple of {_RANKS_PER_NODE}, or less")
-    cluster = _Timed(seed, Plan(nodes=nodes, ranks_per_node=ranks // nodes, real_ranks=False, rank_beat_s=4.0, gangs=True))
+    plan = Plan(nodes=nodes, ranks_per_node=ranks // nodes, real_ranks=False, rank_beat_s=4.0, one_world=True)
+    cluster = _Timed(seed, plan)
     cluster.began = {}
     cluster.audited = cluster.net.codec = False
     cluster.run_for(_START_S)

@@ -47,8 +47,6 @@ class Plan:
     #: ranks run the shipping machine; else cheap ones, whose beats may be rare
     real_ranks: bool = True
     rank_beat_s: float = 1.0
-    #: cheap ranks of all nodes are in one MPI world and run gangs, each its part for as long as the task takes
-    gangs: bool = False
 
 
 class Cluster(World):
