@@ -176,7 +176,7 @@ def _submit(
     sent: list[tuple[ClientHost, int, list[int]]],
 ) -> None:  # fmt: skip
     sent.append((client, len(client.submissions), places))
-    terms = encode(Terms(ranks=width))
+    terms = encode(Terms(ranks=width if width > 1 else 0))
     client.submit([repr(round(one, 6)) for one in seconds], priority=priority, project=client.name, terms=terms)
 
 

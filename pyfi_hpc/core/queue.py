@@ -372,7 +372,7 @@ class ReadyQueue:
             self._made += 1
             terms = decode(key.terms)
             entry = self._classes[key] = RequestClass(
-                key, batch.job if key.job else None, line, line.turn, self._made, terms.ranks * terms.cores
+                key, batch.job if key.job else None, line, line.turn, self._made, terms.members * terms.cores
             )
             line.classes += 1
             heappush(line.heap, (entry.turn, entry.number, entry))
