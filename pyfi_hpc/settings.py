@@ -53,6 +53,8 @@ class Settings:
     pg_bin: str = ""
     #: address that the broker listens on; empty means loopback, or this host's name when ranks are elsewhere
     bind: str = ""
+    #: whose share of the ranks calls use that name no project; empty: that of all who name none
+    project: str = ""
     #: seconds a client waits for the broker before it says so
     timeout_s: float = 20.0
     #: repositories that may be deployed: patterns such as ``https://git.example.org/group/*``

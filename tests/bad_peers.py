@@ -135,7 +135,7 @@ BAD_BATCHES = {
     "offsets beyond the end": {"offsets": struct.pack("<2I", 0, 1 << 31)},
     "a short key": {"key": b"k"},
     "a first batch that is not": {"number": 3, "first": 77},
-    "a wrong answer to failure": {"on_failure": 1 << 15},
+    "a wrong answer to failure": {"on_failure": 2},
     "edges that are none": {"edges": b"\xff\x00rubbish"},
     "nested edges": {"edges": nested(100_000)},
     "an edge from nowhere": {"edges": edges((5, 0, 0, 0))},

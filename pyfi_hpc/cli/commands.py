@@ -21,6 +21,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "xargs": ("xargs", "xargs", "Run a program for each of many inputs, as one job."),
         "queue": ("jobs", "queue", "Show jobs: what waits, runs and has ended."),
         "why": ("why", "why", "Tell why a task or job waits, and what would start it."),
+        "shares": ("shares", "shares", "Show who shares the ranks, and set weights."),
         "wait": ("jobs", "wait", "Wait until jobs have ended."),
         "cancel": ("jobs", "cancel", "End jobs or single tasks."),
         "logs": ("jobs", "logs", "Print what a task wrote."),

@@ -43,6 +43,8 @@ _OPTIONS = (
     click.option("-P", "--at-once", type=click.IntRange(1), metavar="N", help="At most N of them run at once."),
     click.option("--retries", type=click.IntRange(0, 1000), default=0, help="Tries after one that failed."),
     click.option("--priority", type=int, default=0, help="Higher runs first."),
+    click.option("--project", default="", metavar="NAME", help="Whose share of the ranks they use: see `pyfi shares`."),
+    click.option("--preemptible", is_flag=True, help="May be ended for a higher priority, and are run again then."),
     click.option("--needs", default="", metavar="TEXT", help="Of each: 'cores=4 gpus=0.5 memory=2G ranks=8'."),
 )
 
@@ -52,7 +54,7 @@ class Many:
 
     def __init__(
         self, context: Context, title: str, *, wait: bool, output: str | None, unordered: bool, at_once: int | None,
-        retries: int, priority: int, needs: str, time_limit: str | None, progress: str,
+        retries: int, priority: int, project: str, preemptible: bool, needs: str, time_limit: str | None, progress: str,
         describe: Describe | None = None,
     ) -> None:  # fmt: skip
         from pyfi_hpc.client.options import DEFAULT
@@ -63,7 +65,10 @@ class Many:
         self._progress = progress if self._wait else "none"
         self._describe = describe
         self._failures: list[str] = []
-        self._options = DEFAULT.but(retries=retries, priority=priority, time_limit=time_limit, needs=needs)
+        self._options = DEFAULT.but(
+            retries=retries, priority=priority, project=project, preemptible=preemptible, time_limit=time_limit,
+            needs=needs,
+        )  # fmt: skip
         self._at_once = 0
         if at_once:
             self.limit(at_once)

@@ -10,7 +10,7 @@ import msgspec
 
 from pyfi_hpc.errors import UsageError
 from pyfi_hpc.model import terms
-from pyfi_hpc.model.states import AT_ONCE_MAX, OnFailure, policy, policy_parts
+from pyfi_hpc.model.states import AT_ONCE_MAX, OnFailure
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -29,8 +29,14 @@ class Options:
     priority: int = 0
     #: name of the job, for people
     name: str = ""
-    #: what a failure inside a structure does to its siblings; ``at_most`` adds how many tasks may run at once
-    on_failure: int = OnFailure.FINISH
+    #: what a failure inside a structure does to its siblings
+    on_failure: OnFailure = OnFailure.FINISH
+    #: how many tasks of the job may run at once, 0: any number; see ``at_most``
+    at_once: int = 0
+    #: whose share of the ranks they use; empty: what the setting ``project`` says
+    project: str = ""
+    #: may be ended for tasks of a higher priority, and are run again then
+    preemptible: bool = False
     #: what each task needs, as it travels: see model/terms.py
     terms: bytes = b""
 
@@ -45,7 +51,7 @@ class Options:
         if not 0 <= count <= AT_ONCE_MAX:
             fix = f"it is a whole number from 1 to {AT_ONCE_MAX}"
             raise UsageError(f"at most {count} tasks at once cannot be", fix=fix)
-        return replace(self, on_failure=policy(policy_parts(self.on_failure)[0], count))
+        return replace(self, at_once=count)
 
     def but(self, **changes: Any) -> Options:
         """The same with some values changed, each checked.
@@ -54,9 +60,9 @@ class Options:
         ----------
         **changes
             ``retries``, ``time_limit`` (seconds, "90s", "5m", "1h30m" or Slurm's "1:00:00"), ``priority``,
-            ``name``, ``on_failure`` ("finish" or "cancel"), ``needs`` (text as of `--needs`), or what stands in it:
-            ``cores``, ``threads``, ``memory``, ``gpus``, ``ranks``, ``resources``, ``labels``, ``exclusive``,
-            ``spread``, ``otherwise``; see ``model.terms.make``.
+            ``name``, ``on_failure`` ("finish" or "cancel"), ``project``, ``preemptible``, ``needs`` (text as of
+            `--needs`), or what stands in it: ``cores``, ``threads``, ``memory``, ``gpus``, ``ranks``, ``resources``,
+            ``labels``, ``exclusive``, ``spread``, ``otherwise``; see ``model.terms.make``.
 
         Raises
         ------
@@ -125,6 +131,12 @@ def _text(name: str, value: Any) -> tuple[str, str]:
     return name, value
 
 
+def _flag(name: str, value: Any) -> tuple[str, bool]:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} cannot be {value!r}", fix="it is True or False")
+    return name, value
+
+
 def _time(_name: str, value: Any) -> tuple[str, float]:
     return "time_limit_s", 0.0 if value is None else duration_s(value)
 
@@ -155,6 +167,8 @@ _CHECKS = {
     "priority": _whole(-(1 << 20), 1 << 20),
     "name": _text,
     "on_failure": _failure,
+    "project": _text,
+    "preemptible": _flag,
     "needs": _needs,
 }
 

@@ -287,6 +287,7 @@ class Session:
     # --- the thread ---
 
     def _enter(self, pending: Pending) -> None:
+        pending.message.project = pending.message.project or self.settings.project
         self._talk.submit(pending, time.monotonic())
 
     def _cancel_later(self, submission: Submission) -> None:

@@ -16,7 +16,7 @@ from pyfi_hpc.model.ids import BatchId, CodeId, JobId, Peer, SocketId
 from pyfi_hpc.model.messages import Accepted, Refused, Submit
 from pyfi_hpc.model.packed import largest, well_formed
 from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened
-from pyfi_hpc.model.states import FIRST_FINAL, POLICY_MAX, TaskState
+from pyfi_hpc.model.states import AT_ONCE_MAX, FIRST_FINAL, OnFailure, TaskState
 from pyfi_hpc.model.terms import decode
 
 #: asked of a client while the ledger is down or the broker is full, seconds
@@ -71,14 +71,15 @@ def _open(s: State, peer: Peer, user: str, message: Submit, now: float, out: Eff
     socket = _check(s, peer, user, message, None, out)
     if socket is None:
         return
-    if message.on_failure > POLICY_MAX:
-        _refuse(s, peer, message, "protocol", f"on_failure cannot be {message.on_failure}", out)
+    if message.on_failure > max(OnFailure) or message.at_once > AT_ONCE_MAX:
+        wrong = f"on_failure {message.on_failure} or at_once {message.at_once}"
+        _refuse(s, peer, message, "protocol", f"{wrong} cannot be", out)
         return
     job_id = s.next_job
     s.next_job = JobId(job_id + 1)
     opened = JobOpened(
         job_id, message.key, user, message.name or socket.name, message.shape, message.on_failure,
-        now + s.utc_offset,
+        now + s.utc_offset, message.project, message.at_once,
     )  # fmt: skip
     s.emit(opened, out)
     _admit(s, s.book.jobs[job_id], socket, peer, message, now, out)
@@ -105,7 +106,7 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
     record = BatchAdmitted(
         batch_id, job.id, message.number, message.first, message.count, message.last, SocketId(socket.socket),
         CodeId(socket.mount.code), message.priority + socket.priority, message.retries, message.time_limit_s,
-        message.offsets, message.payload, message.edges, message.terms or socket.terms,
+        message.offsets, message.payload, message.edges, message.terms or socket.terms, message.preemptible,
     )  # fmt: skip
     s.emit(record, out)
     s.close_before(job, out)

@@ -207,6 +207,16 @@ class Agent:
             self._holdings.make(grant, start, end, Cause.CANCELLED)
         self._bundler.kill(grant, lo, hi, Cause.CANCELLED, out)
 
+    def _preempt(self, message: m.Preempt, now: float, out: Effects) -> None:
+        grant = self._holdings.grants.get(message.grant)
+        if grant is None:
+            return
+        lo, hi = message.first, message.first + message.count
+        grant.unwanted = True
+        for start, end in self._holdings.drop_waiting(grant, lo, hi):
+            self._holdings.make(grant, start, end, Cause.RELEASED)
+        self._bundler.preempt(grant, lo, hi, message.running, out)
+
     def _rest(self, message: m.Rest, now: float, out: Effects) -> None:
         self._muster.rest(message.rank, message.seconds, message.reason, now)
         if message.seconds > 0:
@@ -355,6 +365,7 @@ _FROM_BROKER: dict[type, _Handler] = {
     m.Renew: Agent._renew,
     m.Recall: Agent._recall,
     m.Cancel: Agent._cancel,
+    m.Preempt: Agent._preempt,
     m.Kept: Agent._kept,
     m.Rest: Agent._rest,
     m.Beat: Agent._broker_beat,

@@ -10,12 +10,14 @@ from typing import Any
 
 from pyfi_hpc.core import admit, dispatch, explain, fits, follow, gangs, health, items, settle
 from pyfi_hpc.core.clients import Client, ClientTable
+from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.graph import Graph, edges_of
 from pyfi_hpc.core.jobs import JobBook
 from pyfi_hpc.core.nodes import Grant, Node, NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
+from pyfi_hpc.core.shares import Shares
 from pyfi_hpc.core.state import State
-from pyfi_hpc.core.view import view, without_ledger
+from pyfi_hpc.core.view import SHARES, shares, view, without_ledger
 from pyfi_hpc.model import inventory
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import AskDesk, Effects, ReadPage
@@ -27,6 +29,7 @@ from pyfi_hpc.model.events import (
     PageRead,
     PayloadsRead,
     Received,
+    SharesChanged,
     Signalled,
     SocketsChanged,
     SocketSpec,
@@ -55,6 +58,8 @@ class Broker:
         Code of recovered tasks: their sockets may call newer code by now.
     now, utc : float
         Monotonic seconds and UTC at the start.
+    weights : dict, optional
+        Of shares, where they are not 1: see core/shares.py.
     """
 
     def __init__(
@@ -65,12 +70,16 @@ class Broker:
         mounts: list[m.Mount],
         now: float,
         utc: float,
+        weights: dict[tuple[str, str], float] | None = None,
     ) -> None:
-        book = JobBook(limits.ended_keys_max)
+        book, durations = JobBook(limits.ended_keys_max), Durations()
+        queue = ReadyQueue(Shares(limits, durations))
+        queue.shares.tell(now)
+        queue.shares.weigh(weights or {})
         self.state = State(
-            limits, recovered.epoch, recovered.next_job, recovered.next_batch, utc - now, book, ReadyQueue(),
+            limits, recovered.epoch, recovered.next_job, recovered.next_batch, utc - now, book, queue,
             NodeTable(recovered.epoch), ClientTable(limits.client_window_bytes_max),
-            Graph(book, limits.value_bytes_max),
+            Graph(book, limits.value_bytes_max), durations=durations,
         )  # fmt: skip
         self.stopped = False
         self._stopping: tuple[Peer, int] | None = None
@@ -85,6 +94,7 @@ class Broker:
     # --- the loop's side ------------------------------------------------------------------------------
 
     def handle(self, event: Any, now: float, out: Effects) -> None:
+        self.state.queue.shares.tell(now)
         if type(event) is Received:
             self._received(event, now, out)
         else:
@@ -94,6 +104,7 @@ class Broker:
 
     def advance(self, now: float, out: Effects) -> None:
         s = self.state
+        s.queue.shares.tell(now)
         if self._unready.queries:
             out.queries += self._unready.queries
             self._unready.queries = []
@@ -117,6 +128,8 @@ class Broker:
             wake = min(wake, s.recover_until)
         if s.queue.ready:
             wake = min(wake, self._rested_at)
+        if s.preempting.since:
+            wake = min(wake, s.preempting.look_at)
         if s.nodes.by_name:
             lease_end = min(node.lease_until for node in s.nodes.by_name.values())
             wake = min(wake, max(lease_end, self._sweep_at))
@@ -253,6 +266,7 @@ class Broker:
                 continue
             offsets = self.state.nodes.take_back(grant)
             self.state.queue.ended(batch, len(offsets))
+            self.state.queue.freed(grant, len(offsets))
             for lo, hi in settle.runs([k for k in offsets if batch.states[k] == TaskState.RUNNING]):
                 settle.release(self.state, batch, lo, hi)
         self._forget_unknown(node, held, out)
@@ -276,10 +290,11 @@ class Broker:
         if count:
             needs = items.held(held)
             width = fits.width(needs, node.rank_count) if needs else 1
-            s.nodes.add(Grant(
+            grant = Grant(
                 GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count, 0, needs, width, held.here
-            ))  # fmt: skip
-            s.queue.started(batch, count)
+            )
+            s.nodes.add(grant)
+            s.queue.started(grant)
 
     def _forget_unknown(self, node: Node, held: list[m.Held], out: Effects) -> None:
         """Tell an agent to drop what it holds and nobody wants."""
@@ -301,7 +316,8 @@ class Broker:
 
     def _agent_beat(self, node: Node, message: m.Beat, now: float, out: Effects) -> None:
         node.lease_until = now + self.state.limits.lease_s
-        node.running = set(message.running)
+        node.running = {pair: node.running.get(pair, now) for pair in message.running}
+        self.state.queue.runs(node, now)
         node.load, node.memory_bytes, node.idle = message.load, message.memory_bytes, message.idle
         node.recalled = False
         out.reply(node.peer, m.Beat(message.counter))
@@ -377,6 +393,9 @@ class Broker:
 
     def _sockets_changed(self, event: SocketsChanged, now: float, out: Effects) -> None:
         self._set_sockets(event.sockets)
+
+    def _shares_changed(self, event: SharesChanged, now: float, out: Effects) -> None:
+        self.state.queue.shares.weigh(event.weights)
 
     def _signalled(self, event: Signalled, now: float, out: Effects) -> None:
         """SIGTERM: the broker ends; agents and their tasks go on and find the next one."""
@@ -484,7 +503,9 @@ _FROM_CLIENT: dict[type, _Handler] = {
 }
 
 #: verbs that need no ledger
-_ANSWERED_HERE = {health.RELEASE: health.asked, health.QUARANTINE: health.asked, explain.WHY: explain.asked}
+_ANSWERED_HERE = {
+    health.RELEASE: health.asked, health.QUARANTINE: health.asked, explain.WHY: explain.asked, SHARES: shares,
+}  # fmt: skip
 
 _FROM_AGENT: dict[type, _Handler] = {
     m.Finished: Broker._finished,
@@ -504,5 +525,6 @@ _EVENTS: dict[type, Callable[[Broker, Any, float, Effects], None]] = {
     PageRead: Broker._page_read,
     AskAnswered: Broker._ask_answered,
     SocketsChanged: Broker._sockets_changed,
+    SharesChanged: Broker._shares_changed,
     Signalled: Broker._signalled,
 }

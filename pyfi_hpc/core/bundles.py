@@ -303,6 +303,9 @@ class Bundler:
             if flight.next >= flight.hi:
                 rank.flights.remove(flight)
             self._ranks.touched(rank)
+        if grant.unwanted:
+            self._holdings.make(grant, outcome.lo, outcome.lo + outcome.count, Cause.RELEASED)
+            return
         self._holdings.wait(grant, outcome.lo, outcome.lo + outcome.count, first=True)
         self._hand_back()
 
@@ -358,6 +361,21 @@ class Bundler:
                 start, end = max(lo, flight.next), min(hi, flight.hi)
                 if flight.grant is grant and start < end:
                     out.send(rank.peer, m.Kill(flight.bundle, start, end - start, cause))
+
+    def preempt(self, grant: HeldGrant, lo: int, hi: int, running: bool, out: Effects) -> None:
+        """Ask ranks for tasks that they have not started, and if ``running`` end the one that runs."""
+        for rank in self._ranks.values():
+            for position, flight in enumerate(rank.flights):
+                start, end = max(lo, flight.next), min(hi, flight.hi)
+                if flight.grant is not grant or start >= end:
+                    continue
+                if position == 0 and start == flight.next:
+                    if running:
+                        out.send(rank.peer, m.Kill(flight.bundle, start, 1, Cause.PREEMPTED))
+                    start += 1
+                if start < end:
+                    flight.reclaimed = True
+                    out.send(rank.peer, m.Kill(flight.bundle, start, end - start, Cause.RELEASED))
 
     def kill_all(self, cause: Cause, out: Effects) -> None:
         self._placer.drop(None, cause)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyfi_hpc.core import fits, follow, gangs, health, items
+from pyfi_hpc.core import fits, follow, gangs, health, items, preempt
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.queue import ClassKey, Pick
 from pyfi_hpc.core.settle import settle_unrun
@@ -25,6 +25,7 @@ def fill(s: State, now: float, out: Effects) -> None:
     """Grant ready tasks to nodes that can take them."""
     if s.queue.ready and not s.ledger_down:
         usable = [node for node in s.nodes.by_name.values() if health.usable(s, node, now)]
+        s.queue.shares.ranks = sum(node.rank_count for node in usable)
         nodes = [node for node in usable if node.spare > 0]
         if nodes:
             several = sum(node.rank_count > 0 for node in usable) > 1
@@ -34,6 +35,10 @@ def fill(s: State, now: float, out: Effects) -> None:
             _share(s, nodes, lambda node: node.spare, since, at, out)
             if s.gangs_short:
                 gangs.renew(s, now, out)
+    if s.nodes.preemptible or s.preempting.since:
+        several = sum(node.rank_count > 0 for node in s.nodes.by_name.values()) > 1
+        since = now + s.utc_offset - s.limits.elsewhere_s if several else float("inf")
+        preempt.look(s, since, lambda node, key: _room_on(s, node, key, now), now, out)
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
         s.queue.to_load.clear()

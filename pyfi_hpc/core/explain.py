@@ -10,6 +10,7 @@
     SocketLimit        as many calls of its socket run as may
     Elsewhere          only nodes where it failed have room, and another may come
     Priority           tasks of a higher priority go first
+    FairShare          another account has used less of its share, and goes first
     Resources          all ranks are busy
 
 They are looked for in this order; the first that holds is the reason.
@@ -27,6 +28,7 @@ from pyfi_hpc.core import fits, health
 from pyfi_hpc.core.jobs import Batch, Job
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.queue import ClassKey, may_go
+from pyfi_hpc.core.shares import Account, Share
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.ids import JobId
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
@@ -144,7 +146,9 @@ def _reason(s: State, batch: Batch, offset: int, now: float) -> str:
         return "SocketLimit"
     if _kept_away(s, batch, offset, now):
         return "Elsewhere"
-    return "Priority" if s.queue.topped(batch.priority) else "Resources"
+    if s.queue.topped(batch.priority):
+        return "Priority"
+    return "Resources" if s.queue.behind(batch) is None else "FairShare"
 
 
 def _halted(s: State) -> str:
@@ -245,10 +249,13 @@ def _no_rank(s: State, batch: Batch, offset: int, now: float) -> Why:
     nodes = [node for node in s.nodes.by_name.values() if health.usable(s, node, now)]
     ranks = sum(node.rank_count for node in nodes)
     idle = sum(max(0, node.vacant) for node in nodes)
-    ahead = sum(count for _, count in line)
+    ahead = sum(most for _, most, _ in line)
+    other = s.queue.behind(batch)
     because = [f"{max(0, ranks - idle)} of {_many(ranks, 'rank')} have work"]
     if ahead:
         because.append(f"up to {ahead} go first: " + _classes(s, line, batch.priority))
+    if other is not None:
+        because.append(_less_used(s, batch.job, other))
     if batch.terms:
         because += _needs(batch, nodes)
         would = ["It would start now on a node that has all of that free: `pyfi up --slurm` asks for an allocation."]
@@ -256,11 +263,11 @@ def _no_rank(s: State, batch: Batch, offset: int, now: float) -> Why:
         more = max(1, ahead + 1 - idle)
         would = [f"It would start now with {_many(more, 'more idle rank')}: `pyfi up --slurm` asks for an allocation."]
     topped = s.queue.topped(batch.priority)
-    if topped:
+    if topped or other is not None:
         top = s.queue.highest()
         would.append(f"With a priority above {top} it would be next: `--priority {top + 1}`.")
     start_s = _start_s(s, batch, line, nodes, ranks)
-    return Why("Priority" if topped else "Resources", because, would, start_s)
+    return Why("Priority" if topped else "Resources" if other is None else "FairShare", because, would, start_s)
 
 
 def _needs(batch: Batch, nodes: list[Node]) -> list[str]:
@@ -277,7 +284,22 @@ def _needs(batch: Batch, nodes: list[Node]) -> list[str]:
     return found + [f"{node.name} has {fits.free(node.stock, node.rank_count)}" for node in roomy[:_NAMED_MAX]]
 
 
-def _classes(s: State, line: list[tuple[ClassKey, int]], own: int) -> str:
+def _less_used(s: State, job: Job, other: Account) -> str:
+    """Which of two shares goes first: of projects, or of two who submit to one."""
+    own = s.queue.shares.of(job.project, job.owner)
+    pair: tuple[Share, Share] = (own.project, other.project)
+    kind = "project"
+    if own.project is other.project:
+        pair, kind = (own, other), "user"
+    words = [
+        f"{share.name or '(none)'} has used {s.queue.shares.used_s(share):.3g} rank-seconds (weight {share.weight:g})"
+        for share in pair
+    ]
+    return f"{kind} {words[0]}; {words[1]}, and goes first"
+
+
+def _classes(s: State, found: list[tuple[ClassKey, int, int]], own: int) -> str:
+    line = [(key, most) for key, most, _ in found]
     largest = sorted(line, key=lambda pair: (-pair[0].priority, -pair[1]))
     words = [
         f"{count} of {_socket(s, key.socket)}" + (f" with priority {key.priority}" if key.priority != own else "")
@@ -289,16 +311,15 @@ def _classes(s: State, line: list[tuple[ClassKey, int]], own: int) -> str:
 
 
 def _start_s(
-    s: State, batch: Batch, line: list[tuple[ClassKey, int]], nodes: list[Node], ranks: int
+    s: State, batch: Batch, line: list[tuple[ClassKey, int, int]], nodes: list[Node], ranks: int
 ) -> float | None:
     """When a rank is free for it, if all takes as long as it did on average. None: something has not been seen yet."""
-    own = sum(count for key, count in line if (key.socket, key.priority) == (batch.socket, batch.priority))
     work = 0.0
-    for key, count in line:  # classes of one priority take turns
+    for key, _, likely in line:
         mean = s.durations.of(key.socket)
         if mean is None:
             return None
-        work += mean * (count if key.priority > batch.priority else min(count, own + 1))
+        work += mean * likely
     for node in nodes:
         for grant in node.grants.values():
             mean = s.durations.of(grant.batch.socket)
@@ -342,6 +363,7 @@ _WORDS: dict[str, Callable[[State, Batch, int, float], Why]] = {
     "SocketLimit": _socket_limit,
     "Elsewhere": _elsewhere,
     "Priority": _no_rank,
+    "FairShare": _no_rank,
     "Resources": _no_rank,
     "None": _running,
 }

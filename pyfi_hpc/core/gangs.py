@@ -158,6 +158,7 @@ def ended(s: State, grant: Grant, o: m.Outcome, now: float, out: Effects) -> Non
 def lost(s: State, grant: Grant, cause: Cause, ran: bool, now: float, out: Effects) -> None:
     """A node is lost, or does not know of its part; if that did not run, nothing is charged."""
     s.nodes.take_back(grant)
+    s.queue.freed(grant, 1)
     cause = cause if ran else Cause.RELEASED
     ended(s, grant, settle.silence(grant, grant.lo, cause), now, out)
 

@@ -43,6 +43,8 @@ class HeldGrant:
     #: one byte a task: 1 until there is an outcome
     owed: bytearray
     unkept_count: int
+    #: it makes room: what ranks hand back of it goes to the broker
+    unwanted: bool = False
     #: outcomes that are not kept, by their first offset
     told: dict[int, Outcome] = field(default_factory=dict)
     #: results that its tasks take of others here: offset, slot, who makes it

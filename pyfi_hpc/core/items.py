@@ -33,8 +33,7 @@ def grant(
     batch.states[lo:hi] = bytes([TaskState.RUNNING]) * (hi - lo)
     terms, needs, width = _terms(node, batch)
     made = s.nodes.grant(node, batch, lo, hi, attempt, needs, width, gang.here if gang else 1)
-    if first:
-        s.queue.started(batch, hi - lo)
+    s.queue.started(made, first)
     offsets, payload = cut(batch.offsets, batch.payload, lo, hi)
     made.size = len(payload) + sum(map(size_of, inputs))
     node.outstanding_bytes += made.size

@@ -22,7 +22,7 @@ from pyfi_hpc.model.records import (
     OutcomeSettled,
     Record,
 )
-from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState, policy_parts
+from pyfi_hpc.model.states import FIRST_FINAL, Cause, OnFailure, TaskState
 
 #: failed attempts of a task that are remembered one by one
 _ENDS_MAX = 16
@@ -53,8 +53,8 @@ class Batch:
     """``count`` tasks of a job, indexes ``first`` and up."""
 
     __slots__ = (
-        "admitted", "code", "count", "first", "id", "job", "number", "offsets", "open", "payload", "priority",
-        "retries", "socket", "states", "terms", "time_limit_s", "trouble", "waiting",
+        "admitted", "code", "count", "first", "id", "job", "number", "offsets", "open", "payload", "preemptible",
+        "priority", "retries", "socket", "states", "terms", "time_limit_s", "trouble", "waiting",
     )  # fmt: skip
 
     def __init__(self, job: Job, record: BatchAdmitted) -> None:
@@ -69,6 +69,7 @@ class Batch:
         self.retries = record.retries
         self.time_limit_s = record.time_limit_s
         self.terms = record.terms
+        self.preemptible = record.preemptible
         #: one TaskState per task; RUNNING is soft, the ledger does not know it
         self.states = bytearray([TaskState.PENDING]) * record.count
         self.open = record.count  #: tasks that are not final
@@ -124,8 +125,8 @@ class Job:
 
     __slots__ = (
         "at_once", "batches", "cancelled", "closed", "count", "firsts", "granted", "id", "key", "name", "next_number",
-        "on_failure", "open", "open_batches", "opened_at", "owner", "settled", "shape", "submitter", "waiters",
-        "watchers",
+        "on_failure", "open", "open_batches", "opened_at", "owner", "project", "settled", "shape", "submitter",
+        "waiters", "watchers",
     )  # fmt: skip
 
     def __init__(self, record: JobOpened) -> None:
@@ -133,7 +134,9 @@ class Job:
         self.key = record.key
         self.owner = record.owner
         self.name = record.name
-        self.on_failure, self.at_once = policy_parts(record.on_failure)
+        self.project = record.project
+        self.on_failure = OnFailure(record.on_failure)
+        self.at_once = record.at_once
         #: tasks granted and not settled: ``at_once`` is their limit, 0: none
         self.granted = 0
         self.opened_at = record.opened_at

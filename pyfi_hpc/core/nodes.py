@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.jobs import Batch
+from pyfi_hpc.core.shares import Charge
 from pyfi_hpc.model.ids import CodeId, Epoch, GrantId, NodeName, Peer, first_grant
 from pyfi_hpc.model.inventory import Inventory
 from pyfi_hpc.model.terms import Needs
@@ -47,6 +48,12 @@ class Grant:
     #: ranks of each task here, and of what gang they are a part; see core/gangs.py
     members: int = 1
     gang: Gang | None = None
+    charge: Charge | None = None  #: to its account: see ReadyQueue.started
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks of the node each of its tasks takes."""
+        return self.width * self.members
 
 
 @dataclass(slots=True, eq=False)
@@ -65,8 +72,9 @@ class Node:
     outstanding_bytes: int = 0  #: payload of the grants that it holds
     grants: dict[GrantId, Grant] = field(default_factory=dict)
     mounted: set[CodeId] = field(default_factory=set)
-    #: (grant, offset) that ran at the last beat: only these are charged when the node is lost
-    running: set[tuple[int, int]] = field(default_factory=set)
+    #: (grant, offset) that ran at the last beat -> the beat that told it first: only these are charged when the node is
+    #: lost
+    running: dict[tuple[int, int], float] = field(default_factory=dict)
     draining: bool = False
     load: float = 0.0
     memory_bytes: int = 0
@@ -116,6 +124,8 @@ class NodeTable:
         #: grants that were taken back: id -> (batch id, job id)
         self.expired: OrderedDict[GrantId, tuple[int, int]] = OrderedDict()
         self._next = first_grant(epoch)
+        #: of those, the ones whose tasks may be ended for others: core/preempt.py
+        self.preemptible: dict[GrantId, Grant] = {}
         #: of nodes that have left, by what they had: the name and the ranks of the largest
         self.had: dict[Inventory, tuple[str, int]] = {}
         #: nodes that have leads
@@ -154,6 +164,8 @@ class NodeTable:
         self.grants[grant.id] = grant
         grant.node.grants[grant.id] = grant
         grant.node.outstanding += grant.open
+        if grant.batch.preemptible:
+            self.preemptible[grant.id] = grant
         if grant.needs is not None:
             grant.node.stock.give(grant.needs, grant.width, grant.members, grant.open)
 
@@ -183,5 +195,6 @@ class NodeTable:
 
     def _drop(self, grant: Grant) -> None:
         del self.grants[grant.id]
+        self.preemptible.pop(grant.id, None)
         grant.node.outstanding_bytes -= grant.size
         grant.node.grants.pop(grant.id, None)

@@ -43,6 +43,7 @@ def finished(s: State, node: Node, outcomes: list[Outcome], now: float, out: Eff
                     _take(s, grant, part, now, out)
                 else:
                     s.nodes.ended(grant, part.lo, part.count)
+                    s.queue.freed(grant, part.count, _took_s(part))
                     gangs.ended(s, grant, part, now, out)
         kept.append((outcome.grant, outcome.lo, outcome.count))
     out.send(node.peer, Kept(kept))
@@ -80,19 +81,29 @@ def _owed(grant: Grant, o: Outcome) -> list[Outcome]:
 def _take(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
     s.nodes.ended(grant, o.lo, o.count)
     s.queue.ended(grant.batch, o.count)
-    decide(s, grant, o, now, out)
+    took_s = _took_s(o)
+    s.queue.freed(grant, o.count, took_s)
+    decide(s, grant, o, now, out, took_s)
 
 
-def decide(s: State, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
+def decide(s: State, grant: Grant, o: Outcome, now: float, out: Effects, took_s: float | None = None) -> None:
     """What follows from outcomes that the node does not owe any more."""
     batch = grant.batch
     lo, hi = o.lo, o.lo + o.count
     early = bool(batch.waiting) and follow.over(batch, lo, hi)
     if not early and o.causes.count(0) == o.count and batch.states.count(_RUNNING, lo, hi) == o.count:
-        _settle_run(s, batch, grant, o, 0, o.count, TaskState.COMPLETED, now, out)
+        _settle_run(s, batch, grant, o, 0, o.count, TaskState.COMPLETED, now, out, took_s)
     else:
         _take_apart(s, batch, grant, o, now, out)
     s.close_if_done(batch, out)
+
+
+def _took_s(o: Outcome) -> float:
+    """What an account is charged for it. Time that was taken from a task is not."""
+    took = array("f", o.durations)
+    if o.causes.count(Cause.PREEMPTED):
+        return sum(seconds for seconds, cause in zip(took, o.causes, strict=True) if cause != Cause.PREEMPTED)
+    return sum(took)
 
 
 def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, out: Effects) -> None:
@@ -130,7 +141,8 @@ def _cause(number: int) -> Cause:
 
 
 def _settle_run(
-    s: State, batch: Batch, grant: Grant, o: Outcome, at: int, end: int, state: TaskState, now: float, out: Effects
+    s: State, batch: Batch, grant: Grant, o: Outcome, at: int, end: int, state: TaskState, now: float, out: Effects,
+    took_s: float | None = None,
 ) -> None:
     offsets, payload = cut(o.offsets, o.payload, at, end)
     states = bytes([state]) * (end - at)
@@ -142,7 +154,8 @@ def _settle_run(
     o.outputs = b"" if o.outputs else o.outputs  # outputs name their offsets: stored once, with the first run
     _settle(s, batch, record, out)
     if state is TaskState.COMPLETED:
-        s.durations.report(batch.socket, sum(array("f", record.durations)) / record.count)
+        took_s = sum(array("f", record.durations)) if took_s is None else took_s
+        s.durations.report(batch.socket, took_s / record.count)
         health.completed(s, batch, grant.node, o.rank, record.lo, record.count, now, out)
 
 
@@ -320,6 +333,7 @@ def lost(s: State, node: Node, cause: Cause, now: float, out: Effects) -> None:
             continue
         offsets = s.nodes.take_back(grant)
         s.queue.ended(batch, len(offsets))
+        s.queue.freed(grant, len(offsets))
         for lo, hi in reversed(runs([k for k in offsets if batch.states[k] == _RUNNING])):
             for offset in range(lo, hi):
                 if (grant.id, offset) in node.running:

@@ -32,6 +32,26 @@ class Counts:
 
 
 @dataclass(slots=True)
+class Preempting:
+    """What is remembered of tasks that make room: see core/preempt.py."""
+
+    #: since when somebody waits for whom others could be ended, monotonic seconds; 0: nobody does
+    since: float = 0.0
+    look_at: float = float("inf")
+    #: (grant, offset) of tasks that were asked to end -> when; offset -1: what was not started of a grant
+    asked: dict[tuple[GrantId, int], float] = field(default_factory=dict)
+    #: of them, those that make room in the queue's name; the others do for a grant that lies at their node
+    for_queue: set[tuple[GrantId, int]] = field(default_factory=set)
+    #: such a grant -> ranks that were made free for it, ever: no more than it needs
+    served: dict[GrantId, int] = field(default_factory=dict)
+
+    def rest(self) -> None:
+        self.since, self.look_at = 0.0, float("inf")
+        self.asked.clear()
+        self.for_queue.clear()
+
+
+@dataclass(slots=True)
 class State:
     """Tables of the broker; the verbs in admit, settle and dispatch work on them."""
 
@@ -71,6 +91,7 @@ class State:
     #: by socket; soft: only for what people are told
     durations: Durations = field(default_factory=Durations)
     health: Health = field(default_factory=Health)
+    preempting: Preempting = field(default_factory=Preempting)
 
     def shapes(self) -> list[tuple[str, Stock, int]]:
         """Names, stocks and ranks of the nodes there are, and the largest of those that have left, by what they had."""

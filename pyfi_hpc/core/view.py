@@ -14,6 +14,8 @@ from pyfi_hpc.model.budgets import told
 from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.states import TaskState
 
+SHARES = "shares"
+
 
 def view(s: State, now: float) -> dict[str, Any]:
     """Cost: a count over one byte per open task, and some microseconds per job and node."""
@@ -70,6 +72,27 @@ def without_ledger(s: State, verb: str, now: float) -> tuple[bool, bytes]:
         return False, _encode({"code": "ledger_unavailable", "what": what, "where": "the broker", "fix": fix})
     broker = {name: value for name, value in view(s, now).items() if name != "running"}
     return True, _encode({"version": __version__, "ledger": {}, "objects": {}, "broker": broker})
+
+
+def shares(s: State, _verb: str, _body: bytes, _now: float, _out: Any) -> tuple[bool, bytes]:
+    """The verb ``shares``: all accounts, what they have used, and what is wanted and got as parts of one."""
+    table = s.queue.shares
+    projects = list(table.projects.values())
+    total_s = sum(map(table.used_s, projects)) or 1.0
+    weights = sum(project.weight for project in projects)
+    rows: list[dict[str, Any]] = []
+    for project in projects:
+        of_users = sum(account.weight for account in project.accounts.values())
+        for account in project.accounts.values():
+            used_s = table.used_s(account)
+            rows.append({
+                "project": project.name, "user": account.name, "project_weight": project.weight,
+                "user_weight": account.weight, "used_s": used_s, "got": used_s / total_s,
+                "wanted": project.weight / weights * account.weight / of_users, "running": account.granted,
+                "waits": account.lines > 0,
+            })  # fmt: skip
+    rows.sort(key=lambda row: -row["used_s"])
+    return True, _encode({"shares": rows, "half_life_s": s.limits.share_half_life_s})
 
 
 def _job(s: State, job: Job, now: float) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def serve(
     port = RouterPort(router, codec.TO_BROKER)
     sentry = Sentry(router)
     sockets, mounts = ledger.deployed({batch.code for batch in recovered.batches})
-    machine = Broker(limits, recovered, sockets, mounts, clock.monotonic(), clock.utc())
+    machine = Broker(limits, recovered, sockets, mounts, clock.monotonic(), clock.utc(), ledger.weights())
     journal = Writer(ledger, desk, lambda: standby.revive(settings))
     pidfile.claim(settings, "broker")
     log.info("broker of instance %s at %s, epoch %d", settings.instance, access.endpoint, recovered.epoch)

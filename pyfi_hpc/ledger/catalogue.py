@@ -41,6 +41,12 @@ def mounts(cursor: Cursor, codes: Iterable[int]) -> list[Mount]:
     return [Mount(*row) for row in cursor.fetchall()]
 
 
+def weights(cursor: Cursor) -> dict[tuple[str, str], float]:
+    """Of projects and submitters, where they are not 1."""
+    cursor.execute(_QUERIES["shares"])
+    return {(kind, name): weight for kind, name, weight in cursor.fetchall()}
+
+
 def numbers(cursor: Cursor) -> dict[str, dict[str, Any]]:
     """About the ledger, and how many objects of some kinds there are."""
     return {name: _row(cursor, name) for name in ("ledger", "objects")}

@@ -17,6 +17,10 @@ ORDER BY s.id
 SELECT id, repository, commit, module, environment, python, workdir FROM code
 WHERE id = ANY (%(codes)s::bigint[]) ORDER BY id
 
+-- name: shares
+-- Weights that somebody has set.
+SELECT kind, name, weight FROM share
+
 -- name: ledger
 SELECT current_setting('server_version') AS postgres, pg_database_size(current_database()) AS bytes,
        (SELECT count(*) FROM pg_inherits WHERE inhparent = 'task_batch'::regclass) AS partitions,

@@ -32,9 +32,9 @@ Parts = list[bytes | memoryview]
 
 #: columns in the order in which the functions below pack them
 COLUMNS = {
-    "job": "id, on_failure, opened_at, epoch, key, owner, name, shape",
+    "job": "id, on_failure, at_once, opened_at, epoch, key, owner, name, shape, project",
     "task_batch": "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s,"
-    " epoch, offsets, payload, blocks, terms",
+    " preemptible, epoch, offsets, payload, blocks, terms",
     "block": "number, part, data",
     "edge": "job, batch, producers, edges",
     "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
@@ -112,8 +112,8 @@ def text(value: str) -> bytes:
     return value.encode("utf-8", "replace").replace(b"\0", b"")
 
 
-_job = Struct(">h iq ih id iq i").pack
-_task_batch = Struct(">h iq iq ii iq ii i? iq iq ii ii id iq i").pack
+_job = Struct(">h iq ih ih id iq i").pack
+_task_batch = Struct(">h iq iq ii iq ii i? iq iq ii ii id i? iq i").pack
 _outcome = Struct(">h iq iq ii ii ii iq iq ii id i").pack
 _attempt = Struct(">h iq iq ii ii ih iq iq ii id i").pack
 _edge = Struct(">h iq iq i").pack
@@ -121,16 +121,16 @@ _edge = Struct(">h iq iq i").pack
 
 def _pack_job(parts: Parts, r: JobOpened, epoch: int) -> None:
     key = r.key
-    parts.append(_job(8, 8, r.job, 2, r.on_failure, 8, r.opened_at, 8, epoch, len(key)))
+    parts.append(_job(10, 8, r.job, 2, r.on_failure, 2, r.at_once, 8, r.opened_at, 8, epoch, len(key)))
     parts.append(key)
-    _varying(parts, text(r.owner), text(r.name), r.shape)
+    _varying(parts, text(r.owner), text(r.name), r.shape, text(r.project))
 
 
 def _pack_batch(parts: Parts, r: BatchAdmitted, epoch: int, blocks: list[int] | None = None) -> None:
     parts.append(
         _task_batch(
-            16, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
-            4, r.priority, 4, r.retries, 8, r.time_limit_s, 8, epoch, len(r.offsets),
+            17, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
+            4, r.priority, 4, r.retries, 8, r.time_limit_s, 1, r.preemptible, 8, epoch, len(r.offsets),
         )
     )  # fmt: skip
     parts.append(r.offsets)

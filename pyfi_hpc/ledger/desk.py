@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pyfi_hpc.errors import NotFound, PyfiError, RepositoryRefused, UsageError
-from pyfi_hpc.ledger import calls, catalogue, deployments, registry, spans
+from pyfi_hpc.ledger import calls, catalogue, deployments, registry, shares, spans
 from pyfi_hpc.ledger.connection import unavailable
 from pyfi_hpc.ledger.machines import see
 from pyfi_hpc.ledger.tables import Base
 from pyfi_hpc.model.deployment import DeploymentSpec
 from pyfi_hpc.model.effects import AskDesk
-from pyfi_hpc.model.events import AskAnswered, SocketsChanged, SocketSpec
+from pyfi_hpc.model.events import AskAnswered, SharesChanged, SocketsChanged, SocketSpec
 from pyfi_hpc.model.repositories import check_allowed, parse_address
 
 log = logging.getLogger("pyfi_hpc.desk")
@@ -44,6 +44,8 @@ class Request:
     deny: tuple[str, ...] = ()
     #: the verb changed what the broker has to know of sockets
     changed: bool = False
+    #: and of shares
+    weighed: bool = False
 
     @property
     def connection(self) -> sa.Connection:
@@ -113,6 +115,8 @@ class Desk:
                 session.flush()
                 # before the answer, so that whoever deployed can submit when it is told so
                 events.append(SocketsChanged(_sockets(session)))
+            if request.weighed:
+                events.append(SharesChanged(_weights(session)))
             session.commit()
         return answer
 
@@ -122,6 +126,12 @@ def _sockets(session: Session) -> list[SocketSpec]:
     raw: Any = session.connection().connection
     with raw.cursor() as cursor:
         return catalogue.sockets(cursor)
+
+
+def _weights(session: Session) -> dict[tuple[str, str], float]:
+    raw: Any = session.connection().connection
+    with raw.cursor() as cursor:
+        return catalogue.weights(cursor)
 
 
 def _words(error: PyfiError) -> dict[str, str]:
@@ -210,6 +220,12 @@ def _note_nodes(r: Request, kind: str) -> None:
         see(r.session, r.view.get("nodes", ()), r.user)
 
 
+def _share(r: Request) -> Any:
+    r.weighed = True
+    weight = float(r.take("weight", (int, float)))
+    return shares.put(r.connection, r.take("kind", str), r.take("name", str), weight)
+
+
 # --- jobs and tasks ---------------------------------------------------------------------------------
 
 
@@ -273,6 +289,7 @@ VERBS: dict[str, Callable[[Request], Any]] = {
     "delete": _delete,
     "deploy": _deploy,
     "permit": _permit,
+    "share": _share,
     "calls": _calls,
     "call": _call,
     "output": _output,

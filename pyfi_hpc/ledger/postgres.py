@@ -202,6 +202,10 @@ class PostgresLedger:
         """All sockets, and where the code of these versions lives."""
         return self._read(lambda cursor: (catalogue.sockets(cursor), catalogue.mounts(cursor, codes)))
 
+    def weights(self) -> dict[tuple[str, str], float]:
+        """Of shares, where they are not 1."""
+        return self._read(catalogue.weights)
+
     def numbers(self) -> dict[str, dict[str, Any]]:
         """About the ledger and its objects, see ``catalogue.numbers``."""
         return self._read(catalogue.numbers)

@@ -100,12 +100,12 @@ JOIN task_batch b ON b.batch BETWEEN gap.lo AND gap.hi
 ORDER BY b.job
 
 -- name: jobs
-SELECT j.id AS job, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at
+SELECT j.id AS job, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at, j.project, j.at_once
 FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN job j ON j.id = wanted.job ORDER BY j.id
 
 -- name: job_batches
 SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries,
-       b.time_limit_s, b.terms, coalesce(e.edges, '') AS edges
+       b.time_limit_s, b.preemptible, b.terms, coalesce(e.edges, '') AS edges
 FROM unnest(%(jobs)s::bigint[]) AS wanted (job)
 JOIN task_batch b ON b.job = wanted.job
 LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch
@@ -122,7 +122,7 @@ FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN attempt_failed a ON a.job =
 ORDER BY a.batch, a.lo, a.attempt, a.failed_at
 
 -- name: find_job
-SELECT j.id, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at,
+SELECT j.id, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at, j.project, j.at_once,
        count(b.batch), coalesce(sum(b.count), 0)::bigint, coalesce(bool_or(b.last), false)
 FROM job j LEFT JOIN task_batch b ON b.job = j.id
 WHERE j.owner = %(owner)s AND j.key = %(key)s GROUP BY j.id
@@ -170,12 +170,12 @@ ORDER BY o.batch, o.lo
 
 -- name: recorded_jobs
 -- Whole tables for a replay. A row's place is its transaction's: it has the same one as the row of its group commit.
-SELECT id AS job, key, owner, name, shape, on_failure, opened_at, epoch AS written, -age(xmin) AS place
+SELECT id AS job, key, owner, name, shape, on_failure, opened_at, project, at_once, epoch AS written, -age(xmin) AS place
 FROM job ORDER BY id
 
 -- name: recorded_batches
 SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries, b.time_limit_s,
-       b.terms, b.offsets, ledger_payload(b.payload, b.blocks) AS payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
+       b.preemptible, b.terms, b.offsets, ledger_payload(b.payload, b.blocks) AS payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
 FROM task_batch b LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch ORDER BY b.batch
 
 -- name: recorded_outcomes

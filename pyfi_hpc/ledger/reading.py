@@ -102,8 +102,8 @@ def find_job(cursor: Cursor, owner: str, key: bytes) -> FoundJob | None:
     row = cursor.fetchone()
     if row is None:
         return None
-    job, raw, whose, name, shape, on_failure, opened_at, batches, count, closed = row
-    opened = JobOpened(JobId(job), bytes(raw), whose, name, bytes(shape), on_failure, opened_at)
+    job, raw, whose, name, shape, *rest, batches, count, closed = row
+    opened = JobOpened(JobId(job), bytes(raw), whose, name, bytes(shape), *rest)
     return FoundJob(opened, batches, count, closed)
 
 

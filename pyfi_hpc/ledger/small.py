@@ -16,9 +16,9 @@ _ROWS_MAX = 8
 _BYTES_MAX = 32 << 10
 
 _TYPES = {
-    "job": "bigint, smallint, float8, bigint, bytea, text, text, bytea",
-    "task_batch": "bigint, bigint, int, bigint, int, bool, bigint, bigint, int, int, float8, bigint, bytea, bytea,"
-    " bigint[]",
+    "job": "bigint, smallint, smallint, float8, bigint, bytea, text, text, bytea, text",
+    "task_batch": "bigint, bigint, int, bigint, int, bool, bigint, bigint, int, int, float8, bool, bigint, bytea,"
+    " bytea, bigint[], bytea",
     "outcome_batch": "bigint, bigint, int, int, int, bigint, bigint, int, float8, text, bytea, bytea, bytea, bytea,"
     " bytea, bytea, bigint[]",
     "attempt_failed": "bigint, bigint, int, int, smallint, bigint, bigint, int, float8, text, bytea, bytea",
@@ -93,15 +93,15 @@ def _text(value: str) -> str:
 
 def _job(r: JobOpened, epoch: int) -> str:
     return (
-        f"{r.job},{int(r.on_failure)},{r.opened_at!r},{epoch},'\\x{r.key.hex()}',{_text(r.owner)},{_text(r.name)},"
-        f"'\\x{r.shape.hex()}'"
+        f"{r.job},{int(r.on_failure)},{r.at_once},{r.opened_at!r},{epoch},'\\x{r.key.hex()}',{_text(r.owner)},"
+        f"{_text(r.name)},'\\x{r.shape.hex()}',{_text(r.project)}"
     )
 
 
 def _batch(r: BatchAdmitted, epoch: int) -> str:
     return (
         f"{r.batch},{r.job},{r.number},{r.first},{r.count},{r.last},{r.socket},{r.code},{r.priority},{r.retries},"
-        f"{r.time_limit_s!r},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}',NULL,"
+        f"{r.time_limit_s!r},{r.preemptible},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}',NULL,"
         f"'\\x{r.terms.hex()}'"
     )
 

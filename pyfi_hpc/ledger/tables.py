@@ -40,8 +40,9 @@ class Base(DeclarativeBase):
     )
 
 
-def _required(name: str, kind: type[sa.types.TypeEngine[Any]]) -> sa.Column[Any]:
-    return sa.Column(name, kind, nullable=False)
+def _required(name: str, kind: type[sa.types.TypeEngine[Any]], before: str | None = None) -> sa.Column[Any]:
+    """A column without nulls; ``before``: what rows have that are older than the column."""
+    return sa.Column(name, kind, nullable=False, server_default=before if before is None else sa.text(before))
 
 
 def _seconds(name: str) -> sa.Column[float]:
@@ -67,6 +68,8 @@ job = sa.Table(
     _required("owner", sa.Text),
     _required("name", sa.Text),
     _required("shape", sa.LargeBinary),
+    _required("project", sa.Text, "''"),
+    _required("at_once", sa.SmallInteger, "0"),
     sa.UniqueConstraint("owner", "key"),
     sa.CheckConstraint("id > 0", name="id"),
 )  # fmt: skip
@@ -89,6 +92,7 @@ task_batch = sa.Table(
     _required("payload", sa.LargeBinary),
     sa.Column("blocks", ARRAY(sa.BigInteger)),
     sa.Column("terms", sa.LargeBinary, nullable=False, server_default=sa.text("''")),
+    _required("preemptible", sa.Boolean, "false"),
     sa.UniqueConstraint("job", "number"),
     # the way from a task's index to its batch: a job's batches come in order of their first index
     sa.UniqueConstraint("job", "first"),
@@ -162,6 +166,16 @@ block = sa.Table(
     sa.Column("part", sa.SmallInteger, primary_key=True, autoincrement=False),
     _required("data", sa.LargeBinary),
     postgresql_partition_by="RANGE (number)",
+)  # fmt: skip
+
+share = sa.Table(
+    "share", Base.metadata,
+    # "project", or "user": a submitter, within each project
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    _required("weight", sa.Double),
+    sa.CheckConstraint("kind IN ('project', 'user')", name="kind"),
+    sa.CheckConstraint("weight > 0 AND weight < 'infinity'::float8", name="weight"),
 )  # fmt: skip
 
 closed_range = sa.Table(

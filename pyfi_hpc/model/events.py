@@ -112,6 +112,13 @@ class SocketsChanged:
     sockets: list[SocketSpec]
 
 
+@dataclass(slots=True)
+class SharesChanged:
+    """All weights that are not 1, by ("project" or "user", name), after a change."""
+
+    weights: dict[tuple[str, str], float]
+
+
 # --- a rank's runner ----------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pyfi_hpc.model.budgets import BUDGETS, Budgets
 
 #: raised when a message changes its meaning; peers of another version are refused by name
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,14 @@ class Limits:
     quarantine_s_max: float = 3600.0
     #: a task that failed at a place waits for another place for so long, seconds
     elsewhere_s: float = 30.0
+    #: of what an account has used half is forgotten in each, seconds
+    share_half_life_s: float = 3600.0
+    #: an account that comes back is at most so many seconds of all ranks ahead of those who have waited, or behind
+    share_lead_s: float = 300.0
+    #: rank-seconds that an account takes at once while another waits; at least one task
+    share_turn_s: float = 1.0
+    #: a task waits so long for a rank before preemptible tasks of a lower priority are ended for it, seconds
+    preempt_after_s: float = 1.0
     #: results pushed to a client that has not confirmed them; beyond it the client reads them from the ledger
     client_window_bytes_max: int = 32 << 20
     #: a client that says nothing for so long is forgotten (its jobs are not), seconds

@@ -139,10 +139,13 @@ class Submit(Message):
     time_limit_s: Seconds = 0.0
     name: Name = ""
     shape: bytes = b""
-    on_failure: Count = 0  #: and how many tasks may run at once: see states.policy
+    on_failure: Count = 0  #: an OnFailure
     resend: bool = False
     watch: bool = True  #: push the results to this connection
     terms: Terms = b""  #: what its tasks need, see model/terms.py
+    project: Name = ""  #: whose share it uses
+    at_once: Count = 0  #: how many tasks of the job may run at once, 0: any number
+    preemptible: bool = False  #: may be ended for tasks of a higher priority
 
 
 class Accepted(Message):
@@ -337,6 +340,16 @@ class Gathered(Message):
     in_s: Seconds = 0.0
 
 
+class Preempt(Message):
+    """Tasks of a grant make room for a higher priority: those that have not started are handed back, and with
+    ``running`` one that runs is ended."""
+
+    grant: int
+    first: int  #: offset in its batch
+    count: int
+    running: bool
+
+
 class Kept(Message):
     """These outcomes are in the ledger, or will never count: the agent may forget them. (grant, lo, count)"""
 
@@ -429,7 +442,7 @@ ToClient: TypeAlias = (
     Welcome | Unknown | Denied | Accepted | Refused | Resolved | Page | Cancelled | Answer | Beat
 )
 ToAgent: TypeAlias = (
-    Welcome | Unknown | Denied | Mount | Grant | Go | Renew | Recall | Cancel | Kept | Rest | Beat | Stop
+    Welcome | Unknown | Denied | Mount | Grant | Go | Renew | Recall | Preempt | Cancel | Kept | Rest | Beat | Stop
 )
 FromRank: TypeAlias = RankReady | RankBeat | Done
 ToRank: TypeAlias = Bundle | Kill | Stop | Beat

@@ -23,8 +23,10 @@ class JobOpened:
     owner: str
     name: str
     shape: bytes  #: how the tasks' results make up the job's result; opaque, empty: a list of all
-    on_failure: int  #: and how many tasks may run at once: see model.states.policy
+    on_failure: int
     opened_at: float  #: seconds since 1970, UTC
+    project: str = ""  #: whose share it uses
+    at_once: int = 0  #: how many of its tasks may run at once, 0: any number
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class BatchAdmitted:
     payload: bytes
     edges: bytes  #: msgpack list of (offset in batch, slot, producer's job, producer's index); empty: none
     terms: bytes = b""  #: what its tasks need, see model/terms.py
+    preemptible: bool = False  #: may be ended for tasks of a higher priority
 
 
 @dataclass(slots=True)

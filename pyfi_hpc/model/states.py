@@ -85,24 +85,3 @@ class OnFailure(IntEnum):
 
 #: how many tasks of a job may run at once, if the job says it at all
 AT_ONCE_MAX = (1 << 14) - 1
-POLICY_MAX = 2 * AT_ONCE_MAX + 1
-
-
-def policy(on_failure: OnFailure, at_once: int) -> int:
-    """What holds for a job as a whole, as the one number that travels and is stored as ``on_failure``.
-
-    The lowest bit is what a failure does; above it stands how many of the job's tasks may run at once, 0: any number.
-
-    >>> policy(OnFailure.FINISH, 0), policy(OnFailure.CANCEL, 20)
-    (0, 41)
-    """
-    return 2 * at_once + on_failure
-
-
-def policy_parts(number: int) -> tuple[OnFailure, int]:
-    """The inverse of ``policy``.
-
-    >>> policy_parts(41)
-    (<OnFailure.CANCEL: 1>, 20)
-    """
-    return OnFailure(number % 2), number // 2

@@ -121,6 +121,8 @@ class ImaginedRank:
         self.pid = self.cluster.processes_made
         self.name = f"{agent.name}.r{number}"
         self.number = number
+        #: it runs its part of a gang for as long as the task takes
+        self.mpi_world = world
         self.peer = Peer(f"r{self.pid}".encode())
         self.dead = False
         self._line: deque[tuple[m.Bundle, int]] = deque()
@@ -136,7 +138,7 @@ class ImaginedRank:
         return len(self._line) + self.busy
 
     def begin(self) -> None:
-        self._say(m.RankReady(self.number, 1, self.pid, -1))
+        self._say(m.RankReady(self.number, 1, self.pid, -1, self.mpi_world))
         self._beat()
 
     def line_down(self, messages: Sequence[Any]) -> None:

@@ -41,7 +41,7 @@ from pyfi_hpc.model.records import (
     Record,
     Recovered,
 )
-from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState, policy_parts
+from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
 from pyfi_hpc.sim.told import End, Place, Told, mark_of, read_error, words
 
 _NODE = Peer(b"node")
@@ -68,7 +68,7 @@ def relive(records: Sequence[Record], budgets: Budgets = BUDGETS, inputs_bytes_m
 def unlimited(records: Sequence[Record]) -> list[Record]:
     """The same without limits of tasks at once: who ran when is not compared, and a replay grants all that is ready."""
     return [
-        replace(record, on_failure=policy_parts(record.on_failure)[0]) if isinstance(record, JobOpened) else record
+        replace(record, at_once=0) if isinstance(record, JobOpened) else record
         for record in records
     ]
 
@@ -151,6 +151,7 @@ class _Life:
         submit = m.Submit(
             opened.key, r.number, r.first, r.count, r.last, _name(r.socket, r.code), r.offsets, r.payload, r.edges,
             r.priority, r.retries, r.time_limit_s, opened.name, opened.shape, opened.on_failure, False, False, r.terms,
+            opened.project, 0, r.preemptible,
         )  # fmt: skip
         self._put(Received(peer, "client", opened.owner, submit))
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pyfi_hpc.model import terms
-from pyfi_hpc.model.states import OnFailure, policy
 from pyfi_hpc.sim.client import ClientHost
 
 if TYPE_CHECKING:
@@ -41,7 +40,8 @@ def a_map(client: ClientHost, chance: random.Random) -> None:
     at_once = chance.randrange(1, 6) if draw > 0.8 else 0
     client.submit_batches(
         batches, [b""] * len(batches), late, retries=retries, priority=priority,
-        on_failure=policy(OnFailure(draw < 0.1), at_once),
+        on_failure=int(draw < 0.1), at_once=at_once, preemptible=draw < 0.4,
+        project=chance.choice(("", "bio", "art")),
     )  # fmt: skip
 
 

@@ -10,12 +10,12 @@ import msgspec
 from pyfi_hpc.model.ids import BatchId, Epoch, GrantId, JobId, NodeName, SocketId
 from pyfi_hpc.model.packed import offsets_of
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled
-from pyfi_hpc.model.states import POLICY_MAX, Cause, TaskState
+from pyfi_hpc.model.states import AT_ONCE_MAX, Cause, OnFailure, TaskState
 
 
 def opened(job: int, key: bytes = b"", owner: str = "ada") -> JobOpened:
     key = key or job.to_bytes(16, "big")
-    return JobOpened(JobId(job), key, owner, f"job {job}", b"shape", POLICY_MAX, 1000.5 + job)
+    return JobOpened(JobId(job), key, owner, f"job {job}", b"shape", OnFailure.CANCEL, 1000.5 + job, "bio", AT_ONCE_MAX)
 
 
 def admitted(
@@ -31,7 +31,7 @@ def admitted(
     packed = msgspec.msgpack.encode(edges) if edges else b""
     return BatchAdmitted(
         BatchId(batch), JobId(job), number, first, count, last, SocketId(7), 8, -2, 1, 2.5,  # type: ignore[arg-type]
-        offsets_of(parts), b"".join(parts), packed,
+        offsets_of(parts), b"".join(parts), packed, b"terms", True,
     )  # fmt: skip
 
 

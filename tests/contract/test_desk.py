@@ -13,7 +13,7 @@ from ledger_fixture import administer
 from records import admitted, closed, opened, settled
 
 from pyfi_hpc.model.effects import AskDesk
-from pyfi_hpc.model.events import SocketsChanged
+from pyfi_hpc.model.events import SharesChanged, SocketsChanged
 
 __all__ = ["ask", "fill"]
 
@@ -257,3 +257,16 @@ def test_a_ledger_that_is_down_is_told(ask: Asker, ledger_url: str, ledger_serve
     finally:
         administer(ledger_server.url, f"ALTER DATABASE away RENAME TO {name}")
     ask("ls", kind="queue")
+
+
+def test_weights_of_shares_are_kept_and_the_broker_is_told(ask: Asker) -> None:
+    """Set weights, one of them twice: the broker hears all of them before the answer, and reads them when it starts."""
+    assert ask("share", kind="project", name="bio", weight=3) == {"kind": "project", "name": "bio", "weight": 3.0}
+    ask("share", kind="user", name="ada", weight=0.5)
+    ask("share", kind="project", name="bio", weight=2.0)
+    weights = {("project", "bio"): 2.0, ("user", "ada"): 0.5}
+    assert ask.told[0] == SharesChanged(weights)
+    assert ask.ledger.weights() == weights
+    for wrong in ({"weight": 0}, {"weight": float("nan")}, {"weight": -1}, {"weight": "2"}, {"kind": "node"}):
+        assert ask.refused("share", **({"kind": "project", "name": "bio", "weight": 1} | wrong))["fix"]
+    assert ask.ledger.weights() == weights

@@ -20,7 +20,7 @@ from pyfi_hpc.ledger.embedded import EmbeddedServer
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.queries import text_of
 from pyfi_hpc.model.packed import offsets_of
-from pyfi_hpc.model.states import Cause, TaskState
+from pyfi_hpc.model.states import Cause, OnFailure, TaskState
 
 _CATALOGUE = {
     "columns": """SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity
@@ -96,12 +96,15 @@ def test_a_ledger_of_the_first_schema_is_upgraded_with_its_data(ledger_url: str)
         administer(ledger_url, f"CREATE TABLE {table}_p0 PARTITION OF {table} FOR VALUES FROM (0) TO (100000)")
     old = b"\1" * 200_000
     administer(ledger_url, "INSERT INTO ledger_epoch VALUES (0, 7, 'somebody', 'nonce')")
-    administer(ledger_url, "INSERT INTO job VALUES (1, 0, 1.0, 7, %s, 'ada', 'old', '')", b"k" * 16)
+    administer(ledger_url, "INSERT INTO job VALUES (1, 41, 1.0, 7, %s, 'ada', 'old', '')", b"k" * 16)
     administer(ledger_url, "INSERT INTO task_batch VALUES (1, 1, 0, 0, 1, true, 1, 1, 0, 0, 0, 7, %s, %s)",
                offsets_of([old]), old)  # fmt: skip
     assert schema.upgrade(ledger_url) == schema.head()
     ledger = PostgresLedger(ledger_url)
-    assert [batch.batch for batch in ledger.take_over("here").batches] == [1]
+    found = ledger.take_over("here")
+    assert [(batch.batch, batch.preemptible) for batch in found.batches] == [(1, False)]
+    # what a failure does and how many may run at once were one number
+    assert [(job.on_failure, job.at_once, job.project) for job in found.jobs] == [(OnFailure.CANCEL, 20, "")]
     new = b"\2" * 200_000
     done = carrying(settled(1, 1, 0, 1), new)
     ledger.commit([opened(2), carrying(admitted(2, 2, count=1), new), done], 1)

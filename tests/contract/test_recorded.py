@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 
+import pytest
 from records import admitted, carrying, opened, settled
 
+from pyfi_hpc.errors import UsageError
 from pyfi_hpc.ledger.postgres import PostgresLedger
 from pyfi_hpc.ledger.recorded import read_ledger
 from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
+from pyfi_hpc.model.states import TaskState
 from pyfi_hpc.sim.commits import compare
 from pyfi_hpc.sim.recording import replay
 from pyfi_hpc.sim.run import make
@@ -68,3 +72,19 @@ def _marks(group: list[Record]) -> list[str]:
     names = ("job", "batch", "number", "lo", "offset", "attempt", "states", "cause", "payload", "error")
     told = [record for record in group if not isinstance(record, BatchClosed)]
     return sorted(repr([type(record).__name__, *(getattr(record, name, None) for name in names)]) for record in told)
+
+
+def test_a_ledger_is_a_workload_for_the_trace_player(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What completed, with the times of its jobs and what it took; what failed or is open is no work of a trace."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "perf"))
+    from workloads import read_ledger as read_workload
+
+    ledger = PostgresLedger(ledger_url)
+    ledger.take_over("test")
+    with pytest.raises(UsageError, match="no task that ran"):
+        read_workload(ledger_url)
+    ended = [settled(1, 1, 0, 2), settled(1, 1, 2, 1, TaskState.FAILED), settled(2, 2, 0, 1)]
+    ledger.commit([opened(1), opened(3), opened(2), admitted(1, 1), admitted(2, 2), admitted(3, 3), *ended], 1)
+    ledger.close()
+    found = [(task.at, task.seconds, task.owner, task.width, task.priority) for task in read_workload(ledger_url).tasks]
+    assert found == [(0.0, 0.5, "bio", 1, -2), (0.0, 0.5, "bio", 1, -2), (1.0, 0.5, "bio", 1, -2)]

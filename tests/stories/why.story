@@ -100,8 +100,8 @@ at 0.230  c1: Ask node_release name=n1
 at 0.240  people: why 2
   shown   2.0 PENDING Priority in 0.00 s
   shown     1 of 1 rank have work
-  shown     up to 2 go first: 1 of sample.work with priority 5, 1 of sample.work
-  shown     It would start now with 3 more idle ranks: `pyfi up --slurm` asks for an allocation.
+  shown     up to 1 go first: 1 of sample.work with priority 5
+  shown     It would start now with 2 more idle ranks: `pyfi up --slurm` asks for an allocation.
   shown     With a priority above 5 it would be next: `--priority 6`.
 at 0.250  ledger: down gone
 at 0.260  people: why 2

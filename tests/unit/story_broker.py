@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import pack
 from typing import Any
 
 import msgspec
@@ -96,8 +97,8 @@ class BrokerTeller(Teller):
             w.alone[0].encode().ljust(16), w.number("number"), w.number("first"), count, w.get("last", "yes") == "yes",
             w.get("socket", "sample.work"), *payload, msgspec.msgpack.encode(edges) if edges else b"",
             w.number("priority"), w.number("retries"), float(w.get("time_limit", "0")), "", b"",
-            w.number("cancel_on_failure") + 2 * w.number("at_once"), bool(w.number("resend")),
-            bool(w.number("watch", 1)),
+            w.number("cancel_on_failure"), bool(w.number("resend")), bool(w.number("watch", 1)),
+            project=w.get("project"), at_once=w.number("at_once"), preemptible=bool(w.number("preemptible")),
         )  # fmt: skip
 
     def _say_Watch(self, who: str, w: Words) -> m.Message:
@@ -132,14 +133,15 @@ class BrokerTeller(Teller):
         return m.Goodbye(w.alone[0])
 
     def _say_Finished(self, who: str, w: Words) -> m.Message:
-        """``Finished g1 1.0..2 CRASH rank=1``."""
+        """``Finished g1 1.0..2 CRASH rank=1 took=0.5``."""
         name, where, cause = w.alone
         item = self._items[name]
         _, first, count = read_span(where)
         data = b"result" if cause == "NONE" else failure("TaskLost", w.get("error", "signal 9"))
         return m.Finished([m.Outcome(
             item.grant, item.batch, first - item.first + item.lo, count, item.attempt, w.number("rank"),
-            bytes([Cause[cause]]) * count, bytes(8 * count), bytes(4 * count), offsets_of([data] * count), data * count,
+            bytes([Cause[cause]]) * count, bytes(8 * count), pack("<f", float(w.get("took", "0"))) * count,
+            offsets_of([data] * count), data * count,
         )])  # fmt: skip
 
     def _ledger_down(self, w: Words) -> list[Any]:
@@ -271,6 +273,9 @@ class BrokerTeller(Teller):
             case m.Cancel():
                 count = "all" if x.count < 0 else self._in_grant(x.job, x.first, x.count)
                 return f"Cancel {self._grants[x.job]} {count}"
+            case m.Preempt():
+                what = "runs too" if x.running else "unstarted"
+                return f"Preempt {self._grants[x.grant]} {self._in_grant(x.grant, x.first, x.count)} {what}"
             case m.Accepted():
                 return f"Accepted {_key(x.key)} batch {x.number} job {x.job}"
             case m.Refused():

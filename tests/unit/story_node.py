@@ -110,6 +110,10 @@ class AgentTeller(Teller):
         _, first, count = read_span(w.alone[1])
         return m.Cancel(0, self._items[w.alone[0]].grant, first, count)
 
+    def _broker_Preempt(self, w: Words) -> m.Message:
+        _, first, count = read_span(w.alone[1])
+        return m.Preempt(self._items[w.alone[0]].grant, first, count, bool(w.number("running")))
+
     def _broker_Kept(self, w: Words) -> m.Message:
         _, first, count = read_span(w.alone[1])
         return m.Kept([(self._items[w.alone[0]].grant, first, count)])

@@ -8,7 +8,7 @@ from pyfi_hpc.client.api import functions
 from pyfi_hpc.client.options import DEFAULT, duration_s
 from pyfi_hpc.client.target import socket_name
 from pyfi_hpc.errors import UnknownSocket, UsageError
-from pyfi_hpc.model.states import AT_ONCE_MAX, OnFailure, policy_parts
+from pyfi_hpc.model.states import AT_ONCE_MAX, OnFailure
 
 DURATIONS = {
     90: 90, 0.5: 0.5, "90s": 90, "5m": 300, "1h30m": 5400, "2d": 172800, "1.5h": 5400, " 5M ": 300,
@@ -35,12 +35,14 @@ def test_options_are_checked_by_name_and_value():
     assert (options.retries, options.time_limit_s, options.priority) == (2, 300.0, -3)
     assert options.on_failure is OnFailure.CANCEL
     limited = options.at_most(20)
-    assert policy_parts(limited.on_failure) == (OnFailure.CANCEL, 20)
-    assert limited.at_most(0).on_failure == OnFailure.CANCEL
+    assert (limited.on_failure, limited.at_once, limited.at_most(0).at_once) == (OnFailure.CANCEL, 20, 0)
+    shared = DEFAULT.but(project="bio", preemptible=True)
+    assert (shared.project, shared.preemptible) == ("bio", True)
     for count in (-1, AT_ONCE_MAX + 1):
         with pytest.raises(UsageError, match="at once"):
             DEFAULT.at_most(count)
-    for wrong in ({"retries": -1}, {"retries": 1.5}, {"priority": True}, {"name": 3}, {"on_failure": "stop"}):
+    for wrong in ({"retries": -1}, {"retries": 1.5}, {"priority": True}, {"name": 3}, {"on_failure": "stop"},
+                  {"project": 7}, {"preemptible": 1}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             DEFAULT.but(**wrong)
 

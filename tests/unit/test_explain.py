@@ -24,20 +24,25 @@ def why(broker: LoneBroker, job: int, index: int) -> dict[str, Any]:
     return msgspec.msgpack.decode(answer)  # type: ignore[no-any-return]
 
 
-def submit(broker: LoneBroker, count: int, priority: int = 0, at_once: int = 0, limit_s: float = 0.0) -> int:
+def submit(
+    broker: LoneBroker, count: int, priority: int = 0, at_once: int = 0, limit_s: float = 0.0, project: str = ""
+) -> int:
     """A job of its own class where ``limit_s`` differs; its number."""
     broker.client()
     job = int(broker.machine.state.next_job)
     data = offsets_of([b"x"] * count), b"x" * count
     broker.say("c1", m.Submit(
-        job.to_bytes(16, "big"), 0, 0, count, True, "sample.work", *data, priority=priority, on_failure=2 * at_once,
-        time_limit_s=limit_s,
+        job.to_bytes(16, "big"), 0, 0, count, True, "sample.work", *data, priority=priority, at_once=at_once,
+        time_limit_s=limit_s, project=project,
     ))  # fmt: skip
     return job
 
 
 JOBS = st.lists(
-    st.tuples(st.integers(1, 700), st.integers(0, 2), st.sampled_from([0, 0, 0, 1, 7]), st.sampled_from([0.0, 9.0])),
+    st.tuples(
+        st.integers(1, 700), st.integers(0, 2), st.sampled_from([0, 0, 0, 1, 7]), st.sampled_from([0.0, 9.0]),
+        st.sampled_from(["", "", "bio", "art"]),
+    ),
     min_size=1, max_size=6,
 )  # fmt: skip
 

@@ -1,0 +1,155 @@
+"""Preemption: preemptible tasks make room for tasks of a strictly higher priority that find no idle rank.
+
+What was not started goes back as if it had never been granted. What runs is ended, the lowest priority first and of one
+priority the youngest, no more than there are tasks that wait; it is queued again free of charge (Cause.PREEMPTED), and
+does not start again while the others wait: priorities see to that. A node is looked at only for tasks that may go
+there, or what is ended there would start there again. Nothing is ended before somebody has waited
+``preempt_after_s``: most often a rank is free sooner.
+
+Somebody waits in the queue, or at a node, which was given a task to have at hand and runs longer ones before it. For
+what lies at a node so many ranks are made free as it takes and never more: it may wait for its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pyfi_hpc.core import health
+from pyfi_hpc.core.nodes import Grant, Node
+from pyfi_hpc.core.queue import ClassKey
+from pyfi_hpc.core.state import State
+from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.messages import Preempt
+
+#: a node that was asked and does nothing is asked again, seconds
+_AGAIN_S = 10.0
+#: between two looks while somebody waits, seconds
+_LOOK_S = 0.25
+#: in place of an offset: what was not started of a grant was asked back
+_UNSTARTED = -1
+
+
+@dataclass(slots=True)
+class _Stuck:
+    """A grant that lies at a node behind others, and how many ranks it wants."""
+
+    grant: Grant
+    ranks: int
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """Room on one node: (priority, ranks) of tasks that may go there, and of those that lie there."""
+
+    waiting: list[tuple[int, int]]
+    stuck: list[_Stuck]
+    #: offsets that run, by grant
+    running: dict[int, list[int]]
+
+
+def look(s: State, since: float, room_on: Callable[[Node, ClassKey], int], now: float, out: Effects) -> None:
+    """End preemptible tasks if somebody of a higher priority has waited for long enough.
+
+    Cost: nothing where no preemptible task is granted; else, every 0.25 s at most, a look at classes and grants.
+    """
+    mine = s.preempting
+    if not s.nodes.preemptible or s.ledger_down:
+        mine.rest()
+        return
+    if now < mine.look_at and mine.since:
+        return
+    wanted = {node: room for node in _nodes(s, now) if (room := _room_wanted(s, node, since, room_on, now)) is not None}
+    if not wanted:
+        mine.rest()
+        return
+    waited = any(room.stuck for room in wanted.values())
+    mine.since = mine.since or (now - s.limits.preempt_after_s if waited else now)
+    act_at = mine.since + s.limits.preempt_after_s
+    mine.look_at = max(now + _LOOK_S, act_at)
+    if now >= act_at:
+        _forget_ended(s, now)
+        _make_room(s, wanted, now, out)
+
+
+def _nodes(s: State, now: float) -> list[Node]:
+    """Those that hold preemptible tasks and have no idle rank."""
+    found = {grant.node.name: grant.node for grant in s.nodes.preemptible.values()}
+    return [
+        node for node in found.values()
+        if health.usable(s, node, now) and not node.draining and node.rank_count and node.vacant <= 0
+    ]  # fmt: skip
+
+
+def _room_wanted(
+    s: State, node: Node, since: float, room_on: Callable[[Node, ClassKey], int], now: float
+) -> _Wanted | None:
+    """What would run on a node if its preemptible tasks did not; None: nothing."""
+    lowest = min(grant.batch.priority for grant in _preemptible(s, node))
+    running: dict[int, list[int]] = {}
+    for number, offset in node.running:
+        running.setdefault(number, []).append(offset)
+    only = len(s.nodes.by_name) == 1
+    waiting = s.queue.waiting(node.name, lowest, only, since, lambda key: room_on(node, key))
+    stuck = []
+    for grant in node.grants.values():
+        if grant.batch.waiting and node.followers:
+            continue  # it waits for results of others there
+        if grant.batch.priority > lowest and now >= _at(grant) + s.limits.preempt_after_s:
+            wanted = grant.ranks * (grant.open - len(running.get(grant.id, ())))
+            if (ranks := wanted - s.preempting.served.get(grant.id, 0)) > 0:
+                stuck.append(_Stuck(grant, ranks))
+    return _Wanted(waiting, stuck, running) if waiting or stuck else None
+
+
+def _preemptible(s: State, node: Node) -> Iterator[Grant]:
+    return (grant for grant in s.nodes.preemptible.values() if grant.node is node)
+
+
+def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) -> None:
+    mine = s.preempting
+    coming = sum(s.nodes.preemptible[number].ranks for number, _ in mine.for_queue)
+    grants = [grant for grant in s.nodes.preemptible.values() if grant.node in wanted]
+    grants.sort(key=lambda grant: (grant.batch.priority, -_at(grant), -grant.id))
+    for grant in grants:
+        room, node = wanted[grant.node], grant.node
+        queued = sum(ranks for priority, ranks in room.waiting if priority > grant.batch.priority)
+        stuck = [one for one in room.stuck if one.grant.batch.priority > grant.batch.priority]
+        if not queued and not stuck:
+            continue
+        runs = [offset for offset in room.running.get(grant.id, ()) if grant.left[offset - grant.lo]]
+        if grant.open > len(runs) and (grant.id, _UNSTARTED) not in mine.asked:
+            # it would take the rank that becomes free
+            mine.asked[grant.id, _UNSTARTED] = now
+            out.send(node.peer, Preempt(grant.id, grant.lo, grant.count, False))
+        for offset in sorted(runs, reverse=True):
+            if (grant.id, offset) in mine.asked:
+                continue
+            first = next((one for one in stuck if one.ranks > 0), None)
+            if first is not None:
+                first.ranks -= grant.ranks
+                mine.served[first.grant.id] = mine.served.get(first.grant.id, 0) + grant.ranks
+            elif coming < queued:
+                coming += grant.ranks
+                mine.for_queue.add((grant.id, offset))
+            else:
+                break
+            mine.asked[grant.id, offset] = now
+            out.send(node.peer, Preempt(grant.id, offset, 1, True))
+
+
+def _at(grant: Grant) -> float:
+    assert grant.charge is not None
+    return grant.charge.at
+
+
+def _forget_ended(s: State, now: float) -> None:
+    mine = s.preempting
+    for (number, offset), at in list(mine.asked.items()):
+        grant = s.nodes.preemptible.get(number)
+        ended = grant is None or (offset != _UNSTARTED and not grant.left[offset - grant.lo])
+        if ended or now > at + _AGAIN_S:
+            del mine.asked[number, offset]
+            mine.for_queue.discard((number, offset))
+    for number in [number for number in mine.served if number not in s.nodes.grants]:
+        del mine.served[number]
