@@ -260,7 +260,7 @@ class Ticket(Sink):
             self.submission.key, 0, 0, count, True, self.socket, offsets, payload,
             encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s,
             options.name, _SHAPE_OF_ONE if count == 1 else b"", int(options.on_failure),
-            terms=options.terms,
+            terms=options.terms, size=options.size,
         )  # fmt: skip
 
     def _job_of(self, producer: Future) -> int:

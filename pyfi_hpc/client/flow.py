@@ -93,7 +93,7 @@ def _messages(
             key, number, lo, hi - lo, hi == len(tasks), tasks[lo].socket, offsets, payload,
             encode_body(edges) if edges else b"", step.priority or job.priority, step.retries or job.retries,
             step.time_limit_s or job.time_limit_s, job.name, shape if number == 0 else b"",
-            int(job.on_failure), terms=step.terms or job.terms,
+            int(job.on_failure), terms=step.terms or job.terms, size=step.size or job.size,
         ))  # fmt: skip
     return messages
 

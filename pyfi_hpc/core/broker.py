@@ -16,6 +16,7 @@ from pyfi_hpc.core.nodes import Grant, Node, NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.core.state import State
 from pyfi_hpc.core.view import view, without_ledger
+from pyfi_hpc.core.walltime import NEVER, Walltimes
 from pyfi_hpc.model import inventory
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import AskDesk, Effects, ReadPage
@@ -70,7 +71,7 @@ class Broker:
         self.state = State(
             limits, recovered.epoch, recovered.next_job, recovered.next_batch, utc - now, book, ReadyQueue(),
             NodeTable(recovered.epoch), ClientTable(limits.client_window_bytes_max),
-            Graph(book, limits.value_bytes_max),
+            Graph(book, limits.value_bytes_max), Walltimes(recovered.durations, now, limits.learned_s),
         )  # fmt: skip
         self.stopped = False
         self._stopping: tuple[Peer, int] | None = None
@@ -103,6 +104,9 @@ class Broker:
             self._sweep_at = now + s.limits.heartbeat_s / 4
             self._sweep(now, out)
             settle.wake(s, out)
+        if not s.ledger_down:
+            for record in s.walltimes.due(now, now + s.utc_offset, s.limits.learned_s):
+                s.emit(record, out)
         s.graph.shed()
         dispatch.fill(s, now, out)
         self._rested_at = s.health.next_until(now)
@@ -226,8 +230,9 @@ class Broker:
             out.reply(peer, m.Denied("name_in_use", text, "it is let in when the other's lease has ended"))
             return False
         node = Node(
-            name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, hello.rank_count
-        )
+            name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, now,
+            now + hello.ends_in_s if hello.ends_in_s > 0.0 else NEVER, hello.rank_count,
+        )  # fmt: skip
         node.stock.inventory = inventory.decode(hello.inventory)
         s.nodes.join(node)
         adoption = follow.Adoption(s, node)
@@ -301,7 +306,7 @@ class Broker:
 
     def _agent_beat(self, node: Node, message: m.Beat, now: float, out: Effects) -> None:
         node.lease_until = now + self.state.limits.lease_s
-        node.running = set(message.running)
+        node.runs(message.running, now)
         node.load, node.memory_bytes, node.idle = message.load, message.memory_bytes, message.idle
         node.recalled = False
         out.reply(node.peer, m.Beat(message.counter))
@@ -424,7 +429,8 @@ class Broker:
     def _sweep(self, now: float, out: Effects) -> None:
         """Nodes whose lease has ended, clients that have gone."""
         for node in [n for n in self.state.nodes.by_name.values() if now >= n.lease_until]:
-            settle.lost(self.state, node, Cause.NODE_FAIL, now, out)
+            at_end = node.ends_at <= node.lease_until  # Slurm ended it, and it had no time to say so
+            settle.lost(self.state, node, Cause.WALLTIME if at_end else Cause.NODE_FAIL, now, out)
         for job_id in [job for job, at in self.state.orphans.items() if now >= at]:
             del self.state.orphans[job_id]
             orphan = self.state.book.jobs.get(job_id)

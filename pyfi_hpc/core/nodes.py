@@ -7,6 +7,7 @@ memory only; their ids never repeat, so an outcome counts only for the grant tha
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,9 @@ class Node:
     allocation: str
     cores: int
     lease_until: float
+    joined_at: float
+    #: end of its walltime, monotonic seconds of this broker; inf: it has none
+    ends_at: float = float("inf")
     rank_count: int = 0
     capacity: int = 0  #: unfinished tasks that it wants to hold
     outstanding: int = 0  #: unfinished tasks that it holds
@@ -67,6 +71,8 @@ class Node:
     mounted: set[CodeId] = field(default_factory=set)
     #: (grant, offset) that ran at the last beat: only these are charged when the node is lost
     running: set[tuple[int, int]] = field(default_factory=set)
+    #: the same -> when a beat said so first
+    running_since: dict[tuple[int, int], float] = field(default_factory=dict)
     draining: bool = False
     load: float = 0.0
     memory_bytes: int = 0
@@ -87,6 +93,12 @@ class Node:
     #: plain tasks that may take longer are not granted to it now; 0: all are
     short_s: float = 0.0
     renewed_until: float = 0.0  #: its ranks were told to start anew and have so long, monotonic seconds
+
+    def runs(self, tasks: Iterable[tuple[int, int]], now: float) -> None:
+        """What a beat says: (grant, offset) of what runs."""
+        since = self.running_since
+        self.running = set(tasks)
+        self.running_since = {task: since.get(task, now) for task in self.running}
 
     @property
     def runnable(self) -> int:

@@ -1,9 +1,9 @@
 """The queue: ready tasks as ranges, by request class.
 
-Tasks with the same socket, code, priority and time limit are one class; cost follows classes and ranges, not
-tasks. A job with a limit on how many of its tasks run at once is a class of its own. Higher priorities first; classes
-of one priority take turns. A task tried again comes first in its class, and prefers a node other than the one where it
-failed.
+Tasks with the same socket, code, priority, time limit and size class are one class; cost follows classes and ranges,
+not tasks. A job with a limit on how many of its tasks run at once is a class of its own. Higher priorities first;
+classes of one priority take turns. A task tried again comes first in its class, and prefers a node other than the one
+where it failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.model.budgets import ELSEWHERE
 from pyfi_hpc.model.ids import BatchId, CodeId, NodeName, SocketId
-from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.model.states import Cause, TaskState
 
 #: how many ranges of retried tasks are looked through for one that may run on this node
 _RETRY_SCAN_MAX = 64
@@ -33,6 +33,8 @@ class ClassKey:
     job: int
     #: what its tasks need, see model/terms.py
     terms: bytes = b""
+    #: class of their size hint
+    size: int = 0
 
 
 def _any_number(_key: ClassKey) -> int:
@@ -110,7 +112,7 @@ class ReadyQueue:
 
     def withdrawn(self, batch: Batch, count: int) -> None:
         """So many PENDING tasks of the batch were settled without running."""
-        entry = self._classes.get(_key_of(batch))
+        entry = self._classes.get(key_of(batch))
         if entry is not None and not self.held:
             self._count(entry, -count)
 
@@ -124,13 +126,13 @@ class ReadyQueue:
 
     def take(
         self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf"),
-        room_on: Callable[[ClassKey], int] = _any_number,
+        room_on: Callable[[ClassKey], int] = _any_number, left_s: float = float("inf"),
     ) -> Pick | None:
         """The next range for this node, or None. Cost: constant per call, and per range passed over.
 
         ``room_on`` says how many tasks of a class this node may get now. A task is not tried again where it failed
         while another node has room; nor, if the place may be to blame and it failed after ``since`` (UTC), while there
-        is another node at all.
+        is another node at all. ``left_s``: until the node's end.
         """
         for priority in sorted(self._turns, reverse=True):
             turns = self._turns[priority]
@@ -143,7 +145,7 @@ class ReadyQueue:
                 room = min(self._room(entry), room_on(entry.key))
                 if room <= 0:
                     continue
-                pick = self._take_of(entry, node, min(tasks_max, room), bytes_max, only_node, since)
+                pick = self._take_of(entry, node, min(tasks_max, room), bytes_max, only_node, since, left_s)
                 if pick is not None:
                     self._count(entry, pick.lo - pick.hi)
                     return pick
@@ -158,7 +160,7 @@ class ReadyQueue:
 
         Cost: a look at each class, and at the ranges before the task in its own.
         """
-        own = _key_of(batch)
+        own = key_of(batch)
         before = _before(self._classes.get(own), batch, offset)
         for priority, turns in self._turns.items():
             most = 1 << 62 if priority > own.priority else (before // turn_tasks + 1) * turn_tasks
@@ -179,9 +181,10 @@ class ReadyQueue:
         return max(key.priority for key, entry in self._classes.items() if entry.ready)
 
     def _take_of(
-        self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float
-    ) -> Pick | None:
-        pick = self._take_retry(entry, node, only_node, since)
+        self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float,
+        left_s: float,
+    ) -> Pick | None:  # fmt: skip
+        pick = self._take_retry(entry, node, only_node, since, left_s)
         if pick is not None:
             return pick
         fresh = entry.fresh
@@ -202,14 +205,16 @@ class ReadyQueue:
             return Pick(batch, lo, end, 1 if batch.trouble is None else batch.attempt(lo))
         return None
 
-    def _take_retry(self, entry: RequestClass, node: NodeName, only_node: bool, since: float) -> Pick | None:
+    def _take_retry(
+        self, entry: RequestClass, node: NodeName, only_node: bool, since: float, left_s: float
+    ) -> Pick | None:
         for _ in range(min(len(entry.retries), _RETRY_SCAN_MAX)):
             batch, offset = entry.retries.popleft()
             if batch.states[offset] != TaskState.PENDING:
                 continue
             if batch.payload is None:
                 self._load(batch)
-            elif batch.trouble is None or may_go(batch.trouble[offset], node, only_node, since):
+            elif batch.trouble is None or may_go(batch.trouble[offset], node, only_node, since, left_s):
                 return Pick(batch, offset, offset + 1, batch.attempt(offset))
             entry.retries.append((batch, offset))
         return None
@@ -232,7 +237,7 @@ class ReadyQueue:
         return room if job is None else min(room, job.at_once - job.granted)
 
     def _class_of(self, batch: Batch) -> RequestClass:
-        key = _key_of(batch)
+        key = key_of(batch)
         entry = self._classes.get(key)
         if entry is None:
             entry = self._classes[key] = RequestClass(key, batch.job if key.job else None)
@@ -267,15 +272,19 @@ def _before(entry: RequestClass | None, batch: Batch, offset: int) -> int:
     return count
 
 
-def may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float) -> bool:
-    """Whether a task may be tried again on this node."""
+def may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float, left_s: float = float("inf")) -> bool:
+    """Whether a task may be tried again on this node, which ends in ``left_s``: see core/walltime.py."""
     last = trouble.ends[-1]
+    if trouble.needs_s > left_s:
+        return False
+    if last.cause == Cause.CONTINUED:
+        return last.node != node or trouble.stays or left_s == float("inf")
     return last.node != node or (only_node and (last.at <= since or last.cause not in ELSEWHERE))
 
 
-def _key_of(batch: Batch) -> ClassKey:
+def key_of(batch: Batch) -> ClassKey:
     job = batch.job.id if batch.job.at_once else 0
-    return ClassKey(batch.socket, batch.code, batch.priority, batch.time_limit_s, job, batch.terms)
+    return ClassKey(batch.socket, batch.code, batch.priority, batch.time_limit_s, job, batch.terms, batch.size)
 
 
 def _first_run(batch: Batch, lo: int, hi: int) -> tuple[int, int]:

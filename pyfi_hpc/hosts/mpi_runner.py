@@ -70,7 +70,7 @@ class Member(child.Runner):
         super()._take(block)
 
     def _run(self, frame: list[Any]) -> None:
-        self._gang = frame[10]
+        self._gang = frame[13]
         cores = os.sched_getaffinity(0)
         try:
             super()._run(frame)
@@ -78,7 +78,7 @@ class Member(child.Runner):
             os.sched_setaffinity(0, cores)
             self._moves_until = perf_counter() + _MOVES_S
 
-    def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any) -> tuple[int, bytes]:
+    def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any, state: bytes) -> tuple[int, bytes]:
         python, workdir, module, roster, variables, cores = self._gang
         try:
             os.environ.update(dict(variables))
@@ -92,10 +92,11 @@ class Member(child.Runner):
         except BaseException as error:
             return child.ERROR, self._payload.encode_error(error, skip=1)
         self._more = {"comm": comm}
-        cause, result = super()._call(find, data, inputs)
-        if cause == child.RETURNED:
+        cause, result = super()._call(find, data, inputs, state)
+        if cause in (child.RETURNED, child.CONTINUED):
             if comm.Get_rank():
-                result = self._payload.encode_value(None)  # the leader's counts
+                # the leader's counts, and so does its state
+                cause, result = child.RETURNED, self._payload.encode_value(None)
             comm.Free()
         return cause, result
 

@@ -105,8 +105,9 @@ class ClientHost:
         self.send_batch(submission, payloads, edges, last, **options)
 
     def send_batch(
-        self, submission: Submission, payloads: list[str], edges: bytes = b"", last: bool = True, **options: Any
-    ) -> None:
+        self, submission: Submission, payloads: list[str], edges: bytes = b"", last: bool = True,
+        socket: str = "sample.work", **options: Any,
+    ) -> None:  # fmt: skip
         """The next batch of a job."""
         if self.dead:
             return

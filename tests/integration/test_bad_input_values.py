@@ -241,7 +241,7 @@ def test_an_old_client(box: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     session._talk._hello = m.Hello(0, "client", "old", "x")
     with pytest.raises(PyfiError) as caught:
         session.ask("info", timeout=WAIT_S)
-    for words in ("protocol 2", "old speaks 0", "same version"):
+    for words in ("protocol 3", "old speaks 0", "same version"):
         assert words in str(caught.value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import msgspec
@@ -72,6 +73,7 @@ class BrokerTeller(Teller):
         held = [self._held(name) for name in w.get("holds").split(",") if name]
         hello = self._hello(who, w.get("life", "1"), w.number("ranks", 2), held)
         hello.version = w.number("version", PROTOCOL_VERSION)
+        hello.ends_in_s = float(w.get("ends_in", "0"))
         return hello
 
     def _held(self, name: str) -> m.Held:
@@ -97,7 +99,7 @@ class BrokerTeller(Teller):
             w.get("socket", "sample.work"), *payload, msgspec.msgpack.encode(edges) if edges else b"",
             w.number("priority"), w.number("retries"), float(w.get("time_limit", "0")), "", b"",
             w.number("cancel_on_failure") + 2 * w.number("at_once"), bool(w.number("resend")),
-            bool(w.number("watch", 1)),
+            bool(w.number("watch", 1)), size=float(w.get("size", "0")),
         )  # fmt: skip
 
     def _say_Watch(self, who: str, w: Words) -> m.Message:
@@ -137,9 +139,11 @@ class BrokerTeller(Teller):
         item = self._items[name]
         _, first, count = read_span(where)
         data = b"result" if cause == "NONE" else failure("TaskLost", w.get("error", "signal 9"))
+        data = w.get("state").encode() or data
         return m.Finished([m.Outcome(
             item.grant, item.batch, first - item.first + item.lo, count, item.attempt, w.number("rank"),
-            bytes([Cause[cause]]) * count, bytes(8 * count), bytes(4 * count), offsets_of([data] * count), data * count,
+            bytes([Cause[cause]]) * count, bytes(8 * count), struct.pack("<f", float(w.get("took", "0"))) * count,
+            offsets_of([data] * count), data * count,
         )])  # fmt: skip
 
     def _ledger_down(self, w: Words) -> list[Any]:
@@ -257,6 +261,8 @@ class BrokerTeller(Teller):
             case r.AttemptFailed():
                 where = f"{x.node} rank {x.rank}"
                 return f"AttemptFailed {self._at(x.batch, x.offset, 1)} attempt {x.attempt} {x.cause.name} {where}"
+        if isinstance(x, r.DurationsLearned):
+            return f"DurationsLearned socket {x.socket} code {x.code} size {x.size} completed {x.completed}"
         assert isinstance(x, r.BatchClosed)
         job, first = self._batches[x.batch]
         return f"BatchClosed {job}.{first}.."
@@ -296,7 +302,8 @@ class BrokerTeller(Teller):
         self._items[name] = x
         links = [value for values in x.inputs for value in values if not isinstance(value, bytes)]
         follows = "".join(f" after {self._grants[g]} {self._in_grant(g, lo, 1)}" for g, lo in links)
-        return f"{name} {span(x.first, x.count, x.job)} attempt {x.attempt}{follows}"
+        more = (f" needs {x.needs_s:.3g} s" if x.needs_s else "") + (f" from {x.state.decode()}" if x.state else "")
+        return f"{name} {span(x.first, x.count, x.job)} attempt {x.attempt}{follows}{more}"
 
     def _in_grant(self, grant: int, lo: int, count: int) -> str:
         item = self._items[self._grants[grant]]
