@@ -112,8 +112,6 @@ class ClientHost:
         if self.dead:
             return
         parts = [text.encode() for text in payloads]
-        options = dict(options)
-        socket = options.pop("socket", "sample.work")
         message = m.Submit(
             submission.key, submission.next_number, submission.next_index, len(parts), last, socket,
             offsets_of(parts), b"".join(parts), edges, **options,
