@@ -11,7 +11,7 @@ became slower is known to be slower after some thousand calls.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from math import frexp, log2
 
 #: the upper end of the first bin, seconds
@@ -43,13 +43,15 @@ class Sketch:
         self.counts = array("I", counts if len(counts) == _WIDTH * BINS else bytes(_WIDTH * BINS))
         self.total = sum(self.counts)
 
-    def add(self, seconds: Iterable[float]) -> None:
-        counts, added = self.counts, 0
-        for value in seconds:
-            # a NaN from outside compares as false, and is nothing
-            counts[_bin(value) if value > FIRST_S else 0] += 1
-            added += 1
-        self.total += added
+    def add(self, seconds: Sequence[float]) -> None:
+        counts = self.counts
+        if seconds and max(seconds) <= FIRST_S:
+            counts[0] += len(seconds)
+        else:
+            for value in seconds:
+                # a NaN from outside compares as false, and is nothing
+                counts[_bin(value) if value > FIRST_S else 0] += 1
+        self.total += len(seconds)
         if self.total > _TASKS_MAX:
             self.counts = array("I", [count // 2 for count in counts])
             self.total = sum(self.counts)
