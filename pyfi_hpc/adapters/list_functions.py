@@ -23,7 +23,8 @@ def main(workdir: str, module_name: str) -> int:
     sys.path.insert(0, workdir)
     # what a runner gives to user code; here no task runs
     task: Any = types.ModuleType("pyfi_task")
-    task.Task, task.task, task.current = object, None, lambda: None
+    task.Task, task.task, task.current, task.Continue = object, None, lambda: None, object
+    task.remaining, task.on_end = lambda: float("inf"), lambda callback, before_s=30.0: None
     sys.modules["pyfi_task"] = task
     try:
         module = importlib.import_module(module_name)

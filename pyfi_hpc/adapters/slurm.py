@@ -1,13 +1,14 @@
 """Slurm: what its commands print, one function that runs them, and who a process is inside.
 
 Pure: `parse_sbatch`, `parse_squeue`, `parse_duration`, `expand_nodes`; the script is in `slurm_script`.
-Outside: `submit`, `cancel`, `queue`, `time_left`, `node_addresses`, each one command with a time limit.
+Outside: `submit`, `cancel`, `queue`, `time_left`, `own_time_left`, `node_addresses`, each one command with a limit.
 `environment` is the only place that reads SLURM_* variables. Slurm's commands are used, not its API: they are
 at every site, of any version.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -17,11 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyfi_hpc.adapters.slurm_script import AllocationRequest, render_sbatch
-from pyfi_hpc.errors import SlurmBusy, SlurmMissing, SlurmRefused
+from pyfi_hpc.errors import SiteError, SlurmBusy, SlurmMissing, SlurmRefused, TransientError
 
 __all__ = [
     "AllocationRequest", "QueueEntry", "SlurmEnvironment", "Submitted", "cancel", "environment",
-    "expand_nodes", "node_addresses", "parse_duration", "parse_sbatch", "parse_squeue", "queue",
+    "expand_nodes", "node_addresses", "own_time_left", "parse_duration", "parse_sbatch", "parse_squeue", "queue",
     "render_sbatch", "submit", "time_left",
 ]  # fmt: skip
 
@@ -229,6 +230,24 @@ def time_left(slurm_job_id: int) -> float | None:
     """Seconds until the allocation's walltime; None where it has none or has ended."""
     entry = queue([slurm_job_id]).get(slurm_job_id)
     return entry.left_s if entry and entry.state == "RUNNING" else None
+
+
+def own_time_left(utc: float) -> float:
+    """Seconds until the walltime of the allocation that this process runs in; inf: it has none, or runs in none.
+
+    Our batch script and new Slurm tell it in the environment; else Slurm is asked once, and without an answer there is
+    no end that we know of.
+    """
+    here = environment()
+    if here is None:
+        return float("inf")
+    if here.end_s is not None:
+        return max(0.001, here.end_s - utc)
+    if "SLURM_JOB_END_TIME" not in os.environ:
+        with contextlib.suppress(SiteError, TransientError):
+            left = time_left(here.slurm_job_id)
+            return float("inf") if left is None else max(0.001, left)
+    return float("inf")
 
 
 def node_addresses(count_max: int) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 )
 @click.option("--ranks", type=click.IntRange(1), metavar="N", help="A run without faults on so many ranks.")
 @click.option("--tasks", type=click.IntRange(1), default=1_000_000, metavar="N", help="With --ranks; default 1000000.")
+@click.option("--walltime", is_flag=True, help="What ends of allocations cost, for each seed.")
 @click.option(
     "--replay", metavar="FILE|URL", is_flag=False, flag_value="",
     help="Decide a recorded ledger again: a FILE, a postgresql:// URL, or nothing for this instance's.",
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @pass_context
 def sim(
     context: Context, /, seeds: int | None, first: int, seed: int | None, story: str | None, record: str | None,
-    ranks: int | None, tasks: int, replay: str | None,
+    ranks: int | None, tasks: int, walltime: bool, replay: str | None,
 ) -> None:  # fmt: skip
     """Run broker, agents and ranks in an imagined cluster with faults: exit 1 if a promise is broken.
 
@@ -45,6 +46,7 @@ def sim(
       pyfi sim --seed 4711               that one
       pyfi sim --seed 4711 --story 3.0   everything that happened about a task
       pyfi sim --ranks 100000            a million tasks on a hundred thousand ranks
+      pyfi sim --walltime --seeds 3      rank-seconds lost to ends of allocations, of which nobody said anything
       pyfi sim --replay                  this instance's ledger: would the broker decide the same again?
     """
     if (story or record) and seed is None:
@@ -52,7 +54,11 @@ def sim(
     chosen = [name for name, value in (("--seeds", seeds), ("--seed", seed), ("--ranks", ranks)) if value is not None]
     if len(chosen) + (replay is not None) > 1:
         raise click.UsageError("one of --seeds, --seed, --ranks and --replay")
-    if replay is not None:
+    if walltime and (ranks or story or record or replay is not None):
+        raise click.UsageError("--walltime goes with --seeds, --first and --seed")
+    if walltime:
+        _walltime(context, range(seed, seed + 1) if seed is not None else range(first, first + (seeds or 1)))
+    elif replay is not None:
         _replay(context, replay)
     elif ranks:
         _scale(context, ranks, tasks)
@@ -149,6 +155,22 @@ def _tell(seed: int, what: str, task: tuple[int, int] | None) -> None:
         for line in story_of(seed, *task)[0]:
             click.echo(line)
     click.echo(f"  repeat: pyfi sim --seed {seed}")
+
+
+def _walltime(context: Context, seeds: range) -> None:
+    from pyfi_hpc.sim import walltime
+
+    rows = []
+    for seed in seeds:
+        rows.append(walltime.told(walltime.run(seed)))
+        if not context.json:
+            row = rows[-1]
+            click.echo(
+                f"seed {seed}: {row['lost_percent']:.2f} % of {row['granted_s']:,} rank-seconds lost to ends of "
+                f"allocations, {row['worked_percent']:.1f} % worked; {row['tasks']} tasks in {row['attempts']} attempts"
+            )
+    if context.json:
+        print_json({"seeds": rows})
 
 
 def _scale(context: Context, ranks: int, tasks: int) -> None:

@@ -37,11 +37,11 @@ class Slice:
 
     @property
     def lost(self) -> bool:
-        return self.cause is not Cause.NONE
+        return self.cause not in (Cause.NONE, Cause.CONTINUED)
 
     @property
     def word(self) -> str:
-        return self.cause.name if self.lost else self.state.name
+        return self.state.name if self.cause is Cause.NONE else self.cause.name
 
 
 @dataclass(slots=True)
@@ -135,7 +135,9 @@ def _add_attempt(found: Timeline, lanes: dict[tuple[str, int], Lane], row: Seque
     if cause is Cause.STALE:  # it ran elsewhere meanwhile, and took nothing from this job
         return
     earliest = max(found.start, failed_at - time_limit_s - _GRACE_S) if time_limit_s else found.start
-    one = Slice(earliest, max(failed_at, earliest), index, attempt, socket, TaskState.PENDING, cause)
+    # the next attempt went on from where this one was
+    state = TaskState.COMPLETED if cause is Cause.CONTINUED else TaskState.PENDING
+    one = Slice(earliest, max(failed_at, earliest), index, attempt, socket, state, cause)
     if rank < 0:
         found.nowhere.append((node, one))
         return

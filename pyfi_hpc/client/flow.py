@@ -94,7 +94,7 @@ def _messages(
             encode_body(edges) if edges else b"", step.priority or job.priority, step.retries or job.retries,
             step.time_limit_s or job.time_limit_s, job.name, shape if number == 0 else b"",
             int(job.on_failure), project=job.project, at_once=job.at_once,
-            preemptible=step.preemptible or job.preemptible, terms=step.terms or job.terms,
+            preemptible=step.preemptible or job.preemptible, terms=step.terms or job.terms, size=step.size or job.size,
         ))  # fmt: skip
     return messages
 

@@ -25,6 +25,8 @@ class Options:
     retries: int = 0
     #: seconds, 0: none
     time_limit_s: float = 0.0
+    #: how large each call is, in any measure of the user's; what took how long is learned apart for each power of two
+    size: float = 0.0
     #: higher first
     priority: int = 0
     #: name of the job, for people
@@ -60,9 +62,10 @@ class Options:
         ----------
         **changes
             ``retries``, ``time_limit`` (seconds, "90s", "5m", "1h30m" or Slurm's "1:00:00"), ``priority``,
-            ``name``, ``on_failure`` ("finish" or "cancel"), ``project``, ``preemptible``, ``needs`` (text as of
-            `--needs`), or what stands in it: ``cores``, ``threads``, ``memory``, ``gpus``, ``ranks``, ``resources``,
-            ``labels``, ``exclusive``, ``spread``, ``otherwise``; see ``model.terms.make``.
+            ``size`` (a hint of how large each call is), ``name``, ``on_failure`` ("finish" or "cancel"), ``project``,
+            ``preemptible``, ``needs`` (text as of `--needs`), or what stands in it: ``cores``, ``threads``, ``memory``,
+            ``gpus``, ``ranks``, ``resources``, ``labels``, ``exclusive``, ``spread``, ``otherwise``; see
+            ``model.terms.make``.
 
         Raises
         ------
@@ -141,6 +144,12 @@ def _time(_name: str, value: Any) -> tuple[str, float]:
     return "time_limit_s", 0.0 if value is None else duration_s(value)
 
 
+def _size(name: str, value: Any) -> tuple[str, float]:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1e18:
+        return name, float(value)
+    raise UsageError(f"{name} cannot be {value!r}", fix="it is a number from 0 to 1e18: bytes, cells, whatever tells")
+
+
 def _failure(name: str, value: Any) -> tuple[str, OnFailure]:
     try:
         return name, OnFailure[str(value).upper()] if not isinstance(value, OnFailure) else value
@@ -164,6 +173,7 @@ _NEEDS = (
 _CHECKS = {
     "retries": _whole(0, 1000),
     "time_limit": _time,
+    "size": _size,
     "priority": _whole(-(1 << 20), 1 << 20),
     "name": _text,
     "on_failure": _failure,

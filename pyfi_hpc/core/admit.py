@@ -107,6 +107,7 @@ def _admit(s: State, job: Job, socket: SocketSpec, peer: Peer, message: Submit, 
         batch_id, job.id, message.number, message.first, message.count, message.last, SocketId(socket.socket),
         CodeId(socket.mount.code), message.priority + socket.priority, message.retries, message.time_limit_s,
         message.offsets, message.payload, message.edges, message.terms or socket.terms, message.preemptible,
+        message.size,
     )  # fmt: skip
     s.emit(record, out)
     s.close_before(job, out)

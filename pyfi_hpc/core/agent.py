@@ -53,21 +53,24 @@ class Agent:
     now : float
     inventory : Inventory
         What the node has besides ranks.
+    ends_at : float
+        When the walltime of its allocation ends, by the clock of ``now``; inf: it has none.
     """
 
     def __init__(
         self, limits: Limits, name: str, incarnation: str, allocation: str, rank_count: int, cores: int,
-        own_step: bool, now: float, inventory: Inventory = NOTHING,
+        own_step: bool, now: float, inventory: Inventory = NOTHING, ends_at: float = float("inf"),
     ) -> None:  # fmt: skip
         self.stopped = False
         self._limits = limits
         self._name, self._incarnation, self._allocation = name, incarnation, allocation
         self._cores = cores
+        self._ends_at = ends_at
         self._holdings = Holdings(limits.inputs_bytes_max)
         self._ranks = RankTable(limits.behind_s)
         self._muster = Muster(limits, self._ranks, self._holdings, rank_count, own_step, now)
         self._inventory = inventory
-        self._bundler = Bundler(limits, self._holdings, self._muster, inventory)
+        self._bundler = Bundler(limits, self._holdings, self._muster, inventory, ends_at)
         self._welcome = False
         self._hello_at = now
         self._heard_at = now
@@ -131,6 +134,7 @@ class Agent:
         hello = m.Hello(
             PROTOCOL_VERSION, "agent", self._name, self._incarnation, len(self._ranks), self._cores, self._allocation,
             self._holdings.tell(), encode(self._inventory),
+            ends_in_s=max(0.001, self._ends_at - now) if self._ends_at < float("inf") else 0.0,
         )  # fmt: skip
         out.send(BROKER, hello)
 

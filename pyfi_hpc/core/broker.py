@@ -18,6 +18,7 @@ from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.core.shares import Shares
 from pyfi_hpc.core.state import State
 from pyfi_hpc.core.view import SHARES, shares, view, without_ledger
+from pyfi_hpc.core.walltime import NEVER, Walltimes
 from pyfi_hpc.model import inventory
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import AskDesk, Effects, ReadPage
@@ -79,7 +80,8 @@ class Broker:
         self.state = State(
             limits, recovered.epoch, recovered.next_job, recovered.next_batch, utc - now, book, queue,
             NodeTable(recovered.epoch), ClientTable(limits.client_window_bytes_max),
-            Graph(book, limits.value_bytes_max), durations=durations,
+            Graph(book, limits.value_bytes_max), Walltimes(recovered.durations, now, limits.learned_s),
+            durations=durations,
         )  # fmt: skip
         self.stopped = False
         self._stopping: tuple[Peer, int] | None = None
@@ -114,6 +116,9 @@ class Broker:
             self._sweep_at = now + s.limits.heartbeat_s / 4
             self._sweep(now, out)
             settle.wake(s, out)
+        if not s.ledger_down:
+            for record in s.walltimes.due(now, now + s.utc_offset, s.limits.learned_s):
+                s.emit(record, out)
         s.graph.shed()
         dispatch.fill(s, now, out)
         self._rested_at = s.health.next_until(now)
@@ -239,8 +244,9 @@ class Broker:
             out.reply(peer, m.Denied("name_in_use", text, "it is let in when the other's lease has ended"))
             return False
         node = Node(
-            name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, hello.rank_count
-        )
+            name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, now,
+            now + hello.ends_in_s if hello.ends_in_s > 0.0 else NEVER, hello.rank_count,
+        )  # fmt: skip
         node.stock.inventory = inventory.decode(hello.inventory)
         s.nodes.join(node)
         adoption = follow.Adoption(s, node)
@@ -316,7 +322,7 @@ class Broker:
 
     def _agent_beat(self, node: Node, message: m.Beat, now: float, out: Effects) -> None:
         node.lease_until = now + self.state.limits.lease_s
-        node.running = {pair: node.running.get(pair, now) for pair in message.running}
+        node.runs(message.running, now)
         self.state.queue.runs(node, now)
         node.load, node.memory_bytes, node.idle = message.load, message.memory_bytes, message.idle
         node.recalled = False
@@ -443,7 +449,8 @@ class Broker:
     def _sweep(self, now: float, out: Effects) -> None:
         """Nodes whose lease has ended, clients that have gone."""
         for node in [n for n in self.state.nodes.by_name.values() if now >= n.lease_until]:
-            settle.lost(self.state, node, Cause.NODE_FAIL, now, out)
+            at_end = node.ends_at <= node.lease_until  # Slurm ended it, and it had no time to say so
+            settle.lost(self.state, node, Cause.WALLTIME if at_end else Cause.NODE_FAIL, now, out)
         for job_id in [job for job, at in self.state.orphans.items() if now >= at]:
             del self.state.orphans[job_id]
             orphan = self.state.book.jobs.get(job_id)

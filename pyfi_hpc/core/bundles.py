@@ -43,10 +43,18 @@ class Bundler:
         Which ranks are here, and which of them rest.
     inventory : Inventory
         What this node has besides ranks.
+    ends_at : float
+        See Agent.
     """
 
-    def __init__(self, limits: Limits, holdings: Holdings, muster: Muster, inventory: Inventory = NOTHING) -> None:
+    def __init__(
+        self, limits: Limits, holdings: Holdings, muster: Muster, inventory: Inventory = NOTHING,
+        ends_at: float = float("inf"),
+    ) -> None:  # fmt: skip
         self._muster = muster
+        self._ends_at = ends_at
+        #: half of the margin that the broker keeps, so that what goes back is not granted here again
+        self._late_at = ends_at - limits.end_margin_s / 2
         self._limits = limits
         self._holdings = holdings
         self._ranks = muster.ranks
@@ -209,6 +217,11 @@ class Bundler:
         holdings, other = self._holdings, False
         for _ in range(len(holdings.waiting)):
             item = holdings.waiting[0].grant.item
+            if now + item.needs_s > self._late_at:
+                self._release_late()
+                if not holdings.waiting:
+                    break
+                continue
             if self._checked.get(item.code) == "" and item.attempt > 1 and ranks > 1 and self._died_on(rank, item, now):
                 other = True
             elif self._checked.get(item.code) == "":
@@ -218,6 +231,12 @@ class Bundler:
                 return holdings.next_piece(max(1, min(count, share, self._limits.bundle_tasks_max))), False
             holdings.waiting.rotate(-1)
         return None, other
+
+    def _release_late(self) -> None:
+        """The first in line cannot end in time here, since what was before it took so long."""
+        piece = self._holdings.next_piece(1 << 30)
+        assert piece is not None
+        self._holdings.make(piece.grant, piece.lo, piece.hi, Cause.RELEASED)
 
     def _died_on(self, rank: Rank, item: m.Item, now: float) -> bool:
         """Whether the task, which is alone when it is tried again, died on this rank lately."""
@@ -243,7 +262,7 @@ class Bundler:
             self._bundles, item.grant, item.batch, item.job, item.first + piece.lo - item.lo, piece.lo, count,
             item.attempt, mount.python, mount.workdir, mount.module, item.function, item.time_limit_s, offsets,
             payload, inputs, self._placer.plain_variables if variables is None else variables, cores or [],
-            roster or [],
+            roster or [], ends_at=self._ends_at if self._ends_at < float("inf") else 0.0, state=item.state,
         )  # fmt: skip
         out.send(rank.peer, bundle)
         return flight

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyfi_hpc.core import fits, follow, gangs, health, items, preempt
+from pyfi_hpc.core import fits, follow, gangs, health, items, preempt, walltime
 from pyfi_hpc.core.nodes import Node
-from pyfi_hpc.core.queue import ClassKey, Pick
+from pyfi_hpc.core.queue import ClassKey, Pick, key_of
 from pyfi_hpc.core.settle import settle_unrun
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects, ReadPayloads
@@ -73,7 +73,7 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
         room = min(s.limits.grant_bytes_max - size, s.limits.node_bytes_max - node.outstanding_bytes)
         pick = s.queue.take(
             node.name, min(want, s.limits.grant_tasks_max), room, only_node, since,
-            lambda key: _room_on(s, node, key, at - s.utc_offset),
+            lambda key: _room_on(s, node, key, at - s.utc_offset), walltime.left_s(s, node, at - s.utc_offset),
         )  # fmt: skip
         if pick is None:
             break
@@ -92,29 +92,38 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
 
 def _gang(s: State, pick: Pick, at: float, out: Effects) -> None:
     """A task of several ranks goes to all of its nodes, which need not be the one whose turn it was."""
-    placed = gangs.place(s, decode(pick.batch.terms), at - s.utc_offset)
+    now = at - s.utc_offset
+    placed = _gang_place(s, key_of(pick.batch), now)
     assert placed is not None, "it was taken because there is room"
     inputs: items.Inputs = []
     if pick.batch.waiting:
         hi, inputs = _inputs(s, pick, at, out)
         if hi == pick.lo:
             return
-    gangs.start(s, pick, *placed, inputs, out)
+    gangs.start(s, pick, *placed, inputs, now, out)
+
+
+def _gang_place(s: State, key: ClassKey, now: float) -> tuple[str, list[gangs.Share]] | None:
+    """Where a gang can run and end in time."""
+    return gangs.place(s, decode(key.terms), now, lambda node: walltime.room_on(s, node, key, now) > 0)
 
 
 def _room_on(s: State, node: Node, key: ClassKey, now: float) -> int:
     """How many tasks of a class this node may get now; of gangs one, if there is room for it anywhere."""
+    in_time = walltime.room_on(s, node, key, now)
+    if not in_time:
+        return 0
     if not key.terms:
         longest = s.durations.longest(key.socket) if node.short_s else 0.0
-        return s.limits.grant_tasks_max if longest is not None and longest <= node.short_s else 0
+        return in_time if longest is not None and longest <= node.short_s else 0
     terms = decode(key.terms)
     if terms.ranks:
-        if gangs.place(s, terms, now) is None:
+        if _gang_place(s, key, now) is None:
             s.gangs_short.add(key.terms)
             return 0
         return 1
     _, room = fits.way_for(decode(key.terms).ways, node.stock, node.rank_count)
-    return room
+    return min(room, in_time)
 
 
 def _has_room(s: State, node: Node) -> bool:
@@ -128,7 +137,7 @@ def _item(s: State, node: Node, pick: Pick, at: float, out: Effects) -> Item | N
         hi, inputs = _inputs(s, pick, at, out)
         if hi == lo:
             return None
-    return items.grant(s, node, batch, lo, hi, pick.attempt, inputs, out)
+    return items.grant(s, node, batch, lo, hi, pick.attempt, inputs, at - s.utc_offset, out)
 
 
 def _inputs(s: State, pick: Pick, at: float, out: Effects) -> tuple[int, items.Inputs]:
@@ -155,7 +164,7 @@ def _inputs(s: State, pick: Pick, at: float, out: Effects) -> tuple[int, items.I
 def _follow(s: State, now: float, out: Effects) -> None:
     for node in list(s.nodes.leading.values()):
         if health.usable(s, node, now):
-            follow.fill(s, node, out)
+            follow.fill(s, node, now, out)
         if not node.leads:
             del s.nodes.leading[node.name]
 
@@ -165,10 +174,13 @@ def _rebalance(s: State, now: float, out: Effects) -> None:
     if len(s.nodes.by_name) < 2:
         return
     nodes = s.nodes.by_name.values()
-    idle = sum(max(0, node.vacant) for node in nodes if health.usable(s, node, now))
-    if not idle:
+    usable = [node for node in nodes if node.vacant > 0 and health.usable(s, node, now)]
+    if not usable:
         return
     fullest = min(nodes, key=lambda node: node.vacant)
+    idle = sum(node.vacant for node in usable if walltime.could_take(s, node, fullest, now))
+    if not idle:
+        return
     surplus = -fullest.vacant
     if surplus > 0 and not fullest.recalled:
         fullest.recalled = True

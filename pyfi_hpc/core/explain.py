@@ -8,6 +8,7 @@
     NodesDraining      all nodes are about to leave
     JobArrayTaskLimit  as many tasks of its job run as may
     SocketLimit        as many calls of its socket run as may
+    Walltime           it would not end before the allocations do: core/walltime.py
     Elsewhere          only nodes where it failed have room, and another may come
     Priority           tasks of a higher priority go first
     FairShare          another account has used less of its share, and goes first
@@ -24,14 +25,14 @@ from typing import Any
 
 import msgspec
 
-from pyfi_hpc.core import fits, health
+from pyfi_hpc.core import fits, health, walltime
 from pyfi_hpc.core.jobs import Batch, Job
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.queue import ClassKey, may_go
 from pyfi_hpc.core.shares import Account, Share
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.ids import JobId
-from pyfi_hpc.model.states import FIRST_FINAL, TaskState
+from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
 from pyfi_hpc.model.terms import decode, words
 
 WHY = "why"
@@ -144,6 +145,8 @@ def _reason(s: State, batch: Batch, offset: int, now: float) -> str:
         return "JobArrayTaskLimit"
     if 0 < limit <= s.queue.running.get(batch.socket, 0):
         return "SocketLimit"
+    if all(walltime.refuses(s, node, batch, offset, now) for node in _usable(s, now)):
+        return "Walltime"
     if _kept_away(s, batch, offset, now):
         return "Elsewhere"
     if s.queue.topped(batch.priority):
@@ -165,16 +168,21 @@ def _no_node(s: State, now: float) -> str:
     return "NodesQuarantined" if any(not node.draining for node in nodes) else "NodesDraining"
 
 
+def _usable(s: State, now: float) -> list[Node]:
+    return [node for node in s.nodes.by_name.values() if health.usable(s, node, now)]
+
+
 def _kept_away(s: State, batch: Batch, offset: int, now: float) -> bool:
     """Whether there is room, but only where the task failed: what ``dispatch.fill`` gives to ``queue.take``."""
-    usable = [node for node in s.nodes.by_name.values() if health.usable(s, node, now)]
+    usable = _usable(s, now)
     roomy = [node for node in usable if node.spare > 0]
     several = sum(node.rank_count > 0 for node in usable) > 1
     since = now + s.utc_offset - s.limits.elsewhere_s if several else float("inf")
     trouble = batch.trouble.get(offset) if batch.trouble else None
     if trouble is None or not roomy:
         return False
-    return not any(may_go(trouble, node.name, len(roomy) == 1, since) for node in roomy)
+    left = {node.name: walltime.left_s(s, node, now) for node in roomy}
+    return not any(may_go(trouble, node.name, len(roomy) == 1, since, left[node.name]) for node in roomy)
 
 
 # --- words for each reason ----------------------------------------------------------------------------
@@ -236,9 +244,17 @@ def _socket_limit(s: State, batch: Batch, _offset: int, _now: float) -> Why:
     return Why("SocketLimit", because, [f"It would start if the limit were higher and a rank idle: {fix}."])
 
 
+def _walltime(s: State, batch: Batch, offset: int, now: float) -> Why:
+    because, would = walltime.reasons(s, batch, offset, _usable(s, now), _socket(s, batch.socket), now)
+    return Why("Walltime", because, [f"{would}: `pyfi up --slurm -t TIME` asks for an allocation."])
+
+
 def _elsewhere(s: State, batch: Batch, offset: int, now: float) -> Why:
     assert batch.trouble is not None
     last = batch.trouble[offset].ends[-1]
+    if last.cause == Cause.CONTINUED:
+        text = f"it returned Continue on {last.node}, which ends soon"
+        return Why("Elsewhere", [text], ["It would go on if another node had an idle rank: `pyfi up --slurm`."])
     text = f"it failed on {last.node} ({last.cause.name}), and is not tried there again while another node may come"
     left = last.at + s.limits.elsewhere_s - (now + s.utc_offset)
     return Why("Elsewhere", [text], ["It would start if another node had an idle rank."], max(0.0, left))
@@ -361,6 +377,7 @@ _WORDS: dict[str, Callable[[State, Batch, int, float], Why]] = {
     "NodesDraining": _all_draining,
     "JobArrayTaskLimit": _array_limit,
     "SocketLimit": _socket_limit,
+    "Walltime": _walltime,
     "Elsewhere": _elsewhere,
     "Priority": _no_rank,
     "FairShare": _no_rank,

@@ -25,7 +25,7 @@ from pyfi_hpc.model.messages import Held, Item
 from pyfi_hpc.model.states import TaskState
 
 
-def fill(s: State, node: Node, out: Effects) -> None:
+def fill(s: State, node: Node, now: float, out: Effects) -> None:
     """Grant to a node what takes results of the tasks that it holds, and what takes theirs, while there is room.
 
     Cost: a look at each task of each grant whose job is waited for, once.
@@ -36,7 +36,7 @@ def fill(s: State, node: Node, out: Effects) -> None:
         for batch, lo, hi in _runs(_next(s, node, room), s.limits.grant_tasks_max, s.limits.grant_bytes_max):
             if node.outstanding_bytes >= s.limits.node_bytes_max:
                 break  # these come when they are ready
-            made.append(_grant(s, node, batch, lo, hi, out))
+            made.append(_grant(s, node, batch, lo, hi, now, out))
             if node.outstanding_bytes - told_bytes >= s.limits.grant_bytes_max:
                 out.send(node.peer, GrantMessage(s.epoch, made))
                 made, told_bytes = [], node.outstanding_bytes
@@ -50,12 +50,12 @@ def _room(node: Node) -> int:
     return node.capacity - node.followers if node.capacity > node.rank_count else 0
 
 
-def _grant(s: State, node: Node, batch: Batch, lo: int, hi: int, out: Effects) -> Item:
+def _grant(s: State, node: Node, batch: Batch, lo: int, hi: int, now: float, out: Effects) -> Item:
     inputs = [_inputs(s, batch, offset) for offset in range(lo, hi)]
     node.followers += hi - lo
     for offset in range(lo, hi):
         _need(batch, offset).follow.granted = True  # type: ignore[union-attr]
-    return items.grant(s, node, batch, lo, hi, 1, inputs, out)
+    return items.grant(s, node, batch, lo, hi, 1, inputs, now, out)
 
 
 def _next(s: State, node: Node, room: int) -> list[tuple[Batch, int]]:

@@ -14,6 +14,7 @@ what one waits for at most.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pyfi_hpc.core import fits, health, items, settle
@@ -47,11 +48,14 @@ _RENEWAL_S = 30.0
 Share = tuple[Node, int]
 
 
-def place(s: State, needs: Needs, now: float) -> tuple[str, list[Share]] | None:
-    """Nodes that have room for all ranks of a gang, in one world. Cost: a look at each node."""
+def place(
+    s: State, needs: Needs, now: float, may: Callable[[Node], bool] = lambda node: True
+) -> tuple[str, list[Share]] | None:
+    """Nodes that have room for all ranks of a gang, in one world, of those that may. Cost: a look at each node."""
     worlds: dict[str, list[Share]] = {}
     for node in s.nodes.by_name.values():
-        if node.draining or now < node.renewed_until or not node.worlds or not health.usable(s, node, now):
+        busy = node.draining or now < node.renewed_until or not node.worlds
+        if busy or not health.usable(s, node, now) or not may(node):
             continue
         room = node.stock.room(needs, node.rank_count)
         for world, count in node.worlds.items():
@@ -90,7 +94,7 @@ def _spread(shares: list[Share], ranks: int) -> list[Share]:
 
 
 def start(
-    s: State, pick: Pick, world: str, shares: list[Share], inputs: items.Inputs, out: Effects
+    s: State, pick: Pick, world: str, shares: list[Share], inputs: items.Inputs, now: float, out: Effects
 ) -> None:
     """Grant one task to all of its nodes."""
     gang = Gang()
@@ -98,7 +102,7 @@ def start(
     for node, count in shares:
         told = m.Gang(world, count, total)
         item = items.grant(
-            s, node, pick.batch, pick.lo, pick.lo + 1, pick.attempt, inputs, out, told, first=not gang.grants
+            s, node, pick.batch, pick.lo, pick.lo + 1, pick.attempt, inputs, now, out, told, first=not gang.grants
         )
         made = s.nodes.grants[GrantId(item.grant)]
         if len(shares) > 1:
@@ -140,7 +144,7 @@ def ended(s: State, grant: Grant, o: m.Outcome, now: float, out: Effects) -> Non
     """A node's part has ended, or its node is lost."""
     gang = grant.gang
     assert gang is not None
-    if o.causes[0] != Cause.NONE and gang.failure is None:
+    if o.causes[0] not in (Cause.NONE, Cause.CONTINUED) and gang.failure is None:
         gang.failure = grant, o
         for part in gang.grants:
             if part.open:

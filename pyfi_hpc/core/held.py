@@ -28,7 +28,7 @@ class Parts:
     def take(self, outcome: Outcome) -> Outcome | None:
         """One rank has ended; when all have, how the task did here. The first bad end counts, else the leader's."""
         self.left -= 1
-        if outcome.causes[0] != Cause.NONE:
+        if outcome.causes[0] not in (Cause.NONE, Cause.CONTINUED):
             self.failure = self.failure or outcome
         elif self.result is None or outcome.rank == self.leader:
             self.result = outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyfi_hpc.core import fits
+from pyfi_hpc.core import fits, walltime
 from pyfi_hpc.core.jobs import Batch
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.state import State
@@ -17,7 +17,7 @@ Inputs = list[list[bytes | Link]]
 
 
 def grant(
-    s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, inputs: Inputs, out: Effects,
+    s: State, node: Node, batch: Batch, lo: int, hi: int, attempt: int, inputs: Inputs, now: float, out: Effects,
     gang: Gang | None = None, first: bool = True,
 ) -> Item:  # fmt: skip
     """Give tasks ``lo`` to ``hi`` of a batch whose payload is in memory to a node.
@@ -40,9 +40,11 @@ def grant(
     if batch.job.waiters and gang is None:
         node.leads.append((made, 0))
         s.nodes.leading[node.name] = node
+    trouble = batch.trouble.get(lo) if batch.trouble else None  # who has any is alone in a grant
     return Item(
         made.id, batch.id, batch.job.id, batch.first + lo, lo, hi - lo, attempt, batch.code, spec.function,
         batch.time_limit_s, offsets, payload, inputs, terms, gang,
+        needs_s=walltime.told_s(s, node, batch, trouble, now), state=trouble.state if trouble is not None else b"",
     )  # fmt: skip
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyfi_hpc.core.sketch import size_class
 from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer, SocketId
 from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
     BatchClosed,
+    DurationsLearned,
     FoundJob,
     JobOpened,
     OutcomeSettled,
@@ -47,6 +49,11 @@ class Trouble:
     counts: dict[Cause, int] = field(default_factory=dict)
     #: the last ones, oldest first; the next attempt goes elsewhere if it can
     ends: list[End] = field(default_factory=list)
+    #: what the last attempt returned Continue with; empty: it did not
+    state: bytes = b""
+    #: soft, see core/walltime.py: time that the next attempt needs, seconds; and whether it may go on where it was
+    needs_s: float = field(default=0.0, compare=False)
+    stays: bool = field(default=False, compare=False)
 
 
 class Batch:
@@ -54,7 +61,7 @@ class Batch:
 
     __slots__ = (
         "admitted", "code", "count", "first", "id", "job", "number", "offsets", "open", "payload", "preemptible",
-        "priority", "retries", "socket", "states", "terms", "time_limit_s", "trouble", "waiting",
+        "priority", "retries", "size", "socket", "states", "terms", "time_limit_s", "trouble", "waiting",
     )  # fmt: skip
 
     def __init__(self, job: Job, record: BatchAdmitted) -> None:
@@ -70,6 +77,8 @@ class Batch:
         self.time_limit_s = record.time_limit_s
         self.terms = record.terms
         self.preemptible = record.preemptible
+        #: class of its size hint
+        self.size = size_class(record.size)
         #: one TaskState per task; RUNNING is soft, the ledger does not know it
         self.states = bytearray([TaskState.PENDING]) * record.count
         self.open = record.count  #: tasks that are not final
@@ -221,6 +230,9 @@ class JobBook:
         self.open_count -= record.count
         for state in set(record.states):
             job.settled[state] = job.settled.get(state, 0) + record.states.count(state)
+        if batch.trouble:
+            for offset in batch.trouble.keys() & range(lo, hi):
+                batch.trouble[offset].state = b""  # nothing goes on from it
 
     def _attempt_failed(self, record: AttemptFailed) -> None:
         batch = self.batches.get(record.batch)
@@ -233,6 +245,11 @@ class JobBook:
         trouble.counts[record.cause] = trouble.counts.get(record.cause, 0) + 1
         trouble.ends.append(End(record.node, record.rank, record.cause, record.failed_at))
         del trouble.ends[:-_ENDS_MAX]
+        if record.cause == Cause.CONTINUED:
+            trouble.state = record.error
+
+    def _durations_learned(self, record: DurationsLearned) -> None:
+        """Jobs do not depend on it: see core/walltime.py."""
 
     def _batch_closed(self, record: BatchClosed) -> None:
         batch = self.batches.pop(record.batch, None)
@@ -257,5 +274,6 @@ _APPLY: dict[type, Callable[[JobBook, Any], None]] = {
     BatchAdmitted: JobBook._batch_admitted,
     OutcomeSettled: JobBook._outcome_settled,
     AttemptFailed: JobBook._attempt_failed,
+    DurationsLearned: JobBook._durations_learned,
     BatchClosed: JobBook._batch_closed,
 }

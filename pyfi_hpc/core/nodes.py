@@ -7,6 +7,7 @@ memory only; their ids never repeat, so an outcome counts only for the grant tha
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,9 @@ class Node:
     allocation: str
     cores: int
     lease_until: float
+    joined_at: float
+    #: end of its walltime, monotonic seconds of this broker; inf: it has none
+    ends_at: float = float("inf")
     rank_count: int = 0
     capacity: int = 0  #: unfinished tasks that it wants to hold
     outstanding: int = 0  #: unfinished tasks that it holds
@@ -95,6 +99,10 @@ class Node:
     #: plain tasks that may take longer are not granted to it now; 0: all are
     short_s: float = 0.0
     renewed_until: float = 0.0  #: its ranks were told to start anew and have so long, monotonic seconds
+
+    def runs(self, tasks: Iterable[tuple[int, int]], now: float) -> None:
+        """What a beat says: (grant, offset) of what runs."""
+        self.running = {task: self.running.get(task, now) for task in tasks}
 
     @property
     def runnable(self) -> int:

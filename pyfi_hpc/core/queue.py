@@ -1,9 +1,10 @@
 """The queue: ready tasks as ranges, by request class.
 
-Tasks with the same socket, code, priority, time limit and account are one class; cost follows classes and ranges, not
-tasks. A job with a limit on how many of its tasks run at once is a class of its own. Higher priorities first; within
-one priority the account whose turn it is by its share (core/shares.py), and of its classes the one that was given the
-fewest rank-seconds. A task tried again comes first in its class, and prefers a node other than the one where it failed.
+Tasks with the same socket, code, priority, time limit, size class and account are one class; cost follows classes and
+ranges, not tasks. A job with a limit on how many of its tasks run at once is a class of its own. Higher priorities
+first; within one priority the account whose turn it is by its share (core/shares.py), and of its classes the one that
+was given the fewest rank-seconds. A task tried again comes first in its class, and prefers a node other than the one
+where it failed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.shares import Account, Shares
 from pyfi_hpc.model.budgets import ELSEWHERE
 from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, NodeName, SocketId
-from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.model.states import Cause, TaskState
 from pyfi_hpc.model.terms import decode
 
 #: how many ranges of retried tasks are looked through for one that may run on this node
@@ -43,6 +44,8 @@ class ClassKey:
     preemptible: bool
     #: what its tasks need, see model/terms.py
     terms: bytes = b""
+    #: class of their size hint
+    size: int = 0
 
 
 def _any_number(_key: ClassKey) -> int:
@@ -137,7 +140,7 @@ class ReadyQueue:
 
     def withdrawn(self, batch: Batch, count: int) -> None:
         """So many PENDING tasks of the batch were settled without running."""
-        entry = self._classes.get(_key_of(batch))
+        entry = self._classes.get(key_of(batch))
         if entry is not None and not self.held:
             self._count(entry, -count)
 
@@ -175,13 +178,13 @@ class ReadyQueue:
 
     def take(
         self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf"),
-        room_on: Callable[[ClassKey], int] = _any_number,
+        room_on: Callable[[ClassKey], int] = _any_number, left_s: float = float("inf"),
     ) -> Pick | None:
         """The next range for this node, or None. Cost: constant per call, and per account, class and range passed over.
 
         ``room_on`` says how many tasks of a class this node may get now. A task is not tried again where it failed
         while another node has room; nor, if the place may be to blame and it failed after ``since`` (UTC), while there
-        is another node at all.
+        is another node at all. ``left_s``: until the node's end.
         """
         for priority in sorted(self._turns, reverse=True):
             for line, most_s in self.shares.in_order(list(self._turns[priority].values())):
@@ -196,7 +199,7 @@ class ReadyQueue:
                     room = min(self._room(entry), room_on(entry.key), tasks_max)
                     if room > 0:
                         room = max(1, int(min(room, most_s / each)))
-                        pick = self._take_of(entry, node, room, bytes_max, only_node, since)
+                        pick = self._take_of(entry, node, room, bytes_max, only_node, since, left_s)
                     if pick is not None:
                         line.turn = max(line.turn, turn)  # one that was passed over is not owed what it could not take
                         turn = entry.turn = line.turn + each * (pick.hi - pick.lo)
@@ -218,7 +221,7 @@ class ReadyQueue:
         What is likely leaves out that a class takes up to so many tasks in one turn. Cost: a look at each class, and at
         the ranges before the task in its own.
         """
-        own = _key_of(batch)
+        own = key_of(batch)
         entry = self._classes.get(own)
         before = _before(entry, batch, offset)
         #: what its account, and others of its project, are given first
@@ -307,9 +310,10 @@ class ReadyQueue:
         return max(key.priority for key, entry in self._classes.items() if entry.ready)
 
     def _take_of(
-        self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float
-    ) -> Pick | None:
-        pick = self._take_retry(entry, node, only_node, since)
+        self, entry: RequestClass, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float,
+        left_s: float,
+    ) -> Pick | None:  # fmt: skip
+        pick = self._take_retry(entry, node, only_node, since, left_s)
         if pick is not None:
             return pick
         fresh = entry.fresh
@@ -330,14 +334,16 @@ class ReadyQueue:
             return Pick(batch, lo, end, 1 if batch.trouble is None else batch.attempt(lo))
         return None
 
-    def _take_retry(self, entry: RequestClass, node: NodeName, only_node: bool, since: float) -> Pick | None:
+    def _take_retry(
+        self, entry: RequestClass, node: NodeName, only_node: bool, since: float, left_s: float
+    ) -> Pick | None:
         for _ in range(min(len(entry.retries), _RETRY_SCAN_MAX)):
             batch, offset = entry.retries.popleft()
             if batch.states[offset] != TaskState.PENDING:
                 continue
             if batch.payload is None:
                 self._load(batch)
-            elif batch.trouble is None or may_go(batch.trouble[offset], node, only_node, since):
+            elif batch.trouble is None or may_go(batch.trouble[offset], node, only_node, since, left_s):
                 return Pick(batch, offset, offset + 1, batch.attempt(offset))
             entry.retries.append((batch, offset))
         return None
@@ -360,7 +366,7 @@ class ReadyQueue:
         return room if job is None else min(room, job.at_once - job.granted)
 
     def _class_of(self, batch: Batch) -> RequestClass:
-        key = _key_of(batch)
+        key = key_of(batch)
         entry = self._classes.get(key)
         if entry is None:
             account = self.shares.of(key.project, key.owner)
@@ -413,17 +419,21 @@ def _before(entry: RequestClass | None, batch: Batch, offset: int) -> int:
     return count
 
 
-def may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float) -> bool:
-    """Whether a task may be tried again on this node."""
+def may_go(trouble: Trouble, node: NodeName, only_node: bool, since: float, left_s: float = float("inf")) -> bool:
+    """Whether a task may be tried again on this node, which ends in ``left_s``: see core/walltime.py."""
     last = trouble.ends[-1]
+    if trouble.needs_s > left_s:
+        return False
+    if last.cause == Cause.CONTINUED:
+        return last.node != node or trouble.stays or left_s == float("inf")
     return last.node != node or (only_node and (last.at <= since or last.cause not in ELSEWHERE))
 
 
-def _key_of(batch: Batch) -> ClassKey:
+def key_of(batch: Batch) -> ClassKey:
     job = batch.job.id if batch.job.at_once else 0
     return ClassKey(
         batch.socket, batch.code, batch.priority, batch.time_limit_s, job, batch.job.project, batch.job.owner,
-        batch.preemptible, batch.terms,
+        batch.preemptible, batch.terms, batch.size,
     )  # fmt: skip
 
 

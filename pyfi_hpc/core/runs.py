@@ -67,7 +67,7 @@ class Work:
         self.skipped = {i for i in self.killed if i >= self.base}
         frame = [
             "run", number, b.job, b.first + self.base, b.attempt, b.grant, b.function, b.offsets[4 * self.base :],
-            b.payload, b.inputs[self.base :],
+            b.payload, b.inputs[self.base :], b.time_limit_s, b.ends_at, b.state,
         ]  # fmt: skip
         return [*frame, [b.python, b.workdir, b.module, b.roster, b.variables, b.cores]] if b.roster else frame
 

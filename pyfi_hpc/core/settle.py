@@ -5,6 +5,7 @@ An outcome counts only for the grant that it was made under. What follows from a
     NONE                          COMPLETED
     CANCELLED                     CANCELLED
     RELEASED                      again; no attempt was made
+    CONTINUED                     again, from the state that it returned, at most a thousand times
     any other cause               again, elsewhere, while its budget lasts: model/budgets.py
 """
 
@@ -14,7 +15,7 @@ from array import array
 
 import msgspec
 
-from pyfi_hpc.core import follow, gangs, health
+from pyfi_hpc.core import follow, gangs, health, walltime
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.state import State
@@ -127,6 +128,10 @@ def _take_apart(s: State, batch: Batch, grant: Grant, o: Outcome, now: float, ou
                 end += 1
             release(s, batch, offset, o.lo + end)
         else:
+            if cause == Cause.CONTINUED and len(pick(o.offsets, o.payload, at)) > s.limits.state_bytes_max:
+                cause = Cause.ERROR
+                text = f"what it returned Continue with is over the limit of {s.limits.state_bytes_max} bytes"
+                _replace_error(o, at, failure("TooLarge", f"{text}: write it to a file, and return its name"))
             _ended_badly(s, batch, grant, o, at, cause, now, out)
         at = end
 
@@ -137,7 +142,7 @@ def _counts(batch: Batch, offset: int) -> bool:
 
 def _cause(number: int) -> Cause:
     """What a node tells; a number that no attempt can end with is a death."""
-    return Cause(number) if number < Cause.STALE else Cause.CRASH
+    return Cause(number) if number < Cause.STALE or number == Cause.CONTINUED else Cause.CRASH
 
 
 def _settle_run(
@@ -156,6 +161,7 @@ def _settle_run(
     if state is TaskState.COMPLETED:
         took_s = sum(array("f", record.durations)) if took_s is None else took_s
         s.durations.report(batch.socket, took_s / record.count)
+        walltime.completed(s, batch, record.durations, record.count)
         health.completed(s, batch, grant.node, o.rank, record.lo, record.count, now, out)
 
 
@@ -242,7 +248,8 @@ def _ended_badly(
     state = _verdict(s, batch, counts, cause)
     if state is not None:
         if cause in _SPEECHLESS:
-            _replace_error(o, at, _last_words(s, cause, counts[cause], pick(o.offsets, o.payload, at)))
+            told = b"" if cause == Cause.CONTINUED else pick(o.offsets, o.payload, at)  # a state is no error
+            _replace_error(o, at, _last_words(s, cause, counts[cause], told))
         _settle_run(s, batch, grant, o, at, at + 1, state, now, out)
         if batch.job.on_failure == OnFailure.CANCEL:
             cancel(s, batch.job, 0, -1, now, out)
@@ -255,6 +262,12 @@ def _ended_badly(
     )  # fmt: skip
     o.outputs = b""
     s.emit(record, out)
+    assert batch.trouble is not None
+    if cause == Cause.WALLTIME and (since := grant.node.running.get((grant.id, offset))) is not None:
+        walltime.cut_off(s, batch, batch.trouble[offset], now - since)
+    elif cause == Cause.CONTINUED:
+        (seconds,) = array("f", o.durations[4 * at : 4 * at + 4])
+        walltime.goes_on(s, batch, batch.trouble[offset], grant.node, seconds, now)
     if follow.taken_back(batch, offset):
         batch.states[offset] = TaskState.BLOCKED
         return
@@ -272,7 +285,8 @@ def _verdict(s: State, batch: Batch, counts: dict[Cause, int], cause: Cause) -> 
 
 #: ends at which the function could not say what went wrong
 _SPEECHLESS = frozenset({
-    Cause.CRASH, Cause.OUT_OF_MEMORY, Cause.RANK_LOST, Cause.NODE_FAIL, Cause.WALLTIME, Cause.PREEMPTED
+    Cause.CRASH, Cause.OUT_OF_MEMORY, Cause.RANK_LOST, Cause.NODE_FAIL, Cause.WALLTIME, Cause.PREEMPTED,
+    Cause.CONTINUED,
 })  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
 from pyfi_hpc.core.nodes import NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
+from pyfi_hpc.core.walltime import Walltimes
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import SocketSpec
 from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId
@@ -66,6 +67,7 @@ class State:
     nodes: NodeTable
     clients: ClientTable
     graph: Graph
+    walltimes: Walltimes
     sockets: dict[str, SocketSpec] = field(default_factory=dict)
     #: sockets by the code that they call now: "module:function"
     by_function: dict[str, SocketSpec] = field(default_factory=dict)

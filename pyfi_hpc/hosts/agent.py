@@ -142,11 +142,14 @@ def run(
     command = [sys.executable, "-m", "pyfi_hpc.hosts.rank"]
     command += ["--instance", settings.instance, "--home", str(settings.home)]
     around = NodeProcesses(command, rank_log, NodeCode(settings) if own_code else None)
+    left_s = slurm_adapter.own_time_left(clock.utc())
     machine = Agent(
         limits, node.name(), secrets.token_hex(8), node.allocation(), rank_count, len(node.usable_cores()), own_step,
-        clock.monotonic(), inventory.look(settings, rank_count),
+        clock.monotonic(), inventory.look(settings, rank_count), clock.monotonic() + left_s,
     )  # fmt: skip
     log.info("agent of %s for instance %s, %d ranks", node.name(), settings.instance, rank_count)
+    if left_s < float("inf"):
+        log.info("the allocation ends in %.0f s", left_s)
     pidfile.claim(settings, f"agent-{node.tag()}")
     switch = Switch(settings, found.broker_public, broker, ranks)
     try:

@@ -70,7 +70,7 @@ class Member(child.Runner):
         super()._take(block)
 
     def _run(self, frame: list[Any]) -> None:
-        self._gang = frame[10]
+        self._gang = frame[13]
         cores = os.sched_getaffinity(0)
         try:
             super()._run(frame)
@@ -78,7 +78,7 @@ class Member(child.Runner):
             os.sched_setaffinity(0, cores)
             self._moves_until = perf_counter() + _MOVES_S
 
-    def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any) -> tuple[int, bytes]:
+    def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any, state: bytes) -> tuple[int, bytes]:
         python, workdir, module, roster, variables, cores = self._gang
         try:
             os.environ.update(dict(variables))
@@ -88,16 +88,23 @@ class Member(child.Runner):
         except BaseException as error:  # also a module that calls sys.exit
             return _ENVIRONMENT, self._payload.encode_error(error, skip=1)
         try:
-            comm = mpi.among(self._world, roster, self._current.grant % _TAGS)
+            comm = mpi.among(self._world, roster, self._tag())
         except BaseException as error:
             return child.ERROR, self._payload.encode_error(error, skip=1)
         self._more = {"comm": comm}
-        cause, result = super()._call(find, data, inputs)
-        if cause == child.RETURNED:
+        cause, result = super()._call(find, data, inputs, state)
+        if cause in (child.RETURNED, child.CONTINUED):
             if comm.Get_rank():
-                result = self._payload.encode_value(None)  # the leader's counts
+                # the leader's counts, and so does its state
+                cause, result = child.RETURNED, self._payload.encode_value(None)
             comm.Free()
         return cause, result
+
+
+    def _tag(self) -> int:
+        """The same for all ranks of the task, which have other grants on other nodes."""
+        task = self._current.task()
+        return (task.job * 1009 + task.index * 31 + task.attempt) % _TAGS if task else 0
 
 
 class Mount:

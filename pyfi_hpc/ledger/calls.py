@@ -366,7 +366,8 @@ def _attempt(row: Row) -> Row:
     return {
         "attempt": row["attempt"], "outcome": Cause(row["cause"]).name, "node": row["node"],
         "rank": row["rank"], "epoch": row["epoch"], "started": None, "ended": row["failed_at"],
-        "duration_s": None, "error": _decoded_error(row["error"]),
+        "duration_s": None,
+        "error": None if row["cause"] == Cause.CONTINUED else _decoded_error(row["error"]),  # that is a state
     }  # fmt: skip
 
 

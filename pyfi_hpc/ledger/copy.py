@@ -18,6 +18,7 @@ from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
     BatchClosed,
+    DurationsLearned,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -34,12 +35,13 @@ Parts = list[bytes | memoryview]
 COLUMNS = {
     "job": "id, on_failure, at_once, opened_at, epoch, key, owner, name, shape, project",
     "task_batch": "batch, job, number, first, count, last, socket, code, priority, retries, time_limit_s,"
-    " preemptible, epoch, offsets, payload, blocks, terms",
+    " preemptible, epoch, offsets, payload, blocks, terms, size",
     "block": "number, part, data",
     "edge": "job, batch, producers, edges",
     "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
     " started, durations, offsets, payload, outputs, blocks",
     "attempt_failed": "job, batch, lo, attempt, cause, epoch, grant_id, rank, failed_at, node, error, outputs",
+    "duration": "socket, code, size, lead_s, completed, learned_at, epoch, counts",
 }
 STATEMENTS = {table: f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)" for table, columns in COLUMNS.items()}
 
@@ -80,7 +82,7 @@ def pack(records: Sequence[Record], epoch: Epoch, blocks: Blocks) -> Group:
         else:
             add(tables[table], record, epoch)
         counts[table] += 1
-        group.job_max = max(group.job_max, record.job)
+        group.job_max = max(group.job_max, getattr(record, "job", 0))
         if isinstance(record, BatchAdmitted) and record.edges:
             _pack_edges(tables["edge"], record)
             counts["edge"] += 1
@@ -116,6 +118,8 @@ _job = Struct(">h iq ih ih id iq i").pack
 _task_batch = Struct(">h iq iq ii iq ii i? iq iq ii ii id i? iq i").pack
 _outcome = Struct(">h iq iq ii ii ii iq iq ii id i").pack
 _attempt = Struct(">h iq iq ii ii ih iq iq ii id i").pack
+_double = Struct(">id").pack
+_learned = Struct(">h iq iq ih id iq id iq i").pack
 _edge = Struct(">h iq iq i").pack
 
 
@@ -129,7 +133,7 @@ def _pack_job(parts: Parts, r: JobOpened, epoch: int) -> None:
 def _pack_batch(parts: Parts, r: BatchAdmitted, epoch: int, blocks: list[int] | None = None) -> None:
     parts.append(
         _task_batch(
-            17, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
+            18, 8, r.batch, 8, r.job, 4, r.number, 8, r.first, 4, r.count, 1, r.last, 8, r.socket, 8, r.code,
             4, r.priority, 4, r.retries, 8, r.time_limit_s, 1, r.preemptible, 8, epoch, len(r.offsets),
         )
     )  # fmt: skip
@@ -137,6 +141,7 @@ def _pack_batch(parts: Parts, r: BatchAdmitted, epoch: int, blocks: list[int] | 
     _varying(parts, r.payload if blocks is None else b"")
     parts.append(_NULL if blocks is None else _numbers(blocks))
     _varying(parts, r.terms)
+    parts.append(_double(8, r.size))
 
 
 def _pack_outcome(parts: Parts, r: OutcomeSettled, epoch: int, blocks: list[int] | None = None) -> None:
@@ -174,6 +179,15 @@ def _pack_edges(parts: Parts, r: BatchAdmitted) -> None:
     _varying(parts, r.edges)
 
 
+def _pack_duration(parts: Parts, r: DurationsLearned, epoch: int) -> None:
+    parts.append(
+        _learned(
+            8, 8, r.socket, 8, r.code, 2, r.size, 8, r.lead_s, 8, r.completed, 8, r.learned_at, 8, epoch, len(r.counts)
+        )
+    )
+    parts.append(r.counts)
+
+
 def _array(numbers: list[int]) -> bytes:
     """A one-dimensional array of int8 (type 20) without nulls, counted from 1."""
     return Struct(f">iii ii {'iq' * len(numbers)}").pack(
@@ -198,4 +212,5 @@ _PACKERS: dict[type, tuple[str, Callable[..., None]]] = {
     BatchAdmitted: ("task_batch", _pack_batch),
     OutcomeSettled: ("outcome_batch", _pack_outcome),
     AttemptFailed: ("attempt_failed", _pack_attempt),
+    DurationsLearned: ("duration", _pack_duration),
 }

@@ -94,7 +94,8 @@ CREATE OR REPLACE FUNCTION ledger_state_code(p_state int) RETURNS text LANGUAGE 
 $$;
 CREATE OR REPLACE FUNCTION ledger_cause(p_cause int) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT (ARRAY['NONE', 'ERROR', 'TIME_LIMIT', 'CRASH', 'OUT_OF_MEMORY', 'RANK_LOST', 'NODE_FAIL', 'WALLTIME',
-                  'PREEMPTED', 'ENVIRONMENT', 'RELEASED', 'CANCELLED', 'STALE'])[p_cause + 1]
+                  'PREEMPTED', 'ENVIRONMENT', 'RELEASED', 'CANCELLED', 'STALE',
+                  'CONTINUED'])[p_cause + 1]
 $$;
 
 -- The i-th little-endian number of a packed column, from 0; NULL where the column has none. CASE comes first

@@ -14,6 +14,7 @@ from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
     BatchClosed,
+    DurationsLearned,
     FoundJob,
     JobOpened,
     OutcomeSettled,
@@ -42,6 +43,8 @@ class MemoryStore:
     outcomes: dict[BatchId, dict[int, OutcomeSettled]] = field(default_factory=dict)
     attempts: dict[BatchId, list[AttemptFailed]] = field(default_factory=dict)
     closed: set[BatchId] = field(default_factory=set)
+    #: the latest of each kind
+    durations: dict[tuple[int, int, int], DurationsLearned] = field(default_factory=dict)
     commits: set[tuple[Epoch, int]] = field(default_factory=set)
     #: every committed record in order, for what the simulator checks at the end
     log: list[Record] = field(default_factory=list)
@@ -187,6 +190,7 @@ class MemoryLedger:
                 replace(a, outputs=b"")
                 for a in sorted(attempts, key=lambda a: (a.batch, a.offset, a.attempt, a.failed_at))
             ],
+            durations=[replace(d) for _, d in sorted(store.durations.items())],
         )
 
     def _outcome_of(self, job: JobId, index: int) -> OutcomeSettled | None:
@@ -244,10 +248,15 @@ def _closed(store: MemoryStore, r: BatchClosed) -> None:
     store.closed.add(r.batch)
 
 
+def _learned(store: MemoryStore, r: DurationsLearned) -> None:
+    store.durations[r.socket, r.code, r.size] = r
+
+
 _APPLY: dict[type, Callable[[MemoryStore, Any], None]] = {
     JobOpened: _opened,
     BatchAdmitted: _admitted,
     OutcomeSettled: _settled,
     AttemptFailed: _failed,
     BatchClosed: _closed,
+    DurationsLearned: _learned,
 }

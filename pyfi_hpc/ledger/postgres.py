@@ -254,12 +254,13 @@ class PostgresLedger:
         return self._closed_rows > _TIDY_ROWS or seq % _TIDY_ROWS == 0
 
     def _tidy(self, cursor: Cursor, seq: int) -> None:
-        """Keep the two tables small that get rows with every commit."""
+        """Keep the tables small that get rows with every commit, or again and again."""
         assert self._claim is not None
         cursor.execute("SELECT ledger_merge_closed()")
         self._closed_rows = one(cursor)[0]
         old = {"shard": self._shard, "epoch": self._claim.epoch, "seq": seq - _COMMITS_KEPT}
         cursor.execute(QUERIES["forget_old_commits"], old)
+        cursor.execute(QUERIES["forget_durations"])
 
     def _begin_values(self, group: Group, seq: int) -> dict[str, Any]:
         assert self._claim is not None

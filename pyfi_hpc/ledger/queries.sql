@@ -105,7 +105,7 @@ FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN job j ON j.id = wanted.job 
 
 -- name: job_batches
 SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries,
-       b.time_limit_s, b.preemptible, b.terms, coalesce(e.edges, '') AS edges
+       b.time_limit_s, b.preemptible, b.terms, b.size, coalesce(e.edges, '') AS edges
 FROM unnest(%(jobs)s::bigint[]) AS wanted (job)
 JOIN task_batch b ON b.job = wanted.job
 LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch
@@ -120,6 +120,17 @@ ORDER BY o.batch, o.lo
 SELECT a.batch, a.job, a.lo AS "offset", a.attempt, a.epoch, a.grant_id AS "grant", a.cause, a.node, a.rank, a.error, a.failed_at
 FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN attempt_failed a ON a.job = wanted.job
 ORDER BY a.batch, a.lo, a.attempt, a.failed_at
+
+-- name: durations
+-- What is known of each kind of task: its latest row.
+SELECT DISTINCT ON (socket, code, size) socket, code, size, completed, lead_s, counts, learned_at
+FROM duration ORDER BY socket, code, size, epoch DESC, learned_at DESC
+
+-- name: forget_durations
+-- All but the latest row of each kind.
+DELETE FROM duration d USING duration newer
+WHERE (newer.socket, newer.code, newer.size) = (d.socket, d.code, d.size)
+  AND (newer.epoch, newer.learned_at) > (d.epoch, d.learned_at)
 
 -- name: find_job
 SELECT j.id, j.key, j.owner, j.name, j.shape, j.on_failure, j.opened_at, j.project, j.at_once,
@@ -175,7 +186,7 @@ FROM job ORDER BY id
 
 -- name: recorded_batches
 SELECT b.batch, b.job, b.number, b.first, b.count, b.last, b.socket, b.code, b.priority, b.retries, b.time_limit_s,
-       b.preemptible, b.terms, b.offsets, ledger_payload(b.payload, b.blocks) AS payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
+       b.preemptible, b.terms, b.size, b.offsets, ledger_payload(b.payload, b.blocks) AS payload, coalesce(e.edges, '') AS edges, b.epoch AS written, -age(b.xmin) AS place
 FROM task_batch b LEFT JOIN edge e ON e.job = b.job AND e.batch = b.batch ORDER BY b.batch
 
 -- name: recorded_outcomes

@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 from pyfi_hpc.ledger.connection import QUERIES, Cursor, columns, large_rows, one
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId
 from pyfi_hpc.model.messages import Range
-from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, FoundJob, JobOpened, OutcomeSettled, Recovered
+from pyfi_hpc.model.records import (
+    AttemptFailed,
+    BatchAdmitted,
+    DurationsLearned,
+    FoundJob,
+    JobOpened,
+    OutcomeSettled,
+    Recovered,
+)
 from pyfi_hpc.model.states import Cause
 
 _FOR_EVER = 2**63 - 1
@@ -76,6 +84,9 @@ def recover(cursor: Cursor, epoch: Epoch) -> Recovered:
     found.outcomes = records_of(cursor, OutcomeSettled, started=b"", durations=b"", offsets=b"", payload=b"")
     cursor.execute(QUERIES["job_attempts"], wanted)
     found.attempts = records_of(cursor, AttemptFailed)
+    cursor.execute(QUERIES["forget_durations"])
+    cursor.execute(QUERIES["durations"])
+    found.durations = records_of(cursor, DurationsLearned)
     cursor.execute("COMMIT")
     return found
 

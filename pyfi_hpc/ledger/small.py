@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyfi_hpc.ledger.copy import COLUMNS, Group, intervals, text
-from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
+from pyfi_hpc.model.records import (
+    AttemptFailed,
+    BatchAdmitted,
+    BatchClosed,
+    DurationsLearned,
+    JobOpened,
+    OutcomeSettled,
+    Record,
+)
 
 _ROWS_MAX = 8
 _BYTES_MAX = 32 << 10
@@ -18,10 +26,11 @@ _BYTES_MAX = 32 << 10
 _TYPES = {
     "job": "bigint, smallint, smallint, float8, bigint, bytea, text, text, bytea, text",
     "task_batch": "bigint, bigint, int, bigint, int, bool, bigint, bigint, int, int, float8, bool, bigint, bytea,"
-    " bytea, bigint[], bytea",
+    " bytea, bigint[], bytea, float8",
     "outcome_batch": "bigint, bigint, int, int, int, bigint, bigint, int, float8, text, bytea, bytea, bytea, bytea,"
     " bytea, bytea, bigint[]",
     "attempt_failed": "bigint, bigint, int, int, smallint, bigint, bigint, int, float8, text, bytea, bytea",
+    "duration": "bigint, bigint, smallint, float8, bigint, float8, bigint, bytea",
 }
 
 
@@ -65,7 +74,7 @@ def outline(records: Sequence[Record]) -> Group:
             closed.append(record.batch)
         else:
             group.counts[_ROWS[type(record)][0]] += 1
-            group.job_max = max(group.job_max, record.job)
+            group.job_max = max(group.job_max, getattr(record, "job", 0))
     group.closed, group.closed_count = intervals(closed), len(closed)
     return group
 
@@ -102,7 +111,7 @@ def _batch(r: BatchAdmitted, epoch: int) -> str:
     return (
         f"{r.batch},{r.job},{r.number},{r.first},{r.count},{r.last},{r.socket},{r.code},{r.priority},{r.retries},"
         f"{r.time_limit_s!r},{r.preemptible},{epoch},'\\x{r.offsets.hex()}','\\x{r.payload.hex()}',NULL,"
-        f"'\\x{r.terms.hex()}'"
+        f"'\\x{r.terms.hex()}',{r.size!r}"
     )
 
 
@@ -121,9 +130,16 @@ def _attempt(r: AttemptFailed, epoch: int) -> str:
     )
 
 
+def _duration(r: DurationsLearned, epoch: int) -> str:
+    return (
+        f"{r.socket},{r.code},{r.size},{r.lead_s!r},{r.completed},{r.learned_at!r},{epoch},'\\x{r.counts.hex()}'"
+    )
+
+
 _ROWS: dict[type, tuple[str, Callable[[Any, int], str]]] = {
     JobOpened: ("job", _job),
     BatchAdmitted: ("task_batch", _batch),
     OutcomeSettled: ("outcome_batch", _outcome),
     AttemptFailed: ("attempt_failed", _attempt),
+    DurationsLearned: ("duration", _duration),
 }

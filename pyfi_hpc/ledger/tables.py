@@ -6,6 +6,7 @@
                |   1---0..1 edge                      what its tasks wait for
                |   1---n attempt_failed               what went wrong and was tried again
     block           pieces of large arguments and results, equal ones once, see blocks.py
+    duration        how long each kind of task took, the latest row of a kind counts
     closed_range    intervals of batch ids that are entirely final: recovery reads the gaps
     ledger_commit   one row per group commit: did it commit?
     ledger_epoch    one row per broker shard: who may write
@@ -93,6 +94,7 @@ task_batch = sa.Table(
     sa.Column("blocks", ARRAY(sa.BigInteger)),
     sa.Column("terms", sa.LargeBinary, nullable=False, server_default=sa.text("''")),
     _required("preemptible", sa.Boolean, "false"),
+    sa.Column("size", sa.Double, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("job", "number"),
     # the way from a task's index to its batch: a job's batches come in order of their first index
     sa.UniqueConstraint("job", "first"),
@@ -176,6 +178,19 @@ share = sa.Table(
     _required("weight", sa.Double),
     sa.CheckConstraint("kind IN ('project', 'user')", name="kind"),
     sa.CheckConstraint("weight > 0 AND weight < 'infinity'::float8", name="weight"),
+)  # fmt: skip
+
+duration = sa.Table(
+    "duration", Base.metadata,
+    # no key: rows are appended, and of each kind all but the latest are removed now and then
+    _required("socket", sa.BigInteger),
+    _required("code", sa.BigInteger),
+    _required("size", sa.SmallInteger),
+    _required("lead_s", sa.Double),
+    _required("completed", sa.BigInteger),
+    _seconds("learned_at"),
+    _required("epoch", sa.BigInteger),
+    _required("counts", sa.LargeBinary),
 )  # fmt: skip
 
 closed_range = sa.Table(

@@ -43,11 +43,15 @@ BUDGETS: Budgets = MappingProxyType({
     Cause.ENVIRONMENT: Rule(3, "its environment could not be prepared", blames="node"),
     Cause.WALLTIME: Rule(FREE, "its allocation ended"),
     Cause.PREEMPTED: Rule(FREE, "it was preempted"),
+    # a function that returns Continue without getting on would do so for ever
+    Cause.CONTINUED: Rule(1000, "it returned Continue"),
 })  # fmt: skip
 
 
 #: after these the next attempt is made elsewhere if it can be: they have budgets because a place may be to blame
-ELSEWHERE = frozenset(cause for cause, rule in BUDGETS.items() if isinstance(rule.attempts_max, int))
+ELSEWHERE = frozenset(
+    cause for cause, rule in BUDGETS.items() if isinstance(rule.attempts_max, int) and cause is not Cause.CONTINUED
+)
 
 
 def exhausted(budgets: Budgets, cause: Cause, counts: Mapping[Cause, int], retries: int) -> bool:

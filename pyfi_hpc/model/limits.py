@@ -77,6 +77,12 @@ class Limits:
     behind_s: float = 0.25
     #: tasks sent to a rank at once
     bundle_tasks_max: int = 512
+    #: before the end of its allocation a task is to have ended and its outcome to be on its way, seconds
+    end_margin_s: float = 2.0
+    #: what was learned of durations is written no more often, seconds
+    learned_s: float = 10.0
+    #: what a task returns Continue with; over it the task fails with the reason. Kept in the broker until it goes on
+    state_bytes_max: int = 256 << 10
     #: a rank of a gang that ended badly: the others have so long to end too before they are ended, seconds
     mates_s: float = 1.0
     #: from the signal at the time limit to SIGKILL, seconds

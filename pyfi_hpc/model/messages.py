@@ -31,6 +31,8 @@ CountOrNone = Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
 Priority = Annotated[int, Meta(ge=-(1 << 29), le=1 << 29)]
 #: seconds, also no NaN
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
+#: a size hint, also no NaN
+Size = Annotated[float, Meta(ge=0, le=1e18)]
 #: a name
 Name = Annotated[str, Meta(max_length=1024)]
 #: a list or map as msgpack, which a short text can make large in memory
@@ -74,6 +76,7 @@ class Hello(Message):
     allocation: Name = ""  #: Slurm job id, or empty
     held: Annotated[list[Held], Meta(max_length=1 << 20)] = []
     inventory: Terms = b""  #: what the node has besides ranks, see model/inventory.py
+    ends_in_s: Seconds = 0.0  #: until the walltime of its allocation; 0: it has no end
 
 
 class Welcome(Message):
@@ -146,6 +149,7 @@ class Submit(Message):
     project: Name = ""  #: whose share it uses
     at_once: Count = 0  #: how many tasks of the job may run at once, 0: any number
     preemptible: bool = False  #: may be ended for tasks of a higher priority
+    size: Size = 0.0  #: how large each task is, in the user's own measure; 0: no hint
 
 
 class Accepted(Message):
@@ -283,6 +287,8 @@ class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     inputs: list[list[bytes | Link]] = []
     terms: bytes = b""  #: what the tasks get: see Submit, and of several ways the chosen one
     gang: Gang | None = None
+    needs_s: float = 0.0  #: what each may take: not to be started where less time is left; 0: nobody knows
+    state: bytes = b""  #: what the attempt before returned Continue with; such a task is alone
 
 
 class Grant(Message):
@@ -418,6 +424,8 @@ class Bundle(Message):
     cores: list[int] = []
     #: numbers in the MPI world of all that run the task together, the leader first; empty: it runs alone
     roster: list[int] = []
+    ends_at: float = 0.0  #: of the walltime, monotonic seconds of this node; 0: it has no end
+    state: bytes = b""  #: as in Item
 
 
 class Done(Message):

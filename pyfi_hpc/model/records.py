@@ -49,6 +49,7 @@ class BatchAdmitted:
     edges: bytes  #: msgpack list of (offset in batch, slot, producer's job, producer's index); empty: none
     terms: bytes = b""  #: what its tasks need, see model/terms.py
     preemptible: bool = False  #: may be ended for tasks of a higher priority
+    size: float = 0.0  #: the user's hint of how large each task is; 0: none
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class AttemptFailed:
     cause: Cause
     node: NodeName
     rank: int
-    error: bytes  #: as in OutcomeSettled.payload
+    error: bytes  #: as in OutcomeSettled.payload; where the cause is CONTINUED, the state that the next attempt gets
     outputs: bytes = b""
     failed_at: float = 0.0
 
@@ -98,7 +99,20 @@ class BatchClosed:
     batch: BatchId
 
 
-Record: TypeAlias = JobOpened | BatchAdmitted | OutcomeSettled | AttemptFailed | BatchClosed
+@dataclass(slots=True)
+class DurationsLearned:
+    """How long tasks of one kind took so far; the latest record of a kind counts. Nothing is lost with it but time."""
+
+    socket: SocketId
+    code: CodeId
+    size: int  #: class of their size hint, see core/sketch.py
+    completed: int
+    lead_s: float  #: time that one needs at least that returns Continue, seconds; 0: none has
+    counts: bytes  #: one uint32 a bin, see core/sketch.py
+    learned_at: float  #: seconds since 1970, UTC
+
+
+Record: TypeAlias = JobOpened | BatchAdmitted | OutcomeSettled | AttemptFailed | BatchClosed | DurationsLearned
 
 
 @dataclass(slots=True)
@@ -125,3 +139,5 @@ class Recovered:
     batches: list[BatchAdmitted] = field(default_factory=list)
     outcomes: list[OutcomeSettled] = field(default_factory=list)
     attempts: list[AttemptFailed] = field(default_factory=list)
+    #: the latest of each kind
+    durations: list[DurationsLearned] = field(default_factory=list)

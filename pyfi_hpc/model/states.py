@@ -58,6 +58,7 @@ class Cause(IntEnum):
     RELEASED = 10  #: handed back before it started; no attempt was made
     CANCELLED = 11
     STALE = 12  #: an outcome whose grant had been taken back; never counts
+    CONTINUED = 13  #: the function returned Continue: the next attempt goes on from its state
 
 
 class RankState(IntEnum):

@@ -6,7 +6,7 @@ list::
 
     child -> rank   ready pid version utc | broken error | look
                     done run index cause started_utc duration_s result stdout stderr
-    rank -> child   run number job first attempt grant function offsets payload inputs
+    rank -> child   run number job first attempt grant function offsets payload inputs time_limit_s ends_at state
                     skip run lo hi | go | stop
 
 Permits and answers pass over the board (``board.py``). A task is started only with a permit; one that is skipped is
@@ -43,6 +43,7 @@ except ImportError:  # told in plain words: the text goes to the rank with the e
 
 if TYPE_CHECKING:
     from pyfi_hpc.runner.answers import Answers
+    from pyfi_hpc.runner.ending import Ending
     from pyfi_hpc.runner.pipes import Inbox, Outbox
     from pyfi_hpc.runner.streams import Output
 
@@ -56,10 +57,11 @@ def load(name: str) -> Any:
 
 pipes, streams = load("pipes"), load("streams")
 answering = load("answers")
+ending = load("ending")
 PERMIT, NONE = answering.PERMIT, answering.NONE
 _LENGTH_MAX = load("board").LENGTH_MAX
 # as in model.states.Cause
-RETURNED, ERROR = 0, 1
+RETURNED, ERROR, CONTINUED = 0, 1, 13
 _PR_SET_PDEATHSIG = 1
 _MADV_WIPEONFORK = 18
 _VARIABLE = b"PYFI_TASK"
@@ -149,12 +151,14 @@ class Runner:
                 self._stop = True
 
     def _run(self, frame: list[Any]) -> None:
-        _, number, job, first, attempt, grant, name, offsets, data, inputs = frame[:10]
+        _, number, job, first, attempt, grant, name, offsets, data, inputs, limit_s, ends_at, state = frame[:13]
         bounds = struct.unpack(f"<{len(offsets) // 4}I", offsets)
         environ, find = os.environ, attrgetter(name)
         environ["PYFI_ATTEMPT"], environ["PYFI_GRANT"] = str(attempt), str(grant)
         answers, current, set_variable = self._answers, self._current, self._variable.of(job)
         current.begin(job, attempt, grant)
+        current.ending.of_run(limit_s, ends_at)
+        end = current.ending
         ended = perf_counter()
         utc = time() - ended
         for i in range(len(bounds) - 1):
@@ -167,8 +171,10 @@ class Runner:
                 utc = time() - ended
             began = ended
             current.index = first + i
+            end.began = began  # both clocks are CLOCK_MONOTONIC
             set_variable(first + i)
-            cause, result = self._call(find, data[bounds[i] : bounds[i + 1]], inputs[i] if inputs else ())
+            cause, result = self._call(find, data[bounds[i] : bounds[i + 1]], inputs[i] if inputs else (), state)
+            end.end()
             printed = self._printed()
             ended = perf_counter()
             if cause == RETURNED and printed is None and len(result) <= _LENGTH_MAX:
@@ -194,10 +200,12 @@ class Runner:
     def _is_skipped(self, number: int, index: int) -> bool:
         return any(lo <= index < hi for lo, hi in self._skips.get(number, ()))
 
-    def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any) -> tuple[int, bytes]:
+    def _call(self, find: Callable[[Any], Any], data: bytes, inputs: Any, state: bytes) -> tuple[int, bytes]:
         payload = self._payload
         try:
             args, kwargs = payload.decode_call(data, inputs) if inputs else payload.decode_plain_call(data)
+            if state:
+                kwargs = {**kwargs, "state": payload.decode_value(state)}
             value = find(self._code)(*args, **kwargs, **self._more)
         except BaseException as error:  # sys.exit in a task fails the task, not the runner
             if not self._own[0]:
@@ -205,6 +213,12 @@ class Runner:
             return ERROR, payload.encode_error(error, skip=1)
         if not self._own[0]:  # the function forked and came back in the copy as well
             os._exit(0)
+        cause = RETURNED
+        if type(value) is ending.Continue:
+            if not ending.takes_state(find(self._code)):
+                what = "the function returned Continue, and takes no argument state: write def f(..., state=None)"
+                return ERROR, payload.encode_failure("builtins", "TypeError", what)
+            cause, value = CONTINUED, value.state
         try:
             result = payload.encode_value(value)
         except Exception as error:
@@ -212,7 +226,7 @@ class Runner:
         if len(result) > self._result_max:
             what = f"result: {len(result):,} bytes are over the limit of {self._result_max:,}"
             return ERROR, payload.encode_failure("pyfi_hpc.errors", "TooLarge", what)
-        return RETURNED, result
+        return cause, result
 
     def _printed(self) -> tuple[bytes | None, bytes | None] | None:
         """What the task wrote to standard output and error; None: nothing at all."""
@@ -235,6 +249,9 @@ class Current:
     """The task that runs now, made when somebody asks."""
 
     index: int | None = None
+
+    def __init__(self) -> None:
+        self.ending: Ending = ending.Ending()
 
     def begin(self, job: int, attempt: int, grant: int) -> None:
         self._job, self._attempt, self.grant = job, attempt, grant
@@ -303,10 +320,13 @@ def _for_the_agent(number: int, frame: object) -> None:
 
 
 def add_task_module(current: Current) -> None:
-    """The module ``pyfi_task`` for user code: ``pyfi_task.current()`` is the task that runs now, or None."""
-    module: Any = types.ModuleType("pyfi_task", "The task that runs now: pyfi_task.current().")
+    """The module ``pyfi_task`` for user code: ``pyfi_task.current()`` is the task that runs now, or None; for the rest
+    see ``ending.py``."""
+    module: Any = types.ModuleType("pyfi_task", "The task that runs now: current(), remaining(), on_end(); Continue.")
     module.Task = Task
     module.current = current.task
+    module.remaining, module.on_end = current.ending.remaining, current.ending.on_end
+    module.Continue = ending.Continue
     sys.modules["pyfi_task"] = module
 
 

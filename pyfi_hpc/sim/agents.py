@@ -40,9 +40,11 @@ class AgentHost(Host):
     ----------
     allocation : str
         Under Slurm: then the batch script starts the ranks, and the walltime ends everything.
+    ends_in_s : float
+        As the agent knows it.
     """
 
-    def __init__(self, world: Cluster, node: str, allocation: str = "") -> None:
+    def __init__(self, world: Cluster, node: str, allocation: str = "", ends_in_s: float = float("inf")) -> None:
         name = f"{node}/{allocation}" if allocation else node
         chance = world.chance(f"agent {name} {world.processes_made}")
         super().__init__(world, name, world.plan.skew_s * chance.random())
@@ -51,8 +53,12 @@ class AgentHost(Host):
         self._chance = chance
         self._own_step = not allocation
         self.machine = Agent(
-            world.limits, node, f"{chance.random()}", allocation, world.plan.ranks_per_node, 4, self._own_step, self.now
-        )
+            world.limits, node, f"{chance.random()}", allocation, world.plan.ranks_per_node, 4, self._own_step,
+            self.now, ends_at=self.now + ends_in_s,
+        )  # fmt: skip
+        self.ends_in_s = ends_in_s
+        #: rank-seconds of attempts that ended with their runner
+        self.cut_s = 0.0
         self.ranks: dict[int, RankHost | ImaginedRank] = {}
         self._by_peer: dict[Peer, RankHost | ImaginedRank] = {}
         self.line = Line(world.net, self, "agent")
@@ -176,6 +182,10 @@ class AgentHost(Host):
         if connection is not None:
             self.line.tear(late_s=1.0 + 4.0 * self._chance.random())
         self.kill()
+
+    def cut(self, seconds: float) -> None:
+        self.cut_s += seconds
+        self.cluster.cut_s += seconds
 
     def kill_rank(self, number: int) -> None:
         rank = self.ranks.get(number)

@@ -105,14 +105,13 @@ class ClientHost:
         self.send_batch(submission, payloads, edges, last, **options)
 
     def send_batch(
-        self, submission: Submission, payloads: list[str], edges: bytes = b"", last: bool = True, **options: Any
-    ) -> None:
+        self, submission: Submission, payloads: list[str], edges: bytes = b"", last: bool = True,
+        socket: str = "sample.work", **options: Any,
+    ) -> None:  # fmt: skip
         """The next batch of a job."""
         if self.dead:
             return
         parts = [text.encode() for text in payloads]
-        options = dict(options)
-        socket = options.pop("socket", "sample.work")
         message = m.Submit(
             submission.key, submission.next_number, submission.next_index, len(parts), last, socket,
             offsets_of(parts), b"".join(parts), edges, **options,

@@ -47,6 +47,8 @@ class Plan:
     #: ranks run the shipping machine; else cheap ones, whose beats may be rare
     real_ranks: bool = True
     rank_beat_s: float = 1.0
+    #: functions: sample.work, sample.work2 ...
+    sockets: int = 1
 
 
 class Cluster(World):
@@ -82,7 +84,8 @@ class Cluster(World):
         self.net = Network(self, self.count)
         self.net.weather.latency_s = self.plan.latency_s
         mount = m.Mount(1, "r", "c", "sample", "e", "py", "w")
-        self.sockets = [SocketSpec(n, f"sample.{f}", "sample", f, mount) for n, f in ((1, "work"), (2, "short"))]
+        names = ["work", "short", *(f"work{k}" for k in range(2, self.plan.sockets + 1))]
+        self.sockets = [SocketSpec(k, f"sample.{name}", "sample", name, mount) for k, name in enumerate(names, 1)]
         self.broker: BrokerHost | None = None
         #: somebody who keeps a broker running
         self.when_broker_ends: Callable[[], None] = _nothing
@@ -92,6 +95,8 @@ class Cluster(World):
         self.executed: list[tuple[int, int, int, int]] = []
         self._attempts: set[tuple[int, int, int]] = set()
         self.processes_made = 100
+        #: rank-seconds of attempts that were cut off
+        self.cut_s = 0.0
         self._brokers_made = 0
         self.start_broker()
         for number in range(self.plan.nodes):
@@ -134,10 +139,17 @@ class Cluster(World):
 
     # --- nodes ----------------------------------------------------------------------------------------
 
-    def start_agent(self, name: str, allocation: str = "") -> AgentHost:
+    def start_agent(self, name: str, allocation: str = "", ends_in_s: float = float("inf")) -> AgentHost:
         self.processes_made += 1
-        agent = AgentHost(self, name, "1" if self.plan.one_world else allocation)
+        agent = AgentHost(self, name, "1" if self.plan.one_world else allocation, ends_in_s)
         self.agents[agent.name] = agent
+        return agent
+
+    def start_allocation(self, name: str, number: str, walltime_s: float, drain_s: float, grace_s: float) -> AgentHost:
+        """A node of an allocation that ends, and whose agent knows when."""
+        agent = self.start_agent(name, number, walltime_s)
+        self.after(walltime_s - drain_s, agent.tell, Signalled("drain"))
+        self.after(walltime_s, agent.end_of_walltime, grace_s)
         return agent
 
     def agent_ended(self, agent: AgentHost) -> None:
@@ -172,9 +184,12 @@ class Cluster(World):
 
     @property
     def idle_ranks(self) -> int:
-        """Ranks that could work and do not; those that rest after several deaths are not counted."""
+        """Ranks that could work and do not; those that rest after several deaths are not counted, nor those whose
+        allocation ends."""
         found = 0
         for agent in self.agents.values():
+            if agent.ends_in_s < float("inf"):
+                continue
             resting = agent.machine._muster.resting
             found += sum(not rank.busy and number not in resting for number, rank in agent.ranks.items())
         return found

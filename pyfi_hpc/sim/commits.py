@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from pyfi_hpc.ledger.recorded import BEFORE, FOREIGN, Commit, Recorded
-from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
+from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, JobOpened, OutcomeSettled, Record
 from pyfi_hpc.model.states import Cause
 
 _TABLES: dict[type, str] = {
@@ -28,7 +28,7 @@ def compare(recorded: Recorded) -> dict[str, Any]:
     rows: _Rows = [
         (record, group, epoch)
         for record, group, epoch in zip(recorded.records, recorded.groups, recorded.epochs, strict=True)
-        if not isinstance(record, BatchClosed)
+        if type(record) in _TABLES
     ]
     differences = list(_sequence(recorded.commits, recorded.in_order))
     if recorded.in_order:
@@ -105,7 +105,7 @@ def _causes(rows: _Rows, commits: list[Commit], firsts: dict[Any, int]) -> list[
             tried[task] = group
         elif record.grant:  # type: ignore[union-attr]
             tasks = range(record.lo, record.lo + record.count)  # type: ignore[union-attr]
-            after = max([batches.get(record.batch, BEFORE), *(tried.get((record.batch, k), BEFORE) for k in tasks)])
+            after = max([batches.get(record.batch, BEFORE), *(tried.get((record.batch, k), BEFORE) for k in tasks)])  # type: ignore[union-attr]
         if group >= 0 and after >= group:
             text = "its attempt ended in the commit that let it begin, or before it"
             found.append(f"{_row(record, firsts)}: {text}, {_name(commits[group])}")

@@ -58,8 +58,9 @@ class Faults:
         for host in self._frozen:
             host.thaw()
         self._start_broker()
-        while sum(agent.up for agent in cluster.agents.values()) < _NODES_MIN:
-            self._new_node()
+        # nodes that have no end: what takes long may need one
+        while sum(agent.up and agent.ends_in_s == float("inf") for agent in cluster.agents.values()) < _NODES_MIN:
+            self._new_node(ends=False)
 
     # --- brokers --------------------------------------------------------------------------------------
 
@@ -271,14 +272,22 @@ class Faults:
         lines = [agent.line for agent in self._cluster.agents.values()]
         return self._chance.choice(lines + [client.line for client in self._cluster.clients if not client.dead])
 
-    def _new_node(self) -> None:
-        if len(self._cluster.agents) < _NODES_MAX:
+    def _new_node(self, ends: bool = True) -> None:
+        if len(self._cluster.agents) < _NODES_MAX or not ends:
             self._nodes += 1
-            self._start(f"n{self._nodes}")
+            self._start(f"n{self._nodes}", ends)
 
-    def _start(self, node: str) -> None:
-        self._nodes += self._cluster.plan.slurm
-        self._cluster.start_agent(node, f"{self._nodes}" if self._cluster.plan.slurm else "")
+    def _start(self, node: str, ends: bool = True) -> None:
+        """Under Slurm some know their end, and it comes."""
+        chance, slurm = self._chance, self._cluster.plan.slurm
+        self._nodes += slurm
+        if slurm and ends and chance.random() < 0.5:
+            self._cluster.count("walltimes that are known")
+            drain_s = chance.choice([0.5, 2.0])
+            walltime_s = drain_s + chance.uniform(1.0, 20.0)
+            self._cluster.start_allocation(node, f"{self._nodes}", walltime_s, drain_s, chance.choice([0.1, 2.0]))
+        else:
+            self._cluster.start_agent(node, f"{self._nodes}" if slurm else "")
 
 
 Fault = Callable[[Faults], None]

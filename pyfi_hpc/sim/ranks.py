@@ -128,6 +128,7 @@ class ImaginedRank:
         self._line: deque[tuple[m.Bundle, int]] = deque()
         self._running: tuple[m.Bundle, int] | None = None
         self._heard = 0.0
+        self._began = 0.0
 
     @property
     def busy(self) -> bool:
@@ -160,6 +161,8 @@ class ImaginedRank:
     def kill(self) -> None:
         if not self.dead:
             self.dead = True
+            if self._running is not None:
+                self.agent.cut(self.cluster.now - self._began)
             self.agent.rank_ended(self)
 
     def freeze(self) -> None:
@@ -181,21 +184,26 @@ class ImaginedRank:
             return
         bundle, offset = self._running = self._line.popleft()
         index = bundle.first + offset - bundle.lo
-        work = work_of(pick(bundle.offsets, bundle.payload, offset - bundle.lo), bundle.attempt)
+        work = work_of(pick(bundle.offsets, bundle.payload, offset - bundle.lo), bundle.attempt, bundle.state)
+        left_s = bundle.ends_at - self.agent.now if bundle.ends_at else float("inf")
+        leg_s, state = work.leg(left_s)
+        self._began = self.cluster.now
         self.cluster.execute(bundle.job, index, bundle.attempt, bundle.grant)
         cause = Cause.CRASH if work.crashes else Cause.ERROR if work.raises else Cause.NONE
-        self.cluster.after(work.seconds, self._finish, self._running, cause, work.seconds)
+        if state and not cause:
+            cause = Cause.CONTINUED
+        self.cluster.after(leg_s, self._finish, self._running, cause, leg_s, state)
 
-    def _finish(self, mark: tuple[m.Bundle, int], cause: Cause, seconds: float) -> None:
+    def _finish(self, mark: tuple[m.Bundle, int], cause: Cause, seconds: float, state: bytes) -> None:
         if not self.dead and not self.agent.dead and self._running is mark:
             self._running = None
-            self._done(*mark, cause, seconds)
+            self._done(*mark, cause, seconds, state)
             self._next()
 
-    def _done(self, bundle: m.Bundle, offset: int, cause: Cause, seconds: float = 0.0) -> None:
+    def _done(self, bundle: m.Bundle, offset: int, cause: Cause, seconds: float = 0.0, state: bytes = b"") -> None:
         at = offset - bundle.lo
         inputs = bundle.inputs[at] if bundle.inputs else ()
-        result = result_of(bundle.job, bundle.first + at, bundle.grant, inputs)
+        result = state or result_of(bundle.job, bundle.first + at, bundle.grant, inputs)
         outcome = m.Outcome(
             bundle.grant, bundle.batch, offset, 1, bundle.attempt, self.number, bytes([cause]), bytes(8),
             array("f", [seconds]).tobytes(), offsets_of([result]), result,

@@ -31,7 +31,15 @@ from pyfi_hpc.model.events import PayloadsRead, Received, SocketSpec, ValuesRead
 from pyfi_hpc.model.ids import BatchId, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
 from pyfi_hpc.model.packed import pick
-from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled, Record
+from pyfi_hpc.model.records import (
+    AttemptFailed,
+    BatchAdmitted,
+    BatchClosed,
+    DurationsLearned,
+    JobOpened,
+    OutcomeSettled,
+    Record,
+)
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 from pyfi_hpc.sim.reliving import relive, unlimited
 from pyfi_hpc.sim.told import Told, malformed, mark_of
@@ -41,7 +49,8 @@ CUTS_MAX = 50
 #: differences that are told
 _DIFFERENCES_MAX = 100
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed, BatchClosed)
+    kind.__name__: kind
+    for kind in (JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed, BatchClosed, DurationsLearned)
 }
 _line = msgspec.json.Decoder(tuple[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode

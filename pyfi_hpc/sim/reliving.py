@@ -35,7 +35,6 @@ from pyfi_hpc.model.packed import cut, failure, offsets_of, pick
 from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
-    BatchClosed,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -116,7 +115,7 @@ class _Life:
     def go(self) -> dict[str, Any]:
         self._put(Received(_NODE, "agent", "", m.Hello(PROTOCOL_VERSION, "agent", "n1", "x", 1, 1)))
         self._put(Received(_NODE, "agent", "", m.Capacity(_ROOM, 1)))
-        for request, step in groupby((r for r in self._records if not isinstance(r, BatchClosed)), _request):
+        for request, step in groupby((r for r in self._records if type(r) in _FEED), _request):
             if request:
                 self._cancel(list(step))  # type: ignore[arg-type]
                 continue
@@ -151,7 +150,7 @@ class _Life:
         submit = m.Submit(
             opened.key, r.number, r.first, r.count, r.last, _name(r.socket, r.code), r.offsets, r.payload, r.edges,
             r.priority, r.retries, r.time_limit_s, opened.name, opened.shape, opened.on_failure, False, False, r.terms,
-            opened.project, 0, r.preemptible,
+            opened.project, 0, r.preemptible, r.size,
         )  # fmt: skip
         self._put(Received(peer, "client", opened.owner, submit))
 

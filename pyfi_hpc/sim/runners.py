@@ -4,6 +4,7 @@ A task's payload is text: flags, then its seconds.
 
     !   its process dies          ?   it raises        ^   it ignores SIGTERM
     @   the flags before ^ hold only for the first attempt
+    >   it returns Continue a second before its node's end, with what is left to do
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ SIGTERM, SIGKILL = 15, 9
 _GATHER_S = 0.004
 #: every third time it reads only so much later, seconds: on a node its core is not its own
 _LATE_S = 0.002
-_PAYLOAD = re.compile(r"([!?^@]*)([0-9.]*)")
+_PAYLOAD = re.compile(r"([!?^@>]*)([0-9.]*)")
+#: one that returns Continue does so that much before the end, seconds
+_LEAD_S = 1.0
 
 
 @dataclass(slots=True)
@@ -42,13 +45,23 @@ class Work:
     crashes: bool = False
     raises: bool = False
     stubborn: bool = False
+    goes_on: bool = False
+
+    def leg(self, left_s: float) -> tuple[float, bytes]:
+        """Seconds until it ends where so much time is left, and the state that it returns Continue with, if any."""
+        leg_s = max(0.0, left_s - _LEAD_S)
+        if not self.goes_on or leg_s >= self.seconds:
+            return self.seconds, b""
+        return leg_s, b"%r" % (self.seconds - leg_s)
 
 
-def work_of(payload: bytes, attempt: int) -> Work:
+def work_of(payload: bytes, attempt: int, state: bytes = b"") -> Work:
     match = _PAYLOAD.match(payload.decode())
     flags, seconds = match.groups() if match else ("", "")
     once = "@" in flags and attempt > 1
-    return Work(float(seconds or 0.001), "!" in flags and not once, "?" in flags and not once, "^" in flags)
+    seconds = state.decode() or seconds
+    crashes, raises = "!" in flags and not once, "?" in flags and not once
+    return Work(float(seconds or 0.001), crashes, raises, "^" in flags, ">" in flags)
 
 
 def result_of(job: int, index: int, grant: int, inputs: Sequence[bytes]) -> bytes:
@@ -90,6 +103,7 @@ class Runner:
         self._skips: dict[int, list[tuple[int, int]]] = {}
         #: the run's number, position in it, and what the task there does
         self._task: tuple[int, int, Work] | None = None
+        self._began = 0.0
         self._position = 0
         self._ready = False
         self._turn = 0
@@ -192,24 +206,26 @@ class Runner:
         return not self._has_permit
 
     def _start(self, frame: list[Any], at: int) -> None:
-        _, run, job, first, attempt, grant, _, offsets, data, inputs = frame[:10]
-        roster = frame[10][3] if len(frame) > 10 else [self.rank.number]
+        _, run, job, first, attempt, grant, _, offsets, data, inputs, _, ends_at, state = frame[:13]
+        roster = frame[13][3] if len(frame) > 13 else [self.rank.number]
         self._has_permit = False
         start, end = array("I", offsets[4 * at : 4 * at + 8])
-        work = work_of(data[start:end], attempt)
+        work = work_of(data[start:end], attempt, state)
+        leg_s, after = work.leg(ends_at - self.rank.now if ends_at else float("inf"))
         self._task = (run, at, work)
         cluster = self.rank.cluster
         task = ("job", job, first + at, 1)
-        cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {work.seconds:g} s", task)
+        cluster.tell(self.rank.name, f"runs {job}.{first + at} attempt={attempt} for {leg_s:g} s", task)
         if self.rank.number == roster[0]:
             cluster.execute(job, first + at, attempt, grant)
         self._turn += 1
         if (work.crashes or work.raises) and self.rank.number != roster[-1]:
             return  # the last one fails, and the others wait for it in a collective call, for ever
         result = result_of(job, first + at, grant, inputs[at] if inputs else ())
-        cluster.after(work.seconds, self._end, self._turn, self.rank.world.now, result)
+        self._began = self.rank.world.now
+        cluster.after(leg_s, self._end, self._turn, self._began, after or result, bool(after))
 
-    def _end(self, turn: int, began: float, result: bytes) -> None:
+    def _end(self, turn: int, began: float, result: bytes, goes_on: bool) -> None:
         if self.dead or self._task is None or turn != self._turn:
             return
         run, at, work = self._task
@@ -218,7 +234,9 @@ class Runner:
         if work.crashes:
             self._exit(-11, "signal 11 (Segmentation fault)")
             return
-        cause = Cause.NONE
+        cause = Cause.CONTINUED if goes_on else Cause.NONE
+        if goes_on:
+            self.rank.cluster.count("continued")
         if work.raises:
             cause, result = Cause.ERROR, failure("ValueError", "as its payload asks", "builtins")
         now = self.rank.world.now
@@ -228,6 +246,8 @@ class Runner:
     def _exit(self, status: int, how: str) -> None:
         if not self.dead:
             self.dead = True
+            if self._task is not None:
+                self.rank.agent.cut(self.rank.world.now - self._began)
             self._task = None
             self.rank.cluster.tell(self.rank.name, f"runner {self.number} ended: {how}")
             self.rank.world.after(IPC_S, self._told, RunnerExited(self.number, status, how))

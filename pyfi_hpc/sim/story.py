@@ -18,7 +18,14 @@ from typing import Any
 
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.ids import GrantId, epoch_of, task_name
-from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled
+from pyfi_hpc.model.records import (
+    AttemptFailed,
+    BatchAdmitted,
+    BatchClosed,
+    DurationsLearned,
+    JobOpened,
+    OutcomeSettled,
+)
 from pyfi_hpc.model.states import Cause, TaskState
 
 #: tasks of a batch, by offset: (batch, lo, count)
@@ -121,6 +128,7 @@ _SPANS: dict[type, Callable[[Any], Iterable[tuple[Any, ...]]]] = {
     OutcomeSettled: lambda r: [("batch", r.batch, r.lo, r.count)],
     AttemptFailed: lambda r: [("batch", r.batch, r.offset, 1)],
     BatchClosed: lambda r: [("batch", r.batch, 0, _ALL)],
+    DurationsLearned: lambda r: [],
 }
 
 
@@ -192,4 +200,5 @@ _WORDS: dict[type, Callable[[Any], str]] = {
         + Cause(r.cause).name
     ),
     BatchClosed: lambda r: f"batch={r.batch}",
+    DurationsLearned: lambda r: f"socket={r.socket} code={r.code} size={r.size} completed={r.completed}",
 }

@@ -88,6 +88,12 @@ def a_limit(client: ClientHost, chance: random.Random) -> None:
     client.submit(payloads, time_limit_s=chance.choice([0.2, 0.5]), retries=chance.randrange(2))
 
 
+def a_loop(client: ClientHost, chance: random.Random) -> None:
+    """Tasks that return Continue where their node ends before they are done; some say how large they are."""
+    payloads = [f">{chance.choice(_SHORT + _LONG + ('6',))}" for _ in range(chance.randrange(1, 8))]
+    client.submit(payloads, size=chance.choice([0.0, 1.0, 30.0]))
+
+
 def a_follower(client: ClientHost, chance: random.Random) -> None:
     """Takes results of a job that may have ended long ago, of this client or of another."""
     jobs = sorted(client.world.store.jobs)
@@ -120,7 +126,8 @@ def a_gang(client: ClientHost, chance: random.Random) -> None:
 Order = Callable[[ClientHost, random.Random], None]
 #: orders and how often each is drawn
 ORDERS: dict[Order, int] = {
-    a_map: 8, an_uneven_map: 3, a_chain: 2, a_fan: 2, a_structure: 3, a_limit: 2, a_follower: 1, a_cancel: 3, a_gang: 3,
+    a_map: 8, an_uneven_map: 3, a_chain: 2, a_fan: 2, a_structure: 3, a_limit: 2, a_loop: 2, a_follower: 1, a_cancel: 3,
+    a_gang: 3,
 }  # fmt: skip
 
 

@@ -7,9 +7,17 @@ from typing import Any
 
 import msgspec
 
-from pyfi_hpc.model.ids import BatchId, Epoch, GrantId, JobId, NodeName, SocketId
+from pyfi_hpc.core.sketch import Sketch
+from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId, NodeName, SocketId
 from pyfi_hpc.model.packed import offsets_of
-from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, BatchClosed, JobOpened, OutcomeSettled
+from pyfi_hpc.model.records import (
+    AttemptFailed,
+    BatchAdmitted,
+    BatchClosed,
+    DurationsLearned,
+    JobOpened,
+    OutcomeSettled,
+)
 from pyfi_hpc.model.states import AT_ONCE_MAX, Cause, OnFailure, TaskState
 
 
@@ -31,7 +39,7 @@ def admitted(
     packed = msgspec.msgpack.encode(edges) if edges else b""
     return BatchAdmitted(
         BatchId(batch), JobId(job), number, first, count, last, SocketId(7), 8, -2, 1, 2.5,  # type: ignore[arg-type]
-        offsets_of(parts), b"".join(parts), packed, b"terms", True,
+        offsets_of(parts), b"".join(parts), packed, b"terms", True, 1e6,
     )  # fmt: skip
 
 
@@ -69,3 +77,11 @@ def failed(batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause
 
 def closed(batch: int) -> BatchClosed:
     return BatchClosed(BatchId(batch))
+
+
+def learned(socket: int, code: int = 8, size: int = 65, completed: int = 3, at: float = 3000.5) -> DurationsLearned:
+    sketch = Sketch()
+    sketch.add([0.5 * socket] * completed)
+    return DurationsLearned(
+        SocketId(socket), CodeId(code), size, completed, socket / 2, sketch.packed(), at
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
 from ledger_fixture import administer
-from records import admitted, carrying, closed, failed, opened, settled
+from records import admitted, carrying, closed, failed, learned, opened, settled
 
 from pyfi_hpc.errors import BrokerHeld, StaleEpoch
 from pyfi_hpc.ledger.memory import MemoryLedger, MemoryStore
@@ -315,3 +316,21 @@ def test_an_empty_batch_can_end_a_job(ledger: PostgresLedger) -> None:
     page = ledger.page(1, (0, -1), 1)
     assert page is not None
     assert page.total == 3
+
+
+def test_the_latest_of_what_was_learned_is_read_again(kind: Kind) -> None:
+    """Durations of three kinds, one of them twice, in small groups and large: a takeover has the latest of each."""
+    ledger = kind.make()
+    ledger.take_over("first")
+    ledger.commit([learned(1, completed=1), learned(2, at=3000.0), opened(1), admitted(1, 1)], 1)
+    if ledger.start([learned(1, completed=7, at=3001.0)], 2):  # the express lane
+        while not ledger.poll():
+            select.select([ledger.waitable], [], [], 5.0)
+    else:
+        ledger.commit([learned(1, completed=7, at=3001.0)], 2)
+    ledger.commit([learned(1, code=9, at=2000.0), *(settled(1, 1, lo, 1) for lo in range(3))], 3)
+    ledger.close()
+    found = kind.make().take_over("second").durations
+    assert found == [learned(1, completed=7, at=3001.0), learned(1, code=9, at=2000.0), learned(2, at=3000.0)]
+    kind.cut()
+    assert kind.make().take_over("third").durations == found

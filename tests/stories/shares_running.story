@@ -35,6 +35,7 @@ at 9.020  people: why 3.0
   shown     It would start now with 1 more idle rank: `pyfi up --slurm` asks for an allocation.
 at 20.000  n1: Beat runs=g1:1.0,g3:2.1
   at once n1: Beat
+  record  DurationsLearned socket 1 code 1 size 0 completed 1
 # Nineteen of the one, five and eleven of the other.
 at 20.010  n1: Finished g3 2.1 NONE took=11
   record  OutcomeSettled 2.1 COMPLETED attempt 1 n1 rank 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from struct import pack
+import struct
 from typing import Any
 
 import msgspec
@@ -73,6 +73,7 @@ class BrokerTeller(Teller):
         held = [self._held(name) for name in w.get("holds").split(",") if name]
         hello = self._hello(who, w.get("life", "1"), w.number("ranks", 2), held)
         hello.version = w.number("version", PROTOCOL_VERSION)
+        hello.ends_in_s = float(w.get("ends_in", "0"))
         return hello
 
     def _held(self, name: str) -> m.Held:
@@ -99,6 +100,7 @@ class BrokerTeller(Teller):
             w.number("priority"), w.number("retries"), float(w.get("time_limit", "0")), "", b"",
             w.number("cancel_on_failure"), bool(w.number("resend")), bool(w.number("watch", 1)),
             project=w.get("project"), at_once=w.number("at_once"), preemptible=bool(w.number("preemptible")),
+            size=float(w.get("size", "0")),
         )  # fmt: skip
 
     def _say_Watch(self, who: str, w: Words) -> m.Message:
@@ -138,9 +140,10 @@ class BrokerTeller(Teller):
         item = self._items[name]
         _, first, count = read_span(where)
         data = b"result" if cause == "NONE" else failure("TaskLost", w.get("error", "signal 9"))
+        data = w.get("state").encode() or data
         return m.Finished([m.Outcome(
             item.grant, item.batch, first - item.first + item.lo, count, item.attempt, w.number("rank"),
-            bytes([Cause[cause]]) * count, bytes(8 * count), pack("<f", float(w.get("took", "0"))) * count,
+            bytes([Cause[cause]]) * count, bytes(8 * count), struct.pack("<f", float(w.get("took", "0"))) * count,
             offsets_of([data] * count), data * count,
         )])  # fmt: skip
 
@@ -259,6 +262,8 @@ class BrokerTeller(Teller):
             case r.AttemptFailed():
                 where = f"{x.node} rank {x.rank}"
                 return f"AttemptFailed {self._at(x.batch, x.offset, 1)} attempt {x.attempt} {x.cause.name} {where}"
+        if isinstance(x, r.DurationsLearned):
+            return f"DurationsLearned socket {x.socket} code {x.code} size {x.size} completed {x.completed}"
         assert isinstance(x, r.BatchClosed)
         job, first = self._batches[x.batch]
         return f"BatchClosed {job}.{first}.."
@@ -301,7 +306,8 @@ class BrokerTeller(Teller):
         self._items[name] = x
         links = [value for values in x.inputs for value in values if not isinstance(value, bytes)]
         follows = "".join(f" after {self._grants[g]} {self._in_grant(g, lo, 1)}" for g, lo in links)
-        return f"{name} {span(x.first, x.count, x.job)} attempt {x.attempt}{follows}"
+        more = (f" needs {x.needs_s:.3g} s" if x.needs_s else "") + (f" from {x.state.decode()}" if x.state else "")
+        return f"{name} {span(x.first, x.count, x.job)} attempt {x.attempt}{follows}{more}"
 
     def _in_grant(self, grant: int, lo: int, count: int) -> str:
         item = self._items[self._grants[grant]]

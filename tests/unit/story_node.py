@@ -45,7 +45,9 @@ class AgentTeller(Teller):
 
     def set_scene(self, words: str) -> None:
         _, name, _, ranks, *more = words.split()
-        self.machine = Agent(self.limits, name, "1", "77" if "allocation" in more else "", int(ranks), 4, True, 0.0)
+        ends_at = float(more[more.index("until") + 1]) if "until" in more else float("inf")
+        allocation = "77" if "allocation" in more else ""
+        self.machine = Agent(self.limits, name, "1", allocation, int(ranks), 4, True, 0.0, ends_at=ends_at)
         self._grants: dict[int, str] = {}
         self._items: dict[str, m.Item] = {}
         self._bundles: dict[int, m.Bundle] = {}
@@ -98,7 +100,7 @@ class AgentTeller(Teller):
         inputs = [[(self._items[maker].grant, read_span(task)[1])] for _ in range(count)] if maker else []
         item = m.Item(
             len(self._items) + 1, job, job, first, first, count, w.number("attempt", 1), 1, "work", 0.0, *payload,
-            inputs,
+            inputs, needs_s=float(w.get("needs", "0")), state=w.get("state").encode(),
         )  # fmt: skip
         self._items[name], self._grants[item.grant] = item, name
         return m.Grant(1, [item])
@@ -171,7 +173,8 @@ class AgentTeller(Teller):
                 return "Finished " + ", ".join(map(self._outcome, x.outcomes))
             case m.Bundle():
                 self._bundles[x.bundle] = x
-                return f"Bundle b{x.bundle} {span(x.first, x.count, x.job)} attempt {x.attempt}"
+                state = f" from {x.state.decode()}" if x.state else ""
+                return f"Bundle b{x.bundle} {span(x.first, x.count, x.job)} attempt {x.attempt}{state}"
             case m.Kill():
                 b = self._bundles[x.bundle]
                 where = span(b.first + x.lo - b.lo, x.count, b.job) if x.count >= 0 else "all"

@@ -26,6 +26,7 @@ TABLE = {
     Cause.ENVIRONMENT: (3, 3, TaskState.FAILED),
     Cause.WALLTIME: (None, None, None),
     Cause.PREEMPTED: (None, None, None),
+    Cause.CONTINUED: (None, None, None),  # a thousand
 }
 #: ends that are no failure of an attempt
 OTHERS = {Cause.NONE, Cause.RELEASED, Cause.CANCELLED, Cause.STALE}
@@ -91,6 +92,15 @@ def test_the_last_words_name_the_cause_and_are_read_back(cause: Cause) -> None:
         assert text == last_words(BUDGETS, cause, 3, "signal 9") and text.endswith("the last time: signal 9")
         error = {"module": "pyfi_hpc.errors", "type": "TaskLost", "message": text}
         assert cause_of(TaskState.FAILED, error) is cause
+
+
+def test_a_function_that_does_not_get_on_fails_at_last() -> None:
+    """Continue, again and again: its last words name the limit; a state that looks like an error is none."""
+    broker = LoneBroker(Limits(lease_s=1e9, budgets=read(("continued=3",))))
+    broker.node("n1")
+    task = (broker.submit(), 0)
+    assert fail_until_final(broker, task, Cause.CONTINUED) == 3
+    assert broker.error(task) == last_words(BUDGETS, Cause.CONTINUED, 3, "CONTINUED")
 
 
 def test_causes_are_told_apart_by_their_last_words() -> None:
