@@ -113,7 +113,8 @@ class Elastic:
         self._open, self._backlog_asked = True, True
         self._round_at = now + self.pace.interval_s
         out.actions.append(e.AskBacklog())
-        for name in {state.pool.system for state in self.pools.values()} | {j.note.system for j in self._managed()}:
+        used = [state.pool.system for state in self.pools.values()] + [job.note.system for job in self._managed()]
+        for name in dict.fromkeys(used):
             system = self.systems.setdefault(name, System())
             keys = [job.key for job in self.jobs.values() if job.note.system == name and not job.lost]
             if self._due(name, system, bool(keys), now):
@@ -158,21 +159,26 @@ class Elastic:
         self.backlog, self._silence = event.backlog, event.words
         if event.backlog is not None and event.backlog.held:
             self.backlog, self._silence = None, event.backlog.held
-        if event.backlog is None:
+        if self.backlog is None or event.backlog is None:
             return
-        running = {work.socket for work in event.backlog.work if work.mean_s is None and work.granted}
+        running = [work.socket for work in event.backlog.work if work.mean_s is None and work.granted]
         self._running_since = {socket: self._running_since.get(socket, now) for socket in running}
         for job in self.jobs.values():
-            job.nodes = [node for node in event.backlog.nodes if node.allocation == job.key]
-            if job.nodes:
-                job.nodes_at = now
+            self._look_at_nodes(job, now, out)
+
+    def _look_at_nodes(self, job: Job, now: float, out: Effects) -> None:
+        """Which nodes of a job the broker has told last."""
+        told = self.backlog.nodes if self.backlog else []
+        job.nodes = [node for node in told if node.allocation == job.key]
+        if job.nodes:
+            job.nodes_at = now
+        if job.ranks and job.joined_at is None:
+            job.joined_at, job.note.joined, job.idle_at = now, True, None
+            out.actions.append(e.NoteJob(job.note))
             state = self.pools.get(job.note.pool)
-            if job.ranks and job.joined_at is None:
-                job.joined_at, job.note.joined = now, True
-                out.actions.append(e.NoteJob(job.note))
-                if state is not None:
-                    state.joined(job)
-                    out.actions.append(e.Tell(job.note.pool, f"{job.key} has joined with {job.ranks} ranks"))
+            if state is not None:
+                state.joined(job)
+                out.actions.append(e.Tell(job.note.pool, f"{job.key} has joined with {job.ranks} ranks"))
 
     def _status_read(self, event: e.StatusRead, now: float, out: Effects) -> None:
         system = self.systems.setdefault(event.system, System())
@@ -215,6 +221,7 @@ class Elastic:
         else:
             job.ending = "nobody wants it: " + ("over --max" if state else "its pool is not there any more")
             out.actions.append(e.Tell(name, f"{seen.key} was not noted, and {job.ending}"))
+        self._look_at_nodes(job, now, out)
         return job
 
     def _over(self, job: Job, now: float, out: Effects) -> None:
@@ -256,7 +263,7 @@ class Elastic:
         elif state is not None:
             wait_s = state.failed(event.words, now, self.pace)
             state.unsure = state.unsure or event.unsure
-            out.actions.append(e.Tell(event.pool, f"refused: {event.words}; tried again in {wait_s:.0f} s"))
+            out.actions.append(e.Tell(event.pool, f"{event.words}; tried again in {wait_s:.0f} s"))
 
     def _signalled(self, event: Signalled, now: float, out: Effects) -> None:
         self.stopped = True
@@ -284,6 +291,13 @@ class Elastic:
     def _judge_jobs(self, state: PoolState, now: float, out: Effects) -> None:
         """Which allocations are not wanted any more."""
         pool = state.pool
+        for job in self._of(pool.name):
+            drains = job.nodes and not any(node.usable for node in job.nodes)
+            idle = job.idle_at is not None and now - job.idle_at >= pool.idle_s
+            if job.for_idleness and not idle and self.backlog is not None and not drains:
+                # work came before its agents had heard of it
+                job.ending, job.ending_at, job.for_idleness = "", 0.0, False
+                out.actions.append(e.Tell(pool.name, f"{job.key} is kept: there is work for it again"))
         mine = [job for job in self._of(pool.name) if not job.ending and not job.lost]
 
         def end(job: Job, why: str) -> None:
@@ -303,6 +317,7 @@ class Elastic:
         for job in sorted(idle, key=lambda job: (not job.waits, job.idle_at)):
             if len(mine) > pool.min and job.idle_at is not None:
                 end(job, f"is given back: without work for {now - job.idle_at:.0f} s")
+                job.for_idleness = True
 
     def _judge_pool(self, state: PoolState, now: float, out: Effects) -> None:
         """Whether more is asked for."""
@@ -371,6 +386,8 @@ class Elastic:
         """Ask for the end of a job, and again while it does not come: its agents where there are some."""
         if job.seen is None or job.lost or (job.ending_at and now < job.ending_at + self.pace.end_s):
             return
+        if self.backlog is None and not job.waits:
+            return  # nobody knows what runs there
         if job.nodes:
             if any(node.usable for node in job.nodes) or not job.ending_at:
                 job.ending_at = now

@@ -31,6 +31,8 @@ class Job:
     #: why it is being ended, and when that was last asked for; empty: it is not
     ending: str = ""
     ending_at: float = 0.0
+    #: it is being ended only because it had nothing to do
+    for_idleness: bool = False
     #: the queue does not show it any more, and it was asked how it ended
     lost: bool = False
 
@@ -135,7 +137,7 @@ def expected_s(job: Job, wait_s: float, now: float, utc: float) -> float:
 def look_whether_idle(job: Job, backlog: Backlog, now: float) -> None:
     """Note since when a job has had nothing to do: no task with its nodes, or, before its start, none for them."""
     may_come = any(work.room for work in backlog.work)
-    if job.waits or not job.nodes:
+    if not job.nodes:
         idle, still_s = not may_come, float("inf")
     else:
         usable = any(node.usable and node.ranks for node in job.nodes)

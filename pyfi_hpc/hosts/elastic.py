@@ -259,7 +259,6 @@ def main() -> None:
 
 def run(settings: Settings) -> None:
     """Serve until told to stop, or until no pool and no allocation of one is left."""
-    signals = SignalPort()
     lock = settings.instance_dir / "elastic.lock"
     place = filelock.take(lock)
     if place is None:
@@ -270,6 +269,7 @@ def run(settings: Settings) -> None:
     os.ftruncate(place, 0)
     os.write(place, b"%d" % os.getpid())
     pidfile.claim(settings, NAME)
+    signals = SignalPort()
     clock = SystemClock()
     hands = Hands(settings)
     try:
