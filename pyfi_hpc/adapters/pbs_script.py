@@ -65,6 +65,12 @@ def _check(request: AllocationRequest) -> int:
             raise UsageError(f"{option!r} is not a qsub option", where=_HERE, fix="write it as '-l name=value'")
         if option.startswith("--"):
             raise UsageError(f"qsub has no option {option!r}", where=_HERE, fix="memory and such: -C mem=8gb:ngpus=1")
+    for path in (str(request.home or ""), request.python) if request.nodes > 1 else ():
+        if re.search(r"[^\w./@%+=:,~-]", path):
+            raise UsageError(
+                f"the path {path!r} cannot be passed to other nodes", where=_HERE,
+                fix="use one of letters, digits, dots, dashes and slashes, or ask for one node",
+            )  # fmt: skip
     if not request.time:
         return 0
     walltime_s = parse_time(request.time)
@@ -127,7 +133,7 @@ run_agent() {
     @DRAIN"$python" -m pyfi_hpc.hosts.agent --instance "$instance" --home "$home" --ranks "$ranks")
   if [[ ${host%%.*} == "${own%%.*}" ]]; then exec "${words[@]}"; fi
   if command -v pbs_tmrsh >/dev/null; then way=(pbs_tmrsh "$host"); else way=(ssh -o BatchMode=yes "$host"); fi
-  exec "${way[@]}" "${words[@]@Q}"
+  exec "${way[@]}" "${words[@]}"
 }
 agents=()
 for host in $(sort -u "$PBS_NODEFILE"); do
