@@ -56,7 +56,13 @@ class Queue:
         for number, job in self.jobs.items():
             if job["state"] == "Q" and sum(other["state"] == "R" for other in self.jobs.values()) < slots:
                 self._begin(number, job)
-        self.file.write_text(json.dumps(self.jobs))
+        self.keep()
+
+    def keep(self) -> None:
+        """Written beside, then renamed: who reads without the lock sees the old or the new one."""
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(json.dumps(self.jobs))
+        fresh.rename(self.file)
 
     def _begin(self, number: str, job: dict[str, Any]) -> None:
         hosts = [socket.gethostname(), *(f"chunk{k}" for k in range(1, job["chunks"]))]
@@ -122,8 +128,8 @@ def qstat(queue: Queue, words: list[str]) -> int:
     for number in names:
         job = queue.jobs.get(number)
         if job is None or (job["state"] == "F" and not history):
-            finished = "has finished" if job else "Unknown"
-            print(f"qstat: {finished} Job Id {number}.{SERVER}", file=sys.stderr)
+            finished = "Job has finished, use -x to see it" if job else "Unknown Job Id"
+            print(f"qstat: {finished} {number}.{SERVER}", file=sys.stderr)
             code = 153
             continue
         variables = ",".join(f"{name}={value}" for name, value in {"PBS_O_HOME": "/home/x", **job["variables"]}.items())
@@ -179,7 +185,7 @@ def main() -> int:
         queue = Queue(folder)
         queue.look()
         code: int = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel}[name](queue, words)
-        queue.file.write_text(json.dumps(queue.jobs))
+        queue.keep()
         return code
 
 

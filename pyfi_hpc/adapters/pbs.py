@@ -24,6 +24,9 @@ STATES = {
     "E": "exiting", "B": "array running", "M": "moved", "F": "finished", "X": "expired", "C": "completed",
 }  # fmt: skip
 _WAITS, _RUNS = "QHWT", "RESBU"
+#: what commands say of a job that has ended
+_GONE = re.compile(r"unknown job|has finished", re.I)
+_TRIES = 3
 
 _KIND = Kind(
     name="PBS", missing=PbsMissing, busy=PbsBusy, refused=PbsRefused,
@@ -51,22 +54,24 @@ class Pbs:
         return ""
 
     def status(self, keys: Collection[str], limit_s: float = COMMAND_S_MAX) -> list[JobSeen]:
-        listed = _run(["qselect", "-u", getpass.getuser()], limit_s=limit_s).split()
-        if not listed:
-            return []
-        try:
-            text = _run(["qstat", "-f", *listed], limit_s=limit_s)
-        except PbsRefused as error:
-            # one of them ended between the two commands: what is known of the others comes in the next round
-            raise PbsBusy(error.what, where=error.where, fix="it is asked again") from error
-        return [job for job in parse_qstat(text, time.time()) if job.mark or job.key in keys]
+        for left in reversed(range(_TRIES)):
+            listed = _run(["qselect", "-u", getpass.getuser()], limit_s=limit_s).split()
+            try:
+                text = _run(["qstat", "-f", *listed], limit_s=limit_s) if listed else ""
+            except PbsRefused as error:
+                # one of them has ended between the two commands
+                if not left or not _GONE.search(error.what):
+                    raise
+                continue
+            return [job for job in parse_qstat(text, time.time()) if job.mark or job.key in keys]
+        raise AssertionError("the last try returns or raises")
 
     def cancel(self, key: str, *, only_waiting: bool = False) -> None:
         """PBS cannot tell ``only_waiting``: a job that begins in this very moment is ended."""
         try:
             _run(["qdel", key])
         except PbsRefused as error:
-            if not re.search(r"unknown job|has finished", error.what, re.I):
+            if not _GONE.search(error.what):
                 raise
 
     def ends(self, keys: Collection[str]) -> dict[str, str]:
