@@ -97,8 +97,8 @@ def worth(pool: Pool, demand: Demand, supplies: Iterable[Supply], wait_s: float)
     if demand.width <= there:
         return False, f"{when}{there} ranks are there for {demand.width} tasks that may run at once"
     each_s = max(0.0, left_s) / (there + pool.ranks)
-    known = " that has been timed" if demand.unknown else ""
-    text = f"{when}{each_s:.0f} s of work{known} would be left for each of {there} ranks and its own {pool.ranks}"
+    known = " known" if demand.unknown else ""
+    text = f"{when}{each_s:.0f} s of{known} work would be left for each of {there} ranks and its own {pool.ranks}"
     if each_s < pool.worth_s:
         return False, f"{text}, under {pool.worth_s:.0f} s"
     return True, text

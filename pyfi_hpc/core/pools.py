@@ -110,6 +110,47 @@ class PoolState:
         self.retry_at = now + max(0.0, saved.retry_at - utc) if saved.failures else 0.0
 
 
+@dataclass(slots=True)
+class System:
+    """One batch system: when it was asked, and what became of it."""
+
+    asked: bool = False
+    asked_at: float = float("-inf")
+    #: when it last answered; None: never
+    read_at: float | None = None
+    #: answers in a row that were none, and the last one's words
+    trouble: int = 0
+    words: str = ""
+
+
+@dataclass(slots=True)
+class State:
+    """Tables of the machine of elastic allocations; the decisions in allot work on them."""
+
+    pace: Pace
+    #: UTC minus monotonic seconds
+    utc_offset: float
+    pools: dict[str, PoolState] = field(default_factory=dict)
+    #: by key; of all pools, and those that were asked for with ``pyfi up --slurm``
+    jobs: dict[str, Job] = field(default_factory=dict)
+    systems: dict[str, System] = field(default_factory=dict)
+    backlog: Backlog | None = None
+    #: why there is no backlog
+    silence: str = "the broker has not been asked yet"
+    #: since when tasks of functions that have not been timed run, by socket
+    running_since: dict[str, float] = field(default_factory=dict)
+
+    def utc(self, now: float) -> float:
+        return now + self.utc_offset
+
+    def managed(self) -> list[Job]:
+        return [job for job in self.jobs.values() if job.note.pool]
+
+    def of(self, name: str) -> list[Job]:
+        """Jobs of a pool."""
+        return [job for job in self.jobs.values() if job.note.pool == name]
+
+
 def supply_of(job: Job, pool: Pool | None, state: PoolState | None, now: float, utc: float, pace: Pace) -> Supply:
     """What ranks of an allocation are worth, from now on."""
     drain_s = float(pool.request.drain_s) if pool else 60.0
