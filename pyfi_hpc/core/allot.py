@@ -13,9 +13,14 @@ def decide(s: State, now: float, out: Effects) -> None:
     if s.backlog is None:
         for job in s.jobs.values():
             job.idle_at = None  # nobody knows
-    for job in s.managed() if s.backlog is not None else ():
-        assert s.backlog is not None
-        look_whether_idle(job, s.backlog, now)
+    else:
+        for name, state in s.pools.items():
+            jobs = s.of(name)
+            if any(node.usable and node.ranks for job in jobs for node in job.nodes):
+                state.cannot |= {work.key for work in s.backlog.work if work.never}
+            may_come = state.may_come(s.backlog)
+            for job in jobs:
+                look_whether_idle(job, may_come, now)
     for name in dict.fromkeys(job.note.pool for job in s.managed()):
         if name not in s.pools:
             for job in s.of(name):
@@ -66,7 +71,7 @@ def _judge_pool(s: State, state: PoolState, now: float, out: Effects) -> None:
     demand = None
     if s.backlog is not None:
         running_s = {socket: now - since for socket, since in s.running_since.items()}
-        demand = demand_of(s.backlog, pool, running_s)
+        demand = demand_of(s.backlog, pool, running_s, state.cannot)
     state.why = [demand.words] if demand else []
     supplies = _supplies(s, now)
     wait_s = max([state.wait_s, *(expected_s(j, state.wait_s, now, s.utc(now)) for j in s.of(pool.name)

@@ -9,41 +9,59 @@ from typing import Any
 
 import msgspec
 
-from pyfi_hpc.core import health
+from pyfi_hpc.core import fits, health
+from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.elastic import Backlog, NodeTold, Work
 from pyfi_hpc.model.ids import SocketId
+from pyfi_hpc.model.terms import decode
 
 BACKLOG, GIVE_BACK = "backlog", "give_back"
 
 
 def told(s: State, now: float) -> Backlog:
-    """Cost: a look at each class, each socket with work and each node."""
-    found: dict[int, Work] = {}
+    """Cost: a look at each class, each grant and each node."""
+    found: dict[tuple[SocketId, bytes], Work] = {}
+    stocks = [(str(node.name), node.stock, node.rank_count) for node in s.nodes.by_name.values() if node.rank_count]
 
-    def of(number: int) -> Work:
-        if number not in found:
-            spec = s.functions.get(number)
-            name = spec.name if spec else f"socket {number}"
-            found[number] = Work(name, 0, 0, 0, s.durations.of(number))
-        return found[number]
+    def of(socket: SocketId, terms: bytes) -> Work:
+        if (socket, terms) not in found:
+            found[socket, terms] = _work(s, socket, terms, stocks)
+        return found[socket, terms]
 
     for key, ready, room in s.queue.backlog():
-        work = of(key.socket)
+        work = of(key.socket, key.terms)
         work.ready += ready
         work.room += room
-    for number, count in s.queue.running.items():
-        if count:
-            of(number).granted = count
-    for socket, work in found.items():
-        if limit := s.queue.concurrency.get(SocketId(socket), 0):  # which all classes of the socket share
-            work.room = min(work.room, max(0, limit - work.granted))
+    busy: dict[tuple[SocketId, bytes], int] = {}
+    for grant in s.nodes.grants.values():  # a gang has one on each of its nodes
+        at = grant.batch.socket, grant.batch.terms
+        busy[at] = busy.get(at, 0) + grant.open * grant.members
+    for (socket, terms), ranks in busy.items():
+        work = of(socket, terms)
+        work.granted = -(-ranks // work.ranks)
+    for (socket, _), work in found.items():
+        if limit := s.queue.concurrency.get(socket, 0):  # which all classes of the socket share
+            work.room = min(work.room, max(0, limit - s.queue.running.get(socket, 0)))
     held = "the ledger is away" if s.ledger_down else "the broker has just started" if s.recover_until else ""
     nodes = [_node(s, node, now) for node in s.nodes.by_name.values()]
     return Backlog(held, list(found.values()), nodes)
+
+
+def _work(s: State, socket: SocketId, terms: bytes, stocks: list[tuple[str, Stock, int]]) -> Work:
+    spec = s.functions.get(socket)
+    name = spec.name if spec else f"socket {socket}"
+    mean_s = s.durations.of(socket)
+    if not terms:
+        return Work(name, 0, 0, 0, mean_s)
+    ways = decode(terms).ways
+    never = bool(fits.too_much(ways, stocks))
+    gpus = all(way.gpu_thousandths > 0 for way in ways)
+    first = ways[0]
+    return Work(name, 0, 0, 0, mean_s, first.ranks, first.cores, first.exclusive, gpus, terms.hex(), never)
 
 
 def _node(s: State, node: Node, now: float) -> NodeTold:

@@ -7,11 +7,11 @@ for the seconds that they are there: from the expected start of an allocation to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pyfi_hpc.model.allocations import Pool
-from pyfi_hpc.model.elastic import Backlog
+from pyfi_hpc.model.elastic import Backlog, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +30,22 @@ class Supply:
         return self.ranks if self.start_s <= s < self.end_s else 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demand:
     """What a pool could do of the backlog."""
 
     #: tasks that nobody has yet, and that nodes have
-    ready: int
-    granted: int
+    ready: int = 0
+    granted: int = 0
     #: rank-seconds
-    work_s: float
-    #: tasks that could run at once, for the limits of jobs and sockets
-    width: int
+    work_s: float = 0.0
+    #: ranks that could work at once, for the limits of jobs and sockets
+    width: int = 0
     #: tasks whose duration nobody knows yet
-    unknown: int
-    #: tasks that take longer than the walltime allows
-    too_long: int
+    unknown: int = 0
+    #: tasks that take longer than the walltime allows, or need what the pool has not
+    too_long: int = 0
+    unfit: int = 0
 
     @property
     def words(self) -> str:
@@ -53,33 +54,62 @@ class Demand:
             text += f"; {self.unknown} of functions that have not been timed yet"
         if self.too_long:
             text += f"; {self.too_long} more take longer than the walltime allows"
+        if self.unfit:
+            text += f"; {self.unfit} more need what an allocation of this pool does not have"
         return text
 
 
-def demand_of(backlog: Backlog, pool: Pool, running_s: Mapping[str, float]) -> Demand:
+def ranks_of(work: Work, pool: Pool) -> int:
+    """How many ranks of an allocation of this pool one task takes."""
+    return work.ranks * (pool.request.ntasks_per_node if work.exclusive else work.cores)
+
+
+def unfit(work: Work, pool: Pool, cannot: Collection[str]) -> bool:
+    """Whether an allocation of this pool cannot give what the tasks need, as far as is known.
+
+    What its nodes have besides ranks is known when one has joined: ``cannot`` names what could not run there.
+    """
+    request = pool.request
+    ranks = request.ntasks_per_node < work.cores or pool.ranks < ranks_of(work, pool)
+    gpus = work.gpus and not request.gpus_per_node and not any("gpu" in option for option in request.extra)
+    return ranks or gpus or work.key in cannot
+
+
+def too_long(work: Work, pool: Pool) -> bool:
+    return work.mean_s is not None and work.mean_s > pool.usable_s
+
+
+def demand_of(
+    backlog: Backlog, pool: Pool, running_s: Mapping[str, float], cannot: Collection[str] = frozenset()
+) -> Demand:
     """What of the backlog fits an allocation of this pool.
 
     Parameters
     ----------
     running_s
         For how long the first tasks of functions that have not been timed have been running, by socket.
+    cannot
+        See `unfit`.
     """
-    ready = granted = width = unknown = too_long = 0
-    work_s = 0.0
+    found = Demand()
     for work in backlog.work:
+        if unfit(work, pool, cannot):
+            found.unfit += work.ready
+            continue
+        if too_long(work, pool):
+            found.too_long += work.ready
+            continue
         mean_s = work.mean_s
         if mean_s is None:
             mean_s = running_s.get(work.socket, 0.0)
-            unknown += work.ready + work.granted
-        elif mean_s > pool.usable_s:
-            too_long += work.ready
-            continue
-        ready += work.ready
-        granted += work.granted
+            found.unknown += work.ready + work.granted
+        ranks = ranks_of(work, pool)
+        found.ready += work.ready
+        found.granted += work.granted
         # what is with nodes is half done, on average
-        work_s += mean_s * (work.ready + work.granted / 2)
-        width += work.room + work.granted
-    return Demand(ready, granted, work_s, width, unknown, too_long)
+        found.work_s += mean_s * ranks * (work.ready + work.granted / 2)
+        found.width += ranks * (work.room + work.granted)
+    return found
 
 
 def worth(pool: Pool, demand: Demand, supplies: Iterable[Supply], wait_s: float) -> tuple[bool, str]:
@@ -95,7 +125,7 @@ def worth(pool: Pool, demand: Demand, supplies: Iterable[Supply], wait_s: float)
         text = f"{when}what is there now will have done all of it" if done else f"{when}no rank is there for it"
         return not done, text
     if demand.width <= there:
-        return False, f"{when}{there} ranks are there for {demand.width} tasks that may run at once"
+        return False, f"{when}{there} ranks are there, and {demand.width} may work at once"
     each_s = max(0.0, left_s) / (there + pool.ranks)
     known = " known" if demand.unknown else ""
     text = f"{when}{each_s:.0f} s of{known} work would be left for each of {there} ranks and its own {pool.ranks}"

@@ -117,6 +117,7 @@ class Elastic:
             elif pool != state.pool:
                 # whoever changed it may have put right what was refused
                 state.pool, state.failures, state.retry_at, state.refused = pool, 0, 0.0, ""
+                state.cannot.clear()
         for name in [name for name in self.pools if name not in event.pools]:
             del self.pools[name]
         for note in event.notes:

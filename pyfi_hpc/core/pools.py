@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pyfi_hpc.core.demand import Supply
+from pyfi_hpc.core.demand import Supply, too_long, unfit
 from pyfi_hpc.model.allocations import JobSeen, Note, Pool
 from pyfi_hpc.model.elastic import Backlog, NodeTold, Pace, Saved
 
@@ -83,8 +83,17 @@ class PoolState:
     proved: bool = False
     #: how long its allocations have waited in the queue, an average
     wait_s: float = 0.0
+    #: what could not run in an allocation that was there, by `Work.key`
+    cannot: set[str] = field(default_factory=set)
     #: what was decided last, and why
     why: list[str] = field(default_factory=list)
+
+    def may_come(self, backlog: Backlog) -> bool:
+        """Whether tasks wait that an allocation of this pool could get now."""
+        return any(
+            work.room and not unfit(work, self.pool, self.cannot) and not too_long(work, self.pool)
+            for work in backlog.work
+        )  # fmt: skip
 
     def failed(self, words: str, now: float, pace: Pace) -> float:
         """Back off; the seconds until the next try."""
@@ -175,9 +184,8 @@ def expected_s(job: Job, wait_s: float, now: float, utc: float) -> float:
     return wait_s - waited_s if waited_s < wait_s else waited_s
 
 
-def look_whether_idle(job: Job, backlog: Backlog, now: float) -> None:
-    """Note since when a job has had nothing to do: no task with its nodes, or, before its start, none for them."""
-    may_come = any(work.room for work in backlog.work)
+def look_whether_idle(job: Job, may_come: bool, now: float) -> None:
+    """Note since when a job has had nothing to do: no task with its nodes, and none that ``may_come``."""
     if not job.nodes:
         idle, still_s = not may_come, float("inf")
     else:

@@ -17,7 +17,7 @@ from pyfi_hpc.model.allocations import JobSeen, Note, Pool
 
 
 class Work(msgspec.Struct):
-    """Unfinished tasks of one socket that wait for no result."""
+    """Unfinished tasks of one socket and with the same needs, that wait for no result."""
 
     socket: str
     #: that nobody has been given yet; and of these, how many its limits let run now
@@ -27,6 +27,19 @@ class Work(msgspec.Struct):
     granted: int
     #: mean duration; None: none has ended yet
     mean_s: float | None
+    #: ranks of each task, and cores of each rank, by the first way to run it
+    ranks: int = 1
+    cores: int = 1
+    exclusive: bool = False
+    gpus: bool = False
+    #: what names its needs; empty: none
+    terms: str = ""
+    #: no node that is here could ever hold it
+    never: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.socket} {self.terms}"
 
 
 class NodeTold(msgspec.Struct):

@@ -71,6 +71,8 @@ class World:
         self.wait_s = (0.0, 60.0)
         #: submissions are refused, the queue is not told, the broker is away
         self.refuses = self.deaf = self.away = False
+        #: tasks need what no node has
+        self.never = False
         self._numbers = 100
         self._todo: deque[Any] = deque()
         self._busy_until = 0.0
@@ -148,7 +150,7 @@ class World:
                 continue
             drains = job.draining or self.now >= job.ran_at + WALLTIME_S - DRAIN_S
             if job.joined(self.now) and not drains and not self.away:
-                take = min(job.ranks - len(job.running), self.ready)
+                take = 0 if self.never else min(job.ranks - len(job.running), self.ready)
                 self.ready -= take
                 job.running += [self.now + self.task_s] * take
 
@@ -185,6 +187,7 @@ class World:
         ]  # fmt: skip
         running = sum(len(job.running) for job in self.jobs.values())
         work = [e.Work("f", self.ready, self.ready, running, self.task_s if self.done else None)]
+        work[0].never = self.never and bool(nodes)
         return [read, e.BacklogTold(e.Backlog("", work if self.ready or running else [], nodes))]
 
     def _do_ReadStatus(self, action: e.ReadStatus) -> list[Any]:

@@ -354,6 +354,15 @@ def backlog(*work: Work) -> Backlog:
         # longer than the walltime (10 min, 1 of them to drain) is nothing for this pool
         (Work("f", 10, 10, 0, 541.0), [], 0.0, False),
         (Work("f", 10, 10, 0, 539.0), [], 0.0, True),
+        # tasks of 4 cores each: 100 of 4 s are 1600 rank-seconds, 100 s for each of 16 ranks
+        (Work("f", 100, 100, 0, 4.0, cores=4), [Supply(8)], 0.0, True),
+        # a rank on more cores than a node has, more ranks than an allocation has, a GPU where none is asked for
+        (Work("f", 10, 10, 0, 60.0, cores=5, terms="a"), [], 0.0, False),
+        (Work("f", 10, 10, 0, 60.0, ranks=9, terms="a"), [], 0.0, False),
+        (Work("f", 10, 10, 0, 60.0, gpus=True, terms="a"), [], 0.0, False),
+        # a gang that fits, and one that takes both nodes whole
+        (Work("f", 1, 1, 0, 60.0, ranks=8, terms="a"), [], 0.0, True),
+        (Work("f", 1, 1, 0, 60.0, ranks=2, exclusive=True, terms="a"), [], 0.0, True),
         # all is with nodes already
         (Work("f", 0, 0, 8, 100.0), [Supply(8)], 0.0, False),
     ],
@@ -362,6 +371,16 @@ def test_worth(work: Work, supplies: list[Supply], wait_s: float, wanted: bool) 
     """The rule for one more allocation, case by case."""
     demand = demand_of(backlog(work), POOL, {})
     assert worth(POOL, demand, supplies, wait_s)[0] is wanted, worth(POOL, demand, supplies, wait_s)[1]
+
+
+def test_what_its_nodes_do_not_have_is_learned_once() -> None:
+    """A need that no node of the pool meets: one allocation tries, is given back as idle, and none follows."""
+    lacking = world()
+    lacking.never, lacking.ready = True, 10
+    lacking.start()
+    lacking.run(1000)
+    assert lacking.submits == 1 and lacking.alive("p") == []
+    assert "10 more need what an allocation of this pool does not have" in " ".join(lacking.machine.told("p", 0)["why"])
 
 
 def test_marks_name_the_instance() -> None:
