@@ -78,7 +78,10 @@ def find(settings: Settings, name: str) -> Pool:
 
 
 def store(settings: Settings, pool: Pool) -> None:
+    """Keep a pool. A new one begins a log of its own."""
     private_folder(_folder(settings))
+    if not (_folder(settings) / f"{check_name(pool.name)}.json").exists():
+        (_folder(settings) / f"{pool.name}.log").unlink(missing_ok=True)
     values = msgspec.to_builtins(pool, enc_hook=str)
     write_json(_folder(settings) / f"{check_name(pool.name)}.json", values)
 

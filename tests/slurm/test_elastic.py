@@ -179,8 +179,8 @@ def _wrap(yard: Yard, monkeypatch: pytest.MonkeyPatch, *names: str, text: str = 
     calls = folder / "calls"
     calls.write_text("")
     for name in names:
-        script = f'#!/bin/bash\necho "$EPOCHREALTIME {name} $*" >> {calls}\n' + (text or 'exec REAL "$@"\n')
-        (folder / name).write_text(script.replace("REAL", f"/usr/bin/{name}"))
+        script = f'#!/bin/bash\necho "$EPOCHREALTIME {name} $*" >> {calls}\n' + (text or 'exec @@ "$@"\n')
+        (folder / name).write_text(script.replace("@@", f"/usr/bin/{name}"))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return calls
@@ -192,9 +192,9 @@ def test_another_cluster_by_its_name(yard: Yard, monkeypatch: pytest.MonkeyPatch
 west=; args=()
 for arg; do [[ $arg == --clusters=west ]] && west=west || args+=("$arg"); done
 [[ $west || $* != *--me* ]] || exit 0
-if [[ $west && REAL == *sbatch ]]; then id=$(REAL "${args[@]}") && echo "$id;west"; exit; fi
-[[ $west && REAL == *squeue ]] && echo "CLUSTER: west"
-exec REAL "${args[@]}"
+if [[ $west && @@ == *sbatch ]]; then id=$(@@ "${args[@]}") && echo "$id;west"; exit; fi
+[[ $west && @@ == *squeue ]] && echo "CLUSTER: west"
+exec @@ "${args[@]}"
 """
     calls = _wrap(yard, monkeypatch, "sbatch", "squeue", "scancel", text=text)
     yard.add("far", "--cluster", "west")

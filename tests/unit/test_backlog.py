@@ -12,6 +12,8 @@ from lone_broker import SOCKET, LoneBroker
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.elastic import Backlog, NodeTold, Work
 from pyfi_hpc.model.events import LedgerDown, SocketsChanged
+from pyfi_hpc.model.packed import offsets_of
+from pyfi_hpc.model.terms import Terms, encode
 
 
 def ask(broker: LoneBroker, verb: str, **body: Any) -> m.Answer:
@@ -83,3 +85,18 @@ def test_an_allocation_is_given_back() -> None:
 def test_nothing_to_give_back(body: dict[str, Any], words: str) -> None:
     answer = ask(LoneBroker(), "give_back", **body)
     assert not answer.ok and words in msgspec.msgpack.decode(answer.body)["what"]
+
+
+def test_what_tasks_need_is_told() -> None:
+    """Tasks of two cores beside plain ones: a line each; what no node here can give says so."""
+    broker = LoneBroker()
+    broker.submit(3)
+    job = int(broker.machine.state.next_job)
+    terms = encode(Terms(cores=2, labels=("fast",)))
+    data = offsets_of([b"x"] * 4), b"x" * 4
+    broker.say("c1", m.Submit(job.to_bytes(16, "big"), 0, 0, 4, True, "sample.work", *data, terms=terms))
+    plain, wide = backlog(broker).work
+    assert (plain.ready, plain.cores, plain.terms, plain.never) == (3, 1, "", False)
+    assert (wide.ready, wide.cores, wide.never) == (4, 2, False)
+    broker.node("n1", 4, "77", capacity=0)  # it has no such label
+    assert [work.never for work in backlog(broker).work] == [False, True]
