@@ -4,13 +4,13 @@ The docstring of a class is its default message and ends with what to do. The tr
 
     PyfiError
       UsageError         SettingsError  FlowError  UnknownSocket  Unserialisable  TooLarge  NotFound  Refused
-      TransientError     BrokerUnreachable  LedgerUnavailable  SlurmBusy
+      TransientError     BrokerUnreachable  LedgerUnavailable  SlurmBusy  PbsBusy
       TaskError          TaskFailed  TaskTimeout  TaskCancelled  TaskSkipped  TaskLost
       ProtocolError      LocalProtocolError  RemoteProtocolError
       CodeError          RepositoryRefused  CloneFailed  EnvironmentFailed  ModuleFailed  DirtyTree
       Fenced             StaleAttempt  StaleEpoch  BrokerHeld
       SiteError          PostgresMissing  MpiMissing  SlurmMissing  SlurmRefused  HostUnreachable  HostKeyRefused
-                         LoginRefused
+                         LoginRefused  PbsMissing  PbsRefused
 
 ``transient`` tells whether trying the same thing again can help. ``exit_code`` is what the command
 line ends with. All errors survive pickling.
@@ -136,6 +136,12 @@ class LedgerUnavailable(TransientError):
 
 class SlurmBusy(TransientError):
     """Slurm does not answer in time; try again later."""
+
+    exit_code = 6
+
+
+class PbsBusy(TransientError):
+    """PBS does not answer in time; try again later."""
 
     exit_code = 6
 
@@ -302,3 +308,11 @@ class HostKeyRefused(SiteError):
 
 class LoginRefused(SiteError):
     """The host does not let this user in; see that ``ssh HOST true`` works."""
+
+
+class PbsMissing(SiteError):
+    """No PBS commands found; run this on a login node of a PBS cluster."""
+
+
+class PbsRefused(SiteError):
+    """PBS refused the request; its own words follow."""

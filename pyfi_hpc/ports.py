@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import IO, Any, Protocol, runtime_checkable
 
+from pyfi_hpc.model.allocations import AllocationRequest, JobSeen
 from pyfi_hpc.model.effects import Action, Effects, Query
 from pyfi_hpc.model.ids import BatchId, Epoch, JobId, Peer
 from pyfi_hpc.model.messages import Message, Range
@@ -193,3 +194,34 @@ class Ran(Protocol):
     def stdout(self) -> bytes: ...
     @property
     def stderr(self) -> bytes: ...
+
+
+class BatchSystem(Protocol):
+    """Where allocations come from: Slurm, PBS, or one cluster of several. Each method is a command or two.
+
+    All raise the errors of their system: it is missing, busy (what was asked may have been done), or it refuses.
+    """
+
+    def script(self, request: AllocationRequest) -> str:
+        """What would be submitted.
+
+        Raises
+        ------
+        UsageError
+            The request cannot be.
+        """
+
+    def submit(self, request: AllocationRequest) -> str:
+        """Ask for an allocation; the key of its job."""
+
+    def check(self, request: AllocationRequest) -> str:
+        """What the system says of the request, without submitting it; empty: it cannot tell."""
+
+    def status(self, keys: Collection[str], limit_s: float) -> list[JobSeen]:
+        """This person's jobs that are among the keys or bear a mark; what the system has forgotten is left out."""
+
+    def cancel(self, key: str, *, only_waiting: bool = False) -> None:
+        """End a job; ``only_waiting``: where it can, only if it has not begun. One that has ended is no error."""
+
+    def ends(self, keys: Collection[str]) -> dict[str, str]:
+        """How jobs ended that the queue does not show any more, in words; empty where no accounts are kept."""

@@ -69,6 +69,8 @@ class Settings:
     labels: tuple[str, ...] = ()
     #: GPUs of a node, as CUDA_VISIBLE_DEVICES names them; empty: what Slurm gives or the driver tells; "none"
     gpus: tuple[str, ...] = ()
+    #: between two questions to a batch system about elastic allocations, seconds
+    batch_interval_s: float = 10.0
     #: log level of the daemons
     log_level: str = "INFO"
     #: where each value came from, for ``pyfi info --settings``
@@ -167,7 +169,7 @@ def private_folder(path: Path) -> Path:
 _NAMES = tuple(f.name for f in fields(Settings) if f.name != "origin")
 _PATHS = {"home", "scratch"}
 _LISTS = {"allow", "deny", "budgets", "resources", "labels", "gpus"}
-_FLOATS = {"timeout_s"}
+_FLOATS = {"timeout_s", "batch_interval_s"}
 
 
 def _read_file(file: Path) -> dict[str, Any]:

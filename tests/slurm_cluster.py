@@ -74,6 +74,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 {nodes}
 PartitionName=batch Nodes=ALL Default=YES MaxTime=60:00 State=UP
+PartitionName=short Nodes=ALL MaxTime=20:00 State=UP
 """
 
 

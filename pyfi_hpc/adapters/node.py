@@ -21,7 +21,8 @@ def name() -> str:
 
 
 def allocation() -> str:
-    return os.environ.get("SLURM_JOB_ID", "")
+    """What the allocation that this process is in is called; empty: it is in none."""
+    return os.environ.get("PYFI_ALLOCATION") or os.environ.get("SLURM_JOB_ID", "")
 
 
 def usable_cores() -> list[int]:

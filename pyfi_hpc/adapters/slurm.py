@@ -12,22 +12,21 @@ import contextlib
 import itertools
 import os
 import re
-import shlex
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pyfi_hpc.adapters import batch_command
+from pyfi_hpc.adapters.batch_command import COMMAND_S_MAX, Kind
 from pyfi_hpc.adapters.slurm_script import AllocationRequest, render_sbatch
 from pyfi_hpc.errors import SiteError, SlurmBusy, SlurmMissing, SlurmRefused, TransientError
 
 __all__ = [
-    "AllocationRequest", "QueueEntry", "SlurmEnvironment", "Submitted", "cancel", "environment",
-    "expand_nodes", "node_addresses", "own_time_left", "parse_duration", "parse_sbatch", "parse_squeue", "queue",
+    "AllocationRequest", "QueueEntry", "SlurmEnvironment", "Submitted", "cancel", "ends", "environment",
+    "expand_nodes", "jobs", "node_addresses", "own_time_left", "parse_duration", "parse_sacct", "parse_sbatch",
+    "parse_squeue", "queue",
     "render_sbatch", "submit", "time_left",
 ]  # fmt: skip
 
-#: seconds for one command; a loaded controller takes several, slurm.conf's MessageTimeout is 10 by default
-COMMAND_S_MAX = 30.0
 #: states in which a job has or will have nodes
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "COMPLETING", "SIGNALING", "REQUEUED")
 
@@ -55,6 +54,8 @@ class QueueEntry:
     left_s: float | None
     #: Slurm's guess of the start, as ISO time; empty where it has none
     start: str
+    #: the job's comment; empty where it has none
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +95,16 @@ def parse_sbatch(text: str) -> int:
     raise SlurmRefused("sbatch did not answer with a job id", where=text.strip()[-500:] or "(no output)")
 
 
-_SQUEUE_FORMAT = "%i|%T|%L|%S|%N|%r"
+_SQUEUE_FORMAT = "%i|%T|%L|%S|%N|%k|%r"
 
 
 def parse_squeue(text: str) -> list[QueueEntry]:
-    """Entries from ``squeue -h -o '%i|%T|%L|%S|%N|%r'``; other lines, a site's notices, are left out."""
+    """Entries from ``squeue -h -o '%i|%T|%L|%S|%N|%k|%r'``; other lines, a site's notices, are left out."""
     entries = []
     for line in text.splitlines():
-        fields = [field.strip() for field in line.split("|", 5)]
-        if len(fields) == 6 and fields[0].isdigit():
-            job, state, left, start, nodes, reason = fields
+        fields = [field.strip() for field in line.split("|", 6)]
+        if len(fields) == 7 and fields[0].isdigit():
+            job, state, left, start, nodes, mark, reason = fields
             entries.append(
                 QueueEntry(
                     slurm_job_id=int(job),
@@ -112,9 +113,22 @@ def parse_squeue(text: str) -> list[QueueEntry]:
                     nodes=expand_nodes(nodes),
                     left_s=parse_duration(left),
                     start="" if start == "N/A" else start,
+                    mark="" if mark == "(null)" else mark,
                 )
             )
     return entries
+
+
+def parse_sacct(text: str) -> dict[int, str]:
+    """How jobs ended, in words, from ``sacct -nPX -o JobID,State,ExitCode,Reason``."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|", 3)
+        if len(fields) == 4 and fields[0].isdigit():
+            job, state, code, reason = fields
+            why = "" if reason in ("", "None") else f" ({reason})"
+            found[int(job)] = f"{state}, exit code {code}{why}"
+    return found
 
 
 def parse_duration(text: str) -> float | None:
@@ -201,16 +215,17 @@ def submit(request: AllocationRequest, *, dry_run: bool = False) -> Submitted:
     SlurmBusy
         No answer in time. The job may exist all the same: ``squeue --me`` tells.
     """
-    script = render_sbatch(request)
+    script, cluster = render_sbatch(request), _on(request.cluster)
     if dry_run:
-        return Submitted(None, script, _run(["sbatch", "--test-only"], script))
-    answer = _run(["sbatch", "--parsable"], script)
+        return Submitted(None, script, _run(["sbatch", "--test-only", *cluster], script))
+    answer = _run(["sbatch", "--parsable", *cluster], script)
     return Submitted(parse_sbatch(answer), script, answer)
 
 
-def cancel(slurm_job_id: int) -> None:
+def cancel(slurm_job_id: int, cluster: str = "", *, only_waiting: bool = False) -> None:
     """End an allocation; one that has ended already is no error."""
-    _run(["scancel", "--quiet", str(slurm_job_id)])
+    pending = ["--state=PENDING"] if only_waiting else []
+    _run(["scancel", "--quiet", *_on(cluster), *pending, str(slurm_job_id)])
 
 
 def queue(slurm_job_ids: Iterable[int], limit_s: float = COMMAND_S_MAX) -> dict[int, QueueEntry]:
@@ -221,9 +236,27 @@ def queue(slurm_job_ids: Iterable[int], limit_s: float = COMMAND_S_MAX) -> dict[
     wanted = set(slurm_job_ids)
     if not wanted:
         return {}
+    return {entry.slurm_job_id: entry for entry in jobs("", limit_s) if entry.slurm_job_id in wanted}
+
+
+def jobs(cluster: str = "", limit_s: float = COMMAND_S_MAX) -> list[QueueEntry]:
+    """All jobs of this user that a cluster's queue shows, also those that have just ended; one command."""
     # by user, not by id: with one unknown id squeue fails
-    text = _run(["squeue", "--noheader", "--me", "--states=all", f"--format={_SQUEUE_FORMAT}"], limit_s=limit_s)
-    return {entry.slurm_job_id: entry for entry in parse_squeue(text) if entry.slurm_job_id in wanted}
+    command = ["squeue", "--noheader", "--me", "--states=all", *_on(cluster), f"--format={_SQUEUE_FORMAT}"]
+    return parse_squeue(_run(command, limit_s=limit_s))
+
+
+def ends(slurm_job_ids: Iterable[int], cluster: str = "") -> dict[int, str]:
+    """How jobs ended, as Slurm's accounting tells.
+
+    Raises
+    ------
+    SlurmRefused
+        The site keeps no accounts.
+    """
+    listed = ",".join(map(str, slurm_job_ids))
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", *_on(cluster), f"--jobs={listed}"]
+    return parse_sacct(_run([*command, "--format=JobID,State,ExitCode,Reason"]))
 
 
 def time_left(slurm_job_id: int) -> float | None:
@@ -256,31 +289,19 @@ def node_addresses(count_max: int) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))[:count_max]
 
 
-_BUSY = re.compile(r"unable to contact|socket timed out|temporarily|connection refused|zero bytes", re.I)
-#: never in Slurm's copy of the environment; the broker reads them from PYFI_HOME
-_SECRETS = ("PYFI_LEDGER", "PGPASSWORD")
+_KIND = Kind(
+    name="Slurm", missing=SlurmMissing, busy=SlurmBusy, refused=SlurmRefused,
+    busy_words=re.compile(
+        r"unable to contact|socket timed out|temporarily|connection refused|zero bytes", re.I
+    ),
+    inside="SLURM_", keep="SLURM_CONF", look="squeue --me",
+)  # fmt: skip
 
 
 def _run(command: Sequence[str], script: str = "", limit_s: float = COMMAND_S_MAX) -> str:
     """Run one Slurm command; returns what it printed on both outputs."""
-    # inside another job the SLURM_ variables would describe that one
-    drop = ("SLURM_", *_SECRETS)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(drop) or k == "SLURM_CONF"}
-    line = shlex.join(command)
-    try:
-        done = subprocess.run(
-            command, input=script, text=True, errors="replace", capture_output=True, timeout=limit_s,
-            env=env, check=False,
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise SlurmMissing(where=f"looked for {command[0]} on PATH") from error
-    except subprocess.TimeoutExpired as error:
-        raise SlurmBusy(
-            f"no answer from Slurm in {limit_s:.0f} s", where=line,
-            fix="a submission may have arrived all the same: look at squeue --me, then try again",
-        ) from error  # fmt: skip
-    if done.returncode == 0:
-        return done.stdout + done.stderr
-    words = re.sub(rf"^{command[0]}: (error: )?", "", done.stderr.strip(), flags=re.M)
-    kind = SlurmBusy if _BUSY.search(words) else SlurmRefused
-    raise kind(f"Slurm refused: {words or f'exit status {done.returncode}, no words'}", where=line)
+    return batch_command.run(_KIND, command, script, limit_s)
+
+
+def _on(cluster: str) -> list[str]:
+    return [f"--clusters={cluster}"] if cluster else []

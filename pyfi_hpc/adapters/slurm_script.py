@@ -8,47 +8,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 from pyfi_hpc.errors import UsageError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllocationRequest:
-    """What to ask Slurm for. Empty or None means: leave it to the site's default."""
-
-    instance: str = "default"
-    #: count of nodes; one agent on each
-    nodes: int = 1
-    #: count of ranks on each node: one per core, or one per GPU
-    ntasks_per_node: int = 1
-    cpus_per_task: int | None = None
-    gpus_per_node: int | None = None
-    #: walltime in Slurm's notation: ``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH`` ...
-    time: str = ""
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    reservation: str = ""
-    #: further sbatch options as they are, such as ``--mem=0``
-    extra: tuple[str, ...] = ()
-    #: environment modules that the job loads first
-    modules: tuple[str, ...] = ()
-    #: ``here``: the broker runs already; ``job``: on the first node of the allocation
-    broker: Literal["here", "job"] = "here"
-    #: seconds before the walltime at which agents stop to start tasks; Slurm may be up to 60 s early
-    drain_s: int = 60
-    #: Slurm's plugin that wires up the ranks; ``srun --mpi=list`` names the site's
-    mpi: str = "pmi2"
-    #: PYFI_HOME; None: taken from the environment of whoever calls sbatch
-    home: Path | None = None
-    #: the interpreter; empty: ``.venv`` where sbatch is called, else the first on PATH
-    python: str = ""
-    #: the job's output, with Slurm's ``%j``
-    output: str = "pyfi-%j.out"
+from pyfi_hpc.model.allocations import AllocationRequest as AllocationRequest
+from pyfi_hpc.model.allocations import parse_time as parse_time
 
 
 def render_sbatch(request: AllocationRequest) -> str:
@@ -74,24 +37,6 @@ def render_sbatch(request: AllocationRequest) -> str:
         f"{shell}\n{_HEAD}{options}\n", modules, _where(request), _BROKER if in_job else "",
         _STEPS.replace("@MPI", request.mpi), _BROKER_END if in_job else "", _END,
     ))  # fmt: skip
-
-
-def parse_time(text: str) -> int | None:
-    """Seconds of a time limit as sbatch reads it; None for what only Slurm understands, and for nothing.
-
-    >>> parse_time("10"), parse_time("10:30"), parse_time("1:00:00"), parse_time("2-12"), parse_time("soon")
-    (600, 630, 3600, 216000, None)
-    """
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if not found:
-        return None
-    days = found[1]
-    numbers = [int(number) for number in found.groups()[1:] if number is not None]
-    if days is not None:  # D-HH, D-HH:MM, D-HH:MM:SS
-        scale: tuple[int, ...] = (3600, 60, 1)
-    else:  # MM, MM:SS, HH:MM:SS
-        scale = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}[len(numbers)]
-    return 86400 * int(days or 0) + sum(a * b for a, b in zip(numbers, scale, strict=False))
 
 
 _HERE = "the request for an allocation"
@@ -141,6 +86,8 @@ def _options(request: AllocationRequest) -> Iterator[str]:
         if value:
             yield f"#SBATCH --{name}={shlex.quote(str(value))}"
     yield from (f"#SBATCH {option}" for option in request.extra)
+    if request.mark:  # last, so that it is what counts
+        yield f"#SBATCH --comment={shlex.quote(request.mark)}"
     yield _OPTIONS.replace("@DRAIN", str(request.drain_s))
 
 
@@ -151,7 +98,12 @@ def _where(request: AllocationRequest) -> str:
     else:
         instance = shlex.quote(request.instance)
     python = f"python={shlex.quote(request.python)}\n" if request.python else _PYTHON
-    return f"\ninstance={instance}\nhome={home}\n{python}"
+    return f"\ninstance={instance}\nhome={home}\n{python}{_named(request)}"
+
+
+def _named(request: AllocationRequest) -> str:
+    """What agents call their allocation: with several clusters Slurm's id alone names two jobs."""
+    return f'export PYFI_ALLOCATION="$SLURM_JOB_ID"@{shlex.quote(request.cluster)}\n' if request.cluster else ""
 
 
 _HEAD = """\

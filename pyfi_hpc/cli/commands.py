@@ -38,6 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "Operation": {
         "node": ("node", "node", "Add nodes over ssh; take a node out of service."),
+        "alloc": ("alloc", "alloc", "Ask for allocations as the backlog wants them."),
         "agent": ("agent", "agent", "Run the agent of this node alone."),
         "metrics": ("metrics", "metrics", "Print or serve counts for Prometheus."),
         "broker": ("broker", "broker", "Run the broker alone."),

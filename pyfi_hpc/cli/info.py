@@ -10,7 +10,6 @@ import click
 
 from pyfi_hpc.cli.context import Context, lists, pass_context
 from pyfi_hpc.cli.output import Column, fancy, print_json, record, rows, shown
-from pyfi_hpc.errors import SiteError, TransientError
 
 _NODES = (
     Column("NODE", "name"),
@@ -59,7 +58,7 @@ def info(context: Context, only_settings: bool) -> None:
             "tasks": f"{broker['open_tasks']} unfinished, {broker['ready_tasks']} ready, "
             f"{broker['counts']['settled']} settled since the broker's start",
             "clients": broker["clients"],
-            **{f"allocation {one['slurm_job_id']}": f"{one['state']} {one['reason']}".rstrip() for one in waiting},
+            **{f"allocation {one['allocation']}": f"{one['state']} {one['reason']}".rstrip() for one in waiting},
             **{f"ssh {one['host']}": f"{one['node']}, {one['state']} {one['problem']}".rstrip() for one in over_ssh},
         },
     )
@@ -77,17 +76,18 @@ def _standbys(context: Context) -> list[dict[str, Any]]:
 
 
 def _allocations(context: Context) -> list[dict[str, Any]]:
-    """What Slurm says of the allocations that were asked for: one that never starts has no node to be seen by."""
+    """What batch systems say of allocations that were asked for: one that never starts has no node to be seen by."""
     from pyfi_hpc.hosts import allocation
 
-    try:
-        entries = allocation.entries(context.settings)
-    except (SiteError, TransientError) as error:
-        noted = allocation.noted(context.settings)
-        return [{"slurm_job_id": job, "state": "UNKNOWN", "reason": error.what, "nodes": []} for job in noted]
     return [
-        {"slurm_job_id": one.slurm_job_id, "state": one.state, "reason": one.reason, "nodes": list(one.nodes)}
-        for one in entries
+        {
+            "allocation": one.note.key,
+            "pool": one.note.pool,
+            "state": one.seen.state if one.seen else "UNKNOWN",
+            "reason": one.seen.reason if one.seen else one.trouble,
+            "nodes": list(one.seen.nodes) if one.seen else [],
+        }
+        for one in allocation.entries(context.settings)
     ]
 
 

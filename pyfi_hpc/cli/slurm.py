@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (("--slurm",), {"is_flag": True, "help": "Ask Slurm for an allocation; the options below are sbatch's."}),
+Options = tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+
+#: what is asked of a batch system
+_REQUEST: Options = (
     (("-N", "--nodes"), {"type": click.IntRange(1), "help": "Nodes; one agent on each. Default 1."}),
     (("--ntasks-per-node",), {"type": click.IntRange(1), "help": "Ranks on each node. Default 1."}),
     (("-c", "--cpus-per-task"), {"type": click.IntRange(1), "help": "Cores of each rank."}),
@@ -28,6 +30,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("-q", "--qos"), {"default": ""}),
     (("-C", "--constraint"), {"default": ""}),
     (("--reservation",), {"default": ""}),
+    (("-M", "--cluster"), {"default": "", "help": "One of several clusters of the site."}),
     (("--gres",), {"default": "", "help": "Such as gpu:2."}),
     (("--gpus-per-node",), {"type": click.IntRange(1)}),
     (("--mem",), {"default": "", "help": "Memory of each node."}),
@@ -45,6 +48,10 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         {"multiple": True, "metavar": "NAME", "help": "Environment module that the job loads first."},
     ),
     (("--mpi",), {"default": "", "help": "Slurm's MPI plugin: see srun --mpi=list. Default pmi2."}),
+)
+_UP: Options = (
+    (("--slurm",), {"is_flag": True, "help": "Ask Slurm for an allocation; the options below are sbatch's."}),
+    *_REQUEST,
     (
         ("--broker",),
         {
@@ -58,7 +65,17 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 
 def slurm_options(command: F) -> F:
-    for flags, attributes in reversed(_OPTIONS):
+    """The options of ``pyfi up``."""
+    return _with(_UP, command)
+
+
+def request_options(command: F) -> F:
+    """The options that `request_of` takes."""
+    return _with(_REQUEST, command)
+
+
+def _with(options: Options, command: F) -> F:
+    for flags, attributes in reversed(options):
         command = click.option(*flags, **attributes)(command)
     return command
 

@@ -58,7 +58,8 @@ def up(
 def start_here(context: Context, ranks: int | None) -> None:
     """Start everything, telling each part when it is ready; what was started is stopped if one cannot be."""
     from pyfi_hpc.adapters import node
-    from pyfi_hpc.hosts import instance
+    from pyfi_hpc.hosts import allocation, instance
+    from pyfi_hpc.hosts.pools import stored
 
     settings = context.settings
     wanted = ranks or len(node.usable_cores())
@@ -71,8 +72,13 @@ def start_here(context: Context, ranks: int | None) -> None:
             where=f"broker pid {running.pid} on {running.host}",
             fix="use it, or stop it with `pyfi down`",
         )
+    pools = bool(stored(settings))
+    if pools:  # whose nodes are to reach the broker
+        settings = allocation.reachable(settings)
     try:
         instance.start(settings, wanted, tell.part)
+        if pools:
+            tell.part(instance.start_elastic(settings))
         joined = instance.wait_for_ranks(settings, lambda: live_nodes(context), wanted, JOIN_S)
         tell("ranks", f"{joined} of {wanted} joined", time.monotonic() - begun)
     except BaseException:

@@ -11,7 +11,7 @@ from pyfi_hpc.cli.context import Context, pass_context, reads
 from pyfi_hpc.cli.jobs import resolve
 from pyfi_hpc.cli.output import bold, fancy, one_line, print_json
 from pyfi_hpc.cli.parse import LAST, Ids
-from pyfi_hpc.errors import NotFound
+from pyfi_hpc.errors import BrokerUnreachable, NotFound
 
 #: a job or one task; all else is a node or an allocation
 _TASK = re.compile(r"\d+(\.\d+)?")
@@ -30,9 +30,57 @@ def why(context: Context, what: str) -> None:
     For a job it is the case of its first task that waits. When it starts is estimated from the mean durations so far.
     """
     if what == LAST or _TASK.fullmatch(what):
-        _of_task(context, what)
+        try:
+            _of_task(context, what)
+        except NotFound:
+            # a number is a job, where there is one of this number, else an allocation
+            if not what.isdigit() or not _of_allocation(context, what):
+                raise
         return
-    found = context.ask("why", {"node": what})
+    if not _of_allocation(context, what):
+        _show_nodes(context, context.ask("why", {"node": what}))
+
+
+def _of_allocation(context: Context, key: str) -> bool:
+    """Tell of an allocation that was asked for; False: none of this name was."""
+    from pyfi_hpc.hosts import allocation
+
+    if key not in {note.key for note in allocation.noted(context.settings)}:
+        return False
+    show_allocation(context, key)
+    return True
+
+
+def show_allocation(context: Context, key: str) -> None:
+    """Why an allocation waits, in its batch system's words; what its nodes do, once it runs.
+
+    Raises
+    ------
+    NotFound
+        None of this name was asked for here, and no node of it has joined.
+    """
+    from pyfi_hpc.hosts import allocation
+
+    found = allocation.why(context.settings, key)
+    try:
+        nodes = context.ask("why", {"node": key})["nodes"]
+    except (NotFound, BrokerUnreachable):
+        if found is None:
+            raise NotFound(
+                f"there is no allocation {key!r} here", where=str(context.settings.instance_dir / "allocations"),
+                fix="`pyfi info` and `pyfi alloc ls` list allocations",
+            ) from None  # fmt: skip
+        nodes = []
+    if context.json:
+        print_json({"allocation": found, "nodes": nodes})
+        return
+    if found is not None:
+        _show(f"allocation {key}  {found['state']}", found)
+    for node in nodes:
+        _show(f"node {node['name']}", node)
+
+
+def _show_nodes(context: Context, found: dict[str, Any]) -> None:
     if context.json:
         print_json(found)
         return

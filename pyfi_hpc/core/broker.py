@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, dispatch, explain, fits, follow, gangs, health, items, settle
+from pyfi_hpc.core import admit, backlog, dispatch, explain, fits, follow, gangs, health, items, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.graph import Graph, edges_of
@@ -512,6 +512,7 @@ _FROM_CLIENT: dict[type, _Handler] = {
 #: verbs that need no ledger
 _ANSWERED_HERE = {
     health.RELEASE: health.asked, health.QUARANTINE: health.asked, explain.WHY: explain.asked, SHARES: shares,
+    backlog.BACKLOG: backlog.asked, backlog.GIVE_BACK: backlog.give_back,
 }  # fmt: skip
 
 _FROM_AGENT: dict[type, _Handler] = {

@@ -215,6 +215,12 @@ class ReadyQueue:
         """A task is ready and no limit holds it back. Cost: constant for each class that is at its limit."""
         return self.ready > 0 and any(entry.ready and self._room(entry) > 0 for entry in self._classes.values())
 
+    def backlog(self) -> Iterator[tuple[ClassKey, int, int]]:
+        """Classes with ready tasks: how many, and how many of them the limits of job and socket let run now."""
+        for key, entry in self._classes.items():
+            if entry.ready:
+                yield key, entry.ready, max(0, min(entry.ready, self._room(entry)))
+
     def line(self, batch: Batch, offset: int, turn_tasks: int) -> Iterator[tuple[ClassKey, int, int]]:
         """Classes, and how many tasks of each ``take`` gives away before this one: at most, and likely.
 

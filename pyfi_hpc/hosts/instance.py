@@ -20,8 +20,8 @@ from typing import Any
 from pyfi_hpc.adapters import pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
-from pyfi_hpc.errors import PyfiError, SiteError
-from pyfi_hpc.hosts import allocation, brokers, ssh_notes
+from pyfi_hpc.errors import NotFound, PyfiError, SiteError
+from pyfi_hpc.hosts import allocation, brokers, pools, ssh_notes
 from pyfi_hpc.hosts.brokers import find as find
 from pyfi_hpc.hosts.brokers import standbys
 from pyfi_hpc.hosts.brokers import start_broker as start_broker
@@ -31,6 +31,10 @@ from pyfi_hpc.ledger import embedded
 from pyfi_hpc.settings import Settings
 
 _END_S = 8.0
+#: the elastic process has so long to begin, seconds
+_BEGIN_S = 20.0
+#: the host that sees to elastic allocations
+ELASTIC = "elastic"
 #: standbys of other hosts have so long to see that the instance goes down, seconds
 _SEEN_S = 2.0
 #: allocations whose agents were told to end have so long before scancel, seconds
@@ -107,21 +111,76 @@ def start_allocation(
         request, home=settings.home, instance=settings.instance, python=request.python or sys.executable
     )
     render_sbatch(request)  # what is wrong in it is told before anything is started
-    started = False
-    if request.broker == "here":
-        if find(settings, "broker") is None:
-            settings = allocation.reachable(settings)
-            started = True
+    started = request.broker == "here" and reach(settings, tell)
     try:
-        if started:
-            start(settings, 0, tell)
-        elif request.broker == "here":
-            allocation.check_broker(settings)
-        return allocation.request(settings, request)
+        answer = allocation.request(settings, request)
+        if request.broker == "here" and pools.stored(settings):
+            tell(start_elastic(settings))
+        return answer
     except BaseException:
         if started:
             stop(settings, lambda: None)
         raise
+
+
+def start_elastic(settings: Settings) -> Part:
+    """See that the process runs that asks for the allocations of the stored pools; the broker runs already.
+
+    Raises
+    ------
+    SiteError
+        It has ended at once, or has not begun in time; the log tells why.
+    """
+    begun = time.monotonic()
+    running = find(settings, ELASTIC)
+    if running is None:
+        child = spawn(settings, ELASTIC, [], ())
+        while (running := find(settings, ELASTIC)) is None:
+            if child.poll() is not None or time.monotonic() - begun > _BEGIN_S:
+                raise SiteError(
+                    "the process that asks for allocations has not begun", where=str(settings.log_dir / "elastic.log"),
+                    fix="the last lines there tell why",
+                )  # fmt: skip
+            time.sleep(0.02)
+    return Part(ELASTIC, f"pid {running.pid}, pools: {', '.join(pools.stored(settings)) or 'none'}",
+                time.monotonic() - begun)  # fmt: skip
+
+
+def stop_elastic(settings: Settings) -> Daemon:
+    """End the elastic process of this host alone: allocations stay as they are.
+
+    Raises
+    ------
+    NotFound
+        None runs here.
+    """
+    running = find(settings, ELASTIC)
+    if running is None:
+        raise NotFound("no process asks for allocations here", fix="`pyfi alloc add` and `pyfi up` start one")
+    tell_to_end(running)
+    _end(running, time.monotonic() + _END_S)
+    pidfile.forget(settings, running)
+    return running
+
+
+def reach(settings: Settings, tell: Callable[[Part], None] = lambda part: None) -> bool:
+    """See that there is a broker that compute nodes reach; True: it was started here.
+
+    Raises
+    ------
+    SettingsError
+        It listens where nodes cannot reach it.
+    """
+    if find(settings, "broker") is not None:
+        allocation.check_broker(settings)
+        return False
+    there = allocation.reachable(settings)
+    try:
+        start(there, 0, tell)
+    except BaseException:
+        stop(settings, lambda: None)
+        raise
+    return True
 
 
 def wait_for_ranks(settings: Settings, ask_nodes: Callable[[], Any], wanted: int, limit_s: float) -> int:
@@ -172,6 +231,8 @@ def stop(settings: Settings, shutdown: Callable[[], None], ask: Callable[[str, b
     here = socket.gethostname()
     # first of all, so that no standby takes the end of the broker for its turn
     pidfile.ask_down(settings)
+    if find(settings, ELASTIC) is not None:  # before the allocations end: it would ask for new ones
+        stopped.append(stop_elastic(settings).name)
     frozen = [daemon for daemon in pidfile.daemons(settings) if daemon.name.startswith(pidfile.REPLACED)]
     for daemon in standbys(settings) + frozen:
         if daemon.alive:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyfi_hpc.model.elastic import ElasticAction
 from pyfi_hpc.model.ids import BatchId, JobId, Peer
 from pyfi_hpc.model.messages import Message
 from pyfi_hpc.model.records import Record
@@ -174,5 +175,5 @@ class Sample:
 
 Action = (
     StartRunner | WriteRunner | TakePermits | GivePermits | KillRunner
-    | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample
+    | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample | ElasticAction
 )

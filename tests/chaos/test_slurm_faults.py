@@ -317,7 +317,7 @@ def test_f7_an_allocation_never_starts(yard: Site) -> None:
         return found
 
     until(lambda: told()["reason"] not in ("", "Priority"), 20.0, "Slurm has looked at it")
-    assert (told()["slurm_job_id"], told()["state"]) == (job, "PENDING")
+    assert (told()["allocation"], told()["state"]) == (str(job), "PENDING")
     # Slurm says it in one of two ways, depending on which of its schedulers looked last
     assert any(word in told()["reason"].upper() for word in ("DRAINED", "UNAVAILABLENODES")), told()
     watch = Stopwatch()

@@ -119,12 +119,13 @@ def test_parse_squeue() -> None:
     """A running, a pending and an array entry, and a notice: fields, times and node lists."""
     text = (
         "site notice: maintenance | tuesday\n"
-        "7|RUNNING|9:58|2026-01-02T03:04:05|n[1-2,4]|None\n"
-        "8|PENDING|UNLIMITED|N/A||(Nodes required | are DOWN)\n"
-        "9_[1-5]|PENDING|1:00|N/A||None\n"
+        "7|RUNNING|9:58|2026-01-02T03:04:05|n[1-2,4]|pyfi:ab:small|None\n"
+        "8|PENDING|UNLIMITED|N/A||(null)|(Nodes required | are DOWN)\n"
+        "9_[1-5]|PENDING|1:00|N/A||(null)|None\n"
     )
     running, pending = slurm.parse_squeue(text)
-    assert running == slurm.QueueEntry(7, "RUNNING", "", ("n1", "n2", "n4"), 598.0, "2026-01-02T03:04:05")
+    start, nodes = "2026-01-02T03:04:05", ("n1", "n2", "n4")
+    assert running == slurm.QueueEntry(7, "RUNNING", "", nodes, 598.0, start, "pyfi:ab:small")
     assert pending == slurm.QueueEntry(8, "PENDING", "(Nodes required | are DOWN)", (), None, "")
 
 
@@ -228,10 +229,11 @@ def test_allocations_of_an_instance(fake: Fake, tmp_path: Path) -> None:
     (settings.instance_dir / "allocations").mkdir(parents=True)
     for job in (7, 8):
         (settings.instance_dir / "allocations" / f"{job}.json").write_text("{}")
-    lines = ("7|PENDING|5:00|N/A||Resources", "8|TIMEOUT|0:00|N/A||", "9|RUNNING|5:00|N/A|n1|None")
+    lines = ("7|PENDING|5:00|N/A|||Resources", "8|TIMEOUT|0:00|N/A|||", "9|RUNNING|5:00|N/A|n1||None")
     fake("squeue", "\n".join(f"echo '{line}'" for line in lines))
     (entry,) = allocation.entries(settings)
-    assert (entry.slurm_job_id, entry.state, entry.reason) == (7, "PENDING", "Resources")
+    assert entry.seen is not None
+    assert (entry.note.key, entry.seen.words) == ("7", "PENDING (Resources)")
 
 
 def test_queue_of_nothing_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
