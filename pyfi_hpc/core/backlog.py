@@ -15,7 +15,7 @@ from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects
-from pyfi_hpc.model.elastic import Backlog, NodeTold, Work
+from pyfi_hpc.model.elastic import Backlog, NodeTold, Shape, Work
 from pyfi_hpc.model.ids import SocketId
 from pyfi_hpc.model.terms import decode
 
@@ -71,8 +71,24 @@ def _node(s: State, node: Node, now: float) -> NodeTold:
     return NodeTold(node.name, node.allocation, node.rank_count, node.outstanding, usable, still_s)
 
 
-def asked(s: State, _verb: str, _body: bytes, now: float, _out: Effects) -> tuple[bool, bytes]:
+class _Asked(msgspec.Struct):
+    """Who asks for allocations says what they would have."""
+
+    shapes: list[Shape] | None = None
+
+
+_asked = msgspec.msgpack.Decoder(_Asked)
+
+
+def asked(s: State, _verb: str, body: bytes, now: float, _out: Effects) -> tuple[bool, bytes]:
     """The verb ``backlog``."""
+    try:
+        shapes = _asked.decode(body).shapes
+    except (msgspec.MsgspecError, ValueError):
+        words = {"code": "usage_error", "what": "the request names no shapes", "where": BACKLOG, "fix": ""}
+        return False, _encode(words)
+    if shapes is not None:
+        s.to_come = [(shape.ranks_per_node, shape.ranks, shape.gpus) for shape in shapes]
     return True, _encode(told(s, now))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pyfi_hpc.model.allocations import Pool
-from pyfi_hpc.model.elastic import Backlog, Work
+from pyfi_hpc.model.elastic import Backlog, Shape, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,21 @@ def ranks_of(work: Work, pool: Pool) -> int:
     return work.ranks * (pool.request.ntasks_per_node if work.exclusive else work.cores)
 
 
+def shape_of(pool: Pool) -> Shape:
+    """What an allocation of this pool has."""
+    request = pool.request
+    gpus = bool(request.gpus_per_node) or any("gpu" in option for option in request.extra)
+    return Shape(request.ntasks_per_node, pool.ranks, gpus)
+
+
 def unfit(work: Work, pool: Pool, cannot: Collection[str]) -> bool:
     """Whether an allocation of this pool cannot give what the tasks need, as far as is known.
 
     What its nodes have besides ranks is known when one has joined: ``cannot`` names what could not run there.
     """
-    request = pool.request
-    ranks = request.ntasks_per_node < work.cores or pool.ranks < ranks_of(work, pool)
-    gpus = work.gpus and not request.gpus_per_node and not any("gpu" in option for option in request.extra)
-    return ranks or gpus or work.key in cannot
+    shape = shape_of(pool)
+    ranks = shape.ranks_per_node < work.cores or shape.ranks < ranks_of(work, pool)
+    return ranks or (work.gpus and not shape.gpus) or work.key in cannot
 
 
 def too_long(work: Work, pool: Pool) -> bool:

@@ -123,6 +123,13 @@ def impossible(needs: Needs, stocks: list[tuple[str, Stock, int]]) -> bool:
     return True
 
 
+def may_come(needs: Needs, shape: tuple[int, int, bool]) -> bool:
+    """Whether an allocation of this shape may do, as far as is known before its nodes are seen."""
+    ranks_per_node, ranks, gpus = shape
+    enough = needs.cores <= ranks_per_node and needs.members * needs.cores <= ranks
+    return enough and (gpus or not needs.gpu_thousandths)
+
+
 def too_much(ways: tuple[Needs, ...], stocks: list[tuple[str, Stock, int]]) -> str:
     """Why none of these ways to run a task can ever be met by the nodes; "": one can."""
     if not stocks or not all(impossible(way, stocks) for way in ways):

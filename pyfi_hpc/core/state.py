@@ -85,6 +85,8 @@ class State:
     orphans: dict[JobId, float] = field(default_factory=dict)
     #: submissions that were sent again and whose job is being looked up, by key
     looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
+    #: allocations that may be asked for: ranks of each node, of all, and whether there are GPUs
+    to_come: list[tuple[int, int, bool]] = field(default_factory=list)
     #: terms of gangs whose turn it was and for which there is no room now
     gangs_short: set[bytes] = field(default_factory=set)
     #: settled ranges of jobs in which others wait; see settle.wake

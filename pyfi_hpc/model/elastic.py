@@ -65,6 +65,14 @@ class Backlog(msgspec.Struct):
 # --- events -------------------------------------------------------------------------------------------
 
 
+class Shape(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What an allocation that may come has, as far as it is asked for: its nodes may have more."""
+
+    ranks_per_node: int
+    ranks: int
+    gpus: bool
+
+
 @dataclass(slots=True)
 class PoolsRead:
     """The pools as they are stored now, and the allocations that are noted."""

@@ -100,3 +100,24 @@ def test_what_tasks_need_is_told() -> None:
     assert (wide.ready, wide.cores, wide.never) == (4, 2, False)
     broker.node("n1", 4, "77", capacity=0)  # it has no such label
     assert [work.never for work in backlog(broker).work] == [False, True]
+
+
+def test_what_a_pool_could_give_is_not_refused() -> None:
+    """Eight cores or a GPU are refused while there is a node of two ranks; accepted once a pool has such nodes."""
+    broker = LoneBroker()
+    broker.node("n1", 2)
+
+    def answer(number: int, **needs: int) -> str:
+        part = offsets_of([b"x"])
+        broker.client()
+        terms = encode(Terms(**needs))
+        key = bytes([number]) * 16
+        broker.say("c1", m.Submit(key, 0, 0, 1, True, "sample.work", part, b"x", terms=terms))
+        return next(type(said).__name__ for _, said in reversed(broker.sent) if getattr(said, "key", b"") == key)
+
+    assert [answer(1, cores=8), answer(2, gpu_thousandths=1000), answer(3, ranks=9)] == ["Refused"] * 3
+    ask(broker, "backlog", shapes=[[8, 32, False]])
+    assert [answer(4, cores=8), answer(5, gpu_thousandths=1000)] == ["Accepted", "Refused"]
+    assert answer(6, ranks=9) == "Accepted"
+    ask(broker, "backlog", shapes=[[8, 32, True]])
+    assert answer(7, gpu_thousandths=1000) == "Accepted"
