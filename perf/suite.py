@@ -35,7 +35,7 @@ from pyfi_hpc.client import deploy
 QUESTIONS = (
     "map_calls", "submits", "round_trip", "efficiency", "scaling", "metg", "chain", "fans", "arrays", "idle",
     "startup", "restart", "environments", "queued_memory", "client_memory", "decisions",
-    "scheduling",
+    "gangs", "scheduling",
 )  # fmt: skip
 #: a question that takes longer is ended, seconds
 LIMIT_S = 1800.0

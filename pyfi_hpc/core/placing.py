@@ -86,6 +86,7 @@ class Placer:
         self._gathered_at = 0.0
         #: its other nodes are not ready before; 0: not known
         self._not_before = 0.0
+        self._said_free = False
         #: what plain tasks find in their environment
         self.plain_variables = [(_VISIBLE, "")] if inventory.gpus else []
 
@@ -159,7 +160,11 @@ class Placer:
         free = [rank for rank in usable if rank.number in idle]
         heads = [rank for rank in free if self._may_lead(item, rank)][:leaders]
         early = now < self._not_before and self._gathers == (piece.grant, piece.lo)
-        if len(heads) < leaders or len(free) < leaders * width or early:
+        lacks_none = len(heads) >= leaders and len(free) >= leaders * width
+        if early and lacks_none and not self._said_free:
+            self._said_free = True  # sooner than it was thought: perhaps the last to wait for
+            out.send(BROKER, m.Gathered(item.grant, [], 0.0))
+        if not lacks_none or early:
             lacks = max(leaders - len(heads), leaders * width - len(free))
             kept = [*heads, *(rank for rank in free if rank not in heads)][: leaders * width]
             begins = self._reserve(kept, (piece.grant, piece.lo), lacks, now)
@@ -240,7 +245,7 @@ class Placer:
         self.reserved = frozenset(rank.number for rank in free)
         if self._gathers == task:
             return False
-        self._gathers, self._not_before = task, 0.0
+        self._gathers, self._not_before, self._said_free = task, 0.0, False
         running = [rank.flights[0] for rank in self._ranks.values() if rank.flights]
         ends = sorted(flight.since + flight.seconds_max for flight in running)
         self._gathered_at = ends[lacks - 1] if 0 < lacks <= len(ends) else now
@@ -251,7 +256,7 @@ class Placer:
         if message.roster:
             self.roster[message.grant] = message.roster
         elif self._gathers is not None and self._gathers[0].item.grant == message.grant:
-            self._gathered_at = self._not_before = max(self._gathered_at, now + message.in_s)
+            self._gathered_at = self._not_before = now + message.in_s
 
     @property
     def gathers(self) -> tuple[HeldGrant, int] | None:
