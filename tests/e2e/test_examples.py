@@ -116,10 +116,20 @@ def test_digits_finds_the_best_model(instance: Pyfi) -> None:
     assert "378 tasks in" in said
 
 
+def test_heat_on_two_ranks_is_exact(instance: Pyfi) -> None:
+    """Nine runs on two ranks each, with a serial task behind each: they agree with the analytic solution."""
+    instance("deploy", str(EXAMPLES / "heat"), "--allow-dirty")
+    said = run(instance, "examples/heat/run.py", limit_s=100)
+    rows = [line.split() for line in said.splitlines()[1:10]]
+    assert [int(row[2]) for row in rows] == [2] * 9
+    assert all(float(row[4]) < 1e-3 for row in rows)
+    assert all(abs(float(row[5].strip(",")) - float(row[6])) < 3e-4 for row in rows)
+
+
 def test_every_example_is_listed() -> None:
     """The table in examples/README.md names each program; each of them says how to run it."""
     page = (EXAMPLES / "README.md").read_text()
-    for path in [*EXAMPLES.glob("[0-9]*.py"), EXAMPLES / "digits/run.py"]:
+    for path in [*EXAMPLES.glob("[0-9]*.py"), EXAMPLES / "digits/run.py", EXAMPLES / "heat/run.py"]:
         name = str(path.relative_to(EXAMPLES))
         assert f"]({name})" in page
         assert path.name == "00_hello.py" or "pyfi up" in path.read_text()
