@@ -33,7 +33,7 @@ class Ranks:
         self.got: dict[tuple[str, str], float] = {}
         self.last: dict[int, float] = {}
         self._running: list[tuple[float, int, Grant, float]] = []
-        self._node = Node("n", b"n", "1", "", 1, 1e9)  # type: ignore[arg-type]
+        self._node = Node("n", b"n", "1", "", 1, 1e9, 0.0)  # type: ignore[arg-type]
         self._made = 0
 
     def submit(
