@@ -41,6 +41,7 @@ from pyfi_hpc.model.records import (
     Record,
 )
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
+from pyfi_hpc.sim import plenty
 from pyfi_hpc.sim.reliving import relive, unlimited
 from pyfi_hpc.sim.told import Told, malformed, mark_of
 
@@ -218,7 +219,7 @@ def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple
     peer = Peer(b"n1")
     events: list[Any] = [
         Received(peer, "agent", "", m.Hello(PROTOCOL_VERSION, "agent", "n1", "x", 1, 1)),
-        Received(peer, "agent", "", m.Capacity(1 << 30, 1 << 20)),
+        Received(peer, "agent", "", m.Capacity(1 << 30, 1 << 20, worlds=plenty.WORLDS)),
     ]
     now = 0.0
     while events:
@@ -226,6 +227,7 @@ def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple
         out = Effects()
         for event in events:
             broker.handle(event, now, out)
+        plenty.give(broker)
         broker.advance(now, out)
         events = _answers(ledger, out)
         for _, message in out.messages:
