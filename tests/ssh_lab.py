@@ -241,7 +241,9 @@ class Lab:
             (self.home_of(name) / ".ssh" / "authorized_keys").write_text(public)
             # uv as a user has it, told where this computer keeps what it has fetched
             (self.home_of(name) / ".local" / "bin").mkdir(parents=True)
-            (self.home_of(name) / ".local" / "bin" / "uv").symlink_to(str(environment.find_uv()))
+            shutil.copy(str(environment.find_uv()), self.home_of(name) / ".local" / "bin" / "uv")
+            # a host that saw the login machine's own environment would use it, and install nothing
+            self._mount(name, "-t", "tmpfs", "tmpfs", sys.prefix)
             (self.home_of(name) / ".config" / "uv").mkdir(parents=True)
             (self.home_of(name) / ".config" / "uv" / "uv.toml").write_text(self._uv_config())
             self._people(name)
