@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from pyfi_hpc.client.executor import Executor
 
 #: of each call, seconds; and how many B makes
 _CALL_S, _COUNT = 0.02, 100
+
+
+@pytest.fixture(scope="module")
+def healthy(test_home: Path) -> Iterator[Instance]:
+    """An instance of two ranks on which nobody has used anything yet."""
+    made = Instance(test_home, "shares")
+    try:
+        yield made.up()
+    finally:
+        made.down()
 
 
 def took_s(executor: Executor) -> float:
