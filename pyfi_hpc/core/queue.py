@@ -284,15 +284,15 @@ class ReadyQueue:
 
     def waiting(
         self, node: NodeName, above: int, only_node: bool, since: float, room_on: Callable[[ClassKey], int]
-    ) -> list[tuple[int, int]]:
-        """Of what has a priority above, and ``take`` would give to this node: (priority, ranks wanted) by class."""
+    ) -> list[tuple[ClassKey, int]]:
+        """Of what has a priority above, and ``take`` would give to this node: classes and the ranks that they want."""
         found = []
         for entry in self._classes.values():
             if entry.key.priority <= above or entry.ready == 0:
                 continue
             count = min(entry.ready, self._room(entry), room_on(entry.key))
             if count > 0 and self._goes(entry, node, only_node, since):
-                found.append((entry.key.priority, count * entry.width))
+                found.append((entry.key, count * entry.width))
         return found
 
     def _goes(self, entry: RequestClass, node: NodeName, only_node: bool, since: float) -> bool:
