@@ -161,7 +161,7 @@ class MapStream:
             submission.key, submission.next_number, first, count, last, self.socket, offsets, payload,
             encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s,
             options.name, on_failure=int(options.on_failure), project=options.project, at_once=options.at_once,
-            preemptible=options.preemptible, terms=options.terms, size=options.size,
+            preemptible=options.preemptible, terms=options.terms, size=options.size, hold=options.hold,
         )  # fmt: skip
         submission.next_number += 1
         submission.next_index += count

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, backlog, dispatch, explain, fits, follow, gangs, health, items, settle
+from pyfi_hpc.core import admit, backlog, dispatch, explain, fits, follow, gangs, health, holds, items, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.graph import Graph, edges_of
@@ -217,6 +217,10 @@ class Broker:
             ok, body = without_ledger(self.state, message.verb, now)
             out.reply(client.peer, m.Answer(message.request, ok, body))
             return
+        if message.verb in holds.VERBS:
+            ok, body = holds.asked(self.state, message.verb, message.body, client.user, now, out)
+            out.send(client.peer, m.Answer(message.request, ok, body))  # after the commit
+            return
         query = AskDesk(client.peer, "client", client.user, message.request, message.verb, message.body)
         query.view = view(self.state, now)
         out.queries.append(query)
@@ -238,6 +242,7 @@ class Broker:
             s.nodes.move(known, peer)
             known.lease_until = now + s.limits.lease_s
             self._compare(known, hello.held, now, out)
+            holds.take_back(s, [known], out)
             return True
         if known is not None:
             text = f"an agent named {name} is alive here"
@@ -254,6 +259,7 @@ class Broker:
             self._adopt(node, held, adoption)
         self._forget_unknown(node, hello.held, out)
         self._mount_held(node, out)
+        holds.take_back(s, [node], out)
         return True
 
     def _mount_held(self, node: Node, out: Effects) -> None:
@@ -421,7 +427,7 @@ class Broker:
     def _recover(self, recovered: Recovered, now: float) -> None:
         """Apply what the ledger holds; ready tasks wait a moment for agents that still run them."""
         s = self.state
-        for records in (recovered.jobs, recovered.batches, recovered.outcomes, recovered.attempts):
+        for records in (recovered.jobs, recovered.holds, recovered.batches, recovered.outcomes, recovered.attempts):
             for record in records:
                 s.book.apply(record)
         for record in recovered.batches:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
@@ -115,7 +115,7 @@ class ReadyQueue:
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Tasks ``lo`` to ``hi`` of a batch, all PENDING, are ready."""
-        if lo < hi and not self.held:
+        if lo < hi and not self._keeps_out(batch):
             entry = self._class_of(batch)
             self._count(entry, hi - lo)
             if entry.fresh and entry.fresh[-1][0] is batch and entry.fresh[-1][2] == lo:
@@ -125,14 +125,14 @@ class ReadyQueue:
 
     def push_first(self, batch: Batch, lo: int, hi: int) -> None:
         """The same, before all others of their class: these were granted once and handed back."""
-        if self.held:
+        if self._keeps_out(batch):
             return
         entry = self._class_of(batch)
         entry.fresh.appendleft((batch, lo, hi))
         self._count(entry, hi - lo)
 
     def push_retry(self, batch: Batch, offset: int) -> None:
-        if self.held:
+        if self._keeps_out(batch):
             return
         entry = self._class_of(batch)
         entry.retries.append((batch, offset))
@@ -141,8 +141,28 @@ class ReadyQueue:
     def withdrawn(self, batch: Batch, count: int) -> None:
         """So many PENDING tasks of the batch were settled without running."""
         entry = self._classes.get(key_of(batch))
-        if entry is not None and not self.held:
+        if entry is not None and not self._keeps_out(batch):
             self._count(entry, -count)
+
+    def withdraw(self, batch: Batch) -> None:
+        """Nothing of a batch is ready any more: its job is on hold. Cost: a look at each range of its class."""
+        entry = self._classes.get(key_of(batch))
+        if entry is None:
+            return
+        pending = TaskState.PENDING
+        gone = sum(b.states.count(pending, lo, hi) for b, lo, hi in entry.fresh if b is batch)
+        gone += sum(b.states[offset] == pending for b, offset in entry.retries if b is batch)
+        entry.fresh = deque(part for part in entry.fresh if part[0] is not batch)
+        entry.retries = deque(part for part in entry.retries if part[0] is not batch)
+        self._count(entry, -gone)
+        if not entry.ready:  # at once: what is on hold waits for no share
+            entry.line.heap = [waiting for waiting in entry.line.heap if waiting[2] is not entry]
+            heapify(entry.line.heap)
+            self._retire(entry)
+
+    def _keeps_out(self, batch: Batch) -> bool:
+        """What becomes ready now is queued later: see Broker._end_recovery and core/holds.py."""
+        return self.held or batch.job.on_hold
 
     def started(self, grant: Grant, first: bool = True) -> None:
         """A node holds these tasks; their account is charged with what they are expected to take.
