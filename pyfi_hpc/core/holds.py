@@ -61,8 +61,7 @@ def take_back(s: State, nodes: Iterable[Node], out: Effects, job: Job | None = N
 
 def _hold(s: State, job: Job, now: float, out: Effects) -> None:
     s.emit(HoldChanged(job.id, job.holds, True, now + s.utc_offset), out)
-    for batch in job.batches:
-        s.queue.withdraw(batch)
+    s.queue.withdraw(job)
     take_back(s, s.nodes.by_name.values(), out, job)
 
 

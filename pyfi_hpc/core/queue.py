@@ -103,7 +103,7 @@ class ReadyQueue:
         self._turns: dict[int, dict[Account, Line]] = {}
         self._made = 0
         self.ready = 0
-        #: after a restart nothing is queued until agents have said what they still run: see Broker._end_recovery
+        #: after a restart nothing is queued until agents have said what they still run: see core/recovery.py
         self.held = False
         #: tasks granted and not settled, per socket; and how many may be
         self.running: dict[SocketId, int] = {}
@@ -144,24 +144,25 @@ class ReadyQueue:
         if entry is not None and not self._keeps_out(batch):
             self._count(entry, -count)
 
-    def withdraw(self, batch: Batch) -> None:
-        """Nothing of a batch is ready any more: its job is on hold. Cost: a look at each range of its class."""
-        entry = self._classes.get(key_of(batch))
-        if entry is None:
-            return
+    def withdraw(self, job: Job) -> None:
+        """Nothing of a job is ready any more: it is on hold. Cost: a look at each range of its classes."""
         pending = TaskState.PENDING
-        gone = sum(b.states.count(pending, lo, hi) for b, lo, hi in entry.fresh if b is batch)
-        gone += sum(b.states[offset] == pending for b, offset in entry.retries if b is batch)
-        entry.fresh = deque(part for part in entry.fresh if part[0] is not batch)
-        entry.retries = deque(part for part in entry.retries if part[0] is not batch)
-        self._count(entry, -gone)
-        if not entry.ready:  # at once: what is on hold waits for no share
-            entry.line.heap = [waiting for waiting in entry.line.heap if waiting[2] is not entry]
-            heapify(entry.line.heap)
-            self._retire(entry)
+        for key in {key_of(batch) for batch in job.batches}:
+            entry = self._classes.get(key)
+            if entry is None:
+                continue
+            gone = sum(b.states.count(pending, lo, hi) for b, lo, hi in entry.fresh if b.job is job)
+            gone += sum(b.states[offset] == pending for b, offset in entry.retries if b.job is job)
+            entry.fresh = deque(part for part in entry.fresh if part[0].job is not job)
+            entry.retries = deque(part for part in entry.retries if part[0].job is not job)
+            self._count(entry, -gone)
+            if not entry.ready:  # at once: what is on hold waits for no share
+                entry.line.heap = [waiting for waiting in entry.line.heap if waiting[2] is not entry]
+                heapify(entry.line.heap)
+                self._retire(entry)
 
     def _keeps_out(self, batch: Batch) -> bool:
-        """What becomes ready now is queued later: see Broker._end_recovery and core/holds.py."""
+        """What becomes ready now is queued later: see core/recovery.py and core/holds.py."""
         return self.held or batch.job.on_hold
 
     def started(self, grant: Grant, first: bool = True) -> None:
