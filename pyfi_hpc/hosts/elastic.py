@@ -112,7 +112,7 @@ class Hands:
         shapes: list[e.Shape] = []
         try:
             found = read(self._settings)
-            shapes = [shape_of(pool) for pool in found.pools.values()]
+            shapes = [shape_of(pool.request) for pool in found.pools.values()]
             self._tell(found)
         except PyfiError as error:
             log.warning("! %s", error)
