@@ -215,6 +215,11 @@ class ReadyQueue:
         """A task is ready and no limit holds it back. Cost: constant for each class that is at its limit."""
         return self.ready > 0 and any(entry.ready and self._room(entry) > 0 for entry in self._classes.values())
 
+    def wants(self, key: ClassKey) -> bool:
+        """Whether tasks of a class are ready and no limit holds them back."""
+        entry = self._classes.get(key)
+        return entry is not None and entry.ready > 0 and self._room(entry) > 0
+
     def backlog(self) -> Iterator[tuple[ClassKey, int, int]]:
         """Classes with ready tasks: how many, and how many of them the limits of job and socket let run now."""
         for key, entry in self._classes.items():
