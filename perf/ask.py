@@ -21,15 +21,15 @@ import figure
 def parser(about: str) -> argparse.ArgumentParser:
     """What perf/run and this understand alike."""
     made = argparse.ArgumentParser(description=about)
-    made.add_argument("--quick", action="store_true", help="small sizes and three runs: to see that it works")
-    made.add_argument("--runs", type=int, metavar="N", help="runs of each figure, at least 3; default 5, --quick 3")
+    made.add_argument("--quick", action="store_true", help="small sizes: to see that it works")
+    made.add_argument("--runs", type=int, metavar="N", help="runs of each figure, at least 3, the default")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn by chance; default 0")
     made.add_argument("--ranks", type=int, default=2, metavar="N", help="default 2")
     return made
 
 
 def plan_of(options: argparse.Namespace) -> bench.Plan:
-    runs = max(3, options.runs or (3 if options.quick else 5))
+    runs = max(3, options.runs or 3)
     return bench.Plan(options.quick, runs, options.ranks, options.seed)
 
 

@@ -114,7 +114,7 @@ def _round(name: str, plan: Plan, found: Found) -> None:
                     except PeerProblem as error:
                         found.missing[work.name] = str(error)
                         break
-        if KEEP not in found.missing:
+        if KEEP not in found.missing and KEEP not in found.runs:  # once: it is a matter of yes or no
             with running(name, plan.ranks) as peer:
                 found.runs.setdefault(KEEP, []).append(_keep(peer, found))
     except venvs.InstallFailed as error:
@@ -124,7 +124,7 @@ def _round(name: str, plan: Plan, found: Found) -> None:
 
 
 def _one(peer: PeerHost, work: Work, plan: Plan, found: Found) -> float:
-    goal_s = 0.3 if plan.quick else 2.0
+    goal_s = 0.3 if plan.quick else 1.0
     if work.first == work.largest:
         found.sizes[work.name] = work.first
     if work.name not in found.sizes:

@@ -22,7 +22,7 @@ _NAMES = {0.0001: "100 us", 0.001: "1 ms", 0.01: "10 ms", 0.1: "100 ms"}
 
 
 def ask(plan: Plan) -> Iterator[Figure]:
-    goal_s = plan.size(4, 1)
+    goal_s = plan.size(3, 1)
     with bench.fresh_instance(plan.ranks), Executor() as executor:
         for kind in work.KINDS:
             for seconds, name in _NAMES.items():

@@ -71,6 +71,7 @@ class Orphans:
 
     def __init__(self) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._own = _children()  # what was here before any function
         self._next = 0.0
 
     def reap(self, now: float, runners: set[int]) -> None:
@@ -78,13 +79,13 @@ class Orphans:
         if now < self._next:
             return
         self._next = now + 1.0
-        for pid in _children() - runners:
+        for pid in _children() - self._own - runners:
             _wait(pid, os.WNOHANG)
 
     def end(self, mark: str, runners: set[int]) -> None:
         """Kill what the runner with this mark has left; ``runners`` are the other ones alive."""
         for _ in range(100):  # what dies may leave children of its own to us
-            left = [pid for pid in _children() - runners if _has_mark(pid, mark, bool(runners))]
+            left = [pid for pid in _children() - self._own - runners if _has_mark(pid, mark, bool(runners))]
             if not left:
                 return
             for pid in left:

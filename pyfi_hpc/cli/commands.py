@@ -23,6 +23,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
         "why": ("why", "why", "Tell why a task or job waits, and what would start it."),
         "shares": ("shares", "shares", "Show who shares the ranks, and set weights."),
         "wait": ("jobs", "wait", "Wait until jobs have ended."),
+        "hold": ("hold", "hold", "Put jobs on hold: what waits of them does not start."),
+        "release": ("hold", "release", "Let jobs go on that are on hold."),
         "cancel": ("jobs", "cancel", "End jobs or single tasks."),
         "logs": ("jobs", "logs", "Print what a task wrote."),
         "report": ("report", "report", "Write a page on a job: what each rank did, and when."),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pyfi_hpc.cli.call_options import call_options, on_hold
 from pyfi_hpc.cli.context import Context
 from pyfi_hpc.cli.follow import Follower, Tally
 from pyfi_hpc.cli.output import print_json
@@ -41,11 +42,7 @@ _OPTIONS = (
     click.option("--wait", is_flag=True, help="Wait until all tasks have ended; exit 1 if one failed."),
     output_options,
     click.option("-P", "--at-once", type=click.IntRange(1), metavar="N", help="At most N of them run at once."),
-    click.option("--retries", type=click.IntRange(0, 1000), default=0, help="Tries after one that failed."),
-    click.option("--priority", type=int, default=0, help="Higher runs first."),
-    click.option("--project", default="", metavar="NAME", help="Whose share of the ranks they use: see `pyfi shares`."),
-    click.option("--preemptible", is_flag=True, help="May be ended for a higher priority, and are run again then."),
-    click.option("--needs", default="", metavar="TEXT", help="Of each: 'cores=4 gpus=0.5 memory=2G ranks=8'."),
+    call_options,
 )
 
 
@@ -54,8 +51,7 @@ class Many:
 
     def __init__(
         self, context: Context, title: str, *, wait: bool, output: str | None, unordered: bool, at_once: int | None,
-        retries: int, priority: int, project: str, preemptible: bool, needs: str, time_limit: str | None, progress: str,
-        describe: Describe | None = None,
+        progress: str, describe: Describe | None = None, **options: Any,
     ) -> None:  # fmt: skip
         from pyfi_hpc.client.options import DEFAULT
 
@@ -65,10 +61,7 @@ class Many:
         self._progress = progress if self._wait else "none"
         self._describe = describe
         self._failures: list[str] = []
-        self._options = DEFAULT.but(
-            retries=retries, priority=priority, project=project, preemptible=preemptible, time_limit=time_limit,
-            needs=needs,
-        )  # fmt: skip
+        self._options = DEFAULT.but(**options)
         self._at_once = 0
         if at_once:
             self.limit(at_once)
@@ -128,11 +121,22 @@ class Many:
                     follower.drain()
                 if stream.exhausted and not stream.submitted:
                     raise UsageError("there is nothing to do: no inputs", where=self._title)
-                tally = follower.run(shown, more=more) if self._wait else _hand_over(stream, follower, more)
+                tally = self._to_the_end(stream, follower, more, shown)
             except (KeyboardInterrupt, SiteError, BrokenPipeError):
                 _say_it_goes_on(stream, self._output is not None)
                 raise
         return tally, shown.elapsed_s
+
+    def _to_the_end(
+        self, stream: CallStream, follower: Follower, more: Callable[[], bool], shown: Progress
+    ) -> Tally:
+        """Of the job with ``--wait``, else of its submission."""
+        if not self._wait:
+            return _hand_over(stream, follower, more, self._options.hold)
+        if self._options.hold:
+            stream.session.wait_accepted(lambda: bool(stream.submission.job or stream.submission.error))
+            print(f"job {stream.submission.job}: {on_hold(stream.submission.job)}", file=sys.stderr)
+        return follower.run(shown, more=more)
 
     def _note_failures(self, job: int, pieces: list[Range]) -> None:
         """Keep how the first tasks that failed did."""
@@ -151,7 +155,8 @@ class Many:
         if self._context.json:
             print_json({"job": job, "tasks": count})
         else:
-            click.echo(f"Submitted {self._title.split()[0]} {job} ({count} tasks).")
+            more = f" {on_hold(job).capitalize()}." if self._options.hold else ""
+            click.echo(f"Submitted {self._title.split()[0]} {job} ({count} tasks).{more}")
 
     def _sum_up(self, tally: Tally, socket: str, elapsed_s: float) -> None:
         stream = sys.stderr if self._output == "-" else sys.stdout
@@ -172,10 +177,12 @@ class Many:
         print(f"{self._title.split()[0]} {tally.job}  {socket}  {counts}  {speed}", file=stream)
 
 
-def _hand_over(stream: CallStream, follower: Follower, more: Callable[[], bool]) -> Tally:
+def _hand_over(stream: CallStream, follower: Follower, more: Callable[[], bool], hold: bool) -> Tally:
     """Until all of it is in the ledger."""
     while not stream.exhausted:
-        if not more():  # full: results make room
+        if hold:  # there are no results for which room would be kept
+            stream.submit_batch()
+        elif not more():  # full: results make room
             stream.inbox.wait(lambda: stream.inbox.has(follower.next), None, "room for more tasks")
         follower.drain()
     stream.session.wait_accepted(lambda: bool(stream.submission.job or stream.submission.error))

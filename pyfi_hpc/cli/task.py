@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pyfi_hpc.cli import parse
+from pyfi_hpc.cli.call_options import call_options, on_hold
 from pyfi_hpc.cli.context import Context, pass_context, reads
 from pyfi_hpc.cli.output import plain
 
@@ -25,22 +26,25 @@ def task() -> None:
 @click.option("-nd", "--no-data", is_flag=True, help="Call it without arguments; standard input is not read.")
 @click.option("-f", "--format", "form", type=click.Choice(["raw", "json"]), default="raw", help="json: quote text too.")
 @click.option("-n", "--name", default="", help="Name of the job, for people.")
-@click.option("--retries", type=click.IntRange(0, 1000), default=0, help="Tries after one that raised.")
 @click.option("--time", "time_limit", metavar="TIME", help="Time limit: 90s, 5m, 1:00:00.")
+@call_options
 @pass_context
 def run(
-    context: Context, socket: str, data: str | None, no_data: bool, form: str, name: str, retries: int,
-    time_limit: str | None,
-) -> None:  # fmt: skip
+    context: Context, /, socket: str, data: str | None, no_data: bool, form: str, **options: Any
+) -> None:
     """Call a function and print its result. Without -d, standard input as a whole is its one argument.
+
+    With --hold it prints the id of the task and ends; `pyfi wait JOB --output -` prints the result later.
 
     \b
       pyfi task run -s hello.square -d 7
       echo "HI THERE!" | pyfi task run -s sample.do_something | pyfi task run -s sample.do_this
     """
     positional, named = _arguments(data, no_data)
-    executor = context.executor.with_options(name=name, retries=retries, time_limit=time_limit)
-    future = executor.submit(socket, *positional, **named)
+    future = context.executor.with_options(**options).submit(socket, *positional, **named)
+    if options["hold"]:
+        click.echo(f"Submitted task {future.id}. {on_hold(future.job).capitalize()}.")
+        return
     try:
         value = future.result()
     except KeyboardInterrupt:

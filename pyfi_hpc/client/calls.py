@@ -261,7 +261,7 @@ class Ticket(Sink):
             encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s,
             options.name, _SHAPE_OF_ONE if count == 1 else b"", int(options.on_failure),
             project=options.project, at_once=options.at_once, preemptible=options.preemptible, terms=options.terms,
-            size=options.size,
+            size=options.size, hold=options.hold,
         )  # fmt: skip
 
     def _job_of(self, producer: Future) -> int:

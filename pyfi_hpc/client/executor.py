@@ -68,7 +68,8 @@ class Executor(concurrent.futures.Executor):
         **options
             ``retries`` (of calls that raise), ``time_limit`` (seconds or text such as "5m" or "1:00:00"),
             ``priority`` (higher first), ``name`` (of the job, for people), ``size`` (how large each call is, in any
-            measure of yours: how long calls take is learned apart for each power of two).
+            measure of yours: how long calls take is learned apart for each power of two), ``project``,
+            ``preemptible``, ``hold`` (nothing starts before ``Job.release`` or `pyfi release`), and what a call needs.
 
         Examples
         --------

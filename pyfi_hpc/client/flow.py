@@ -95,6 +95,7 @@ def _messages(
             step.time_limit_s or job.time_limit_s, job.name, shape if number == 0 else b"",
             int(job.on_failure), project=job.project, at_once=job.at_once,
             preemptible=step.preemptible or job.preemptible, terms=step.terms or job.terms, size=step.size or job.size,
+            hold=job.hold,
         ))  # fmt: skip
     return messages
 

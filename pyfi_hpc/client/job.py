@@ -143,6 +143,20 @@ class Job:
         """End all tasks that are not final; how many this request ended."""
         return self._session.cancel(self.id)
 
+    def hold(self) -> None:
+        """Nothing more of it starts until ``release``; what runs goes on.
+
+        Raises
+        ------
+        NotFound
+            It has ended.
+        """
+        self._session.set_hold(self.id, True)
+
+    def release(self) -> None:
+        """What was submitted with ``hold=True``, or put on hold, may start. Raises as ``hold``."""
+        self._session.set_hold(self.id, False)
+
     def __getitem__(self, index: int) -> TaskHandle:
         """One task of the job."""
         return TaskHandle(self, index)

@@ -29,7 +29,7 @@ AHEAD_TASKS_MAX = 65_536
 #: their arguments, bytes
 AHEAD_BYTES_MAX = 64 << 20
 BATCH_TASKS_FIRST, BATCH_TASKS_MAX = 32, 2048
-#: a batch that fills slowly is sent after so long, seconds
+#: a batch that fills slowly is sent after so long, seconds, unless its size was told
 BATCH_WAIT_S = 0.005
 #: results of one range that are decoded together, bytes; those of a larger one when each is asked for
 _TOGETHER_MAX = 256 << 10
@@ -118,7 +118,7 @@ class MapStream:
 
     def _read_batch(self) -> None:
         now = time.monotonic
-        deadline = now() + BATCH_WAIT_S
+        deadline = now() + BATCH_WAIT_S if self._chunksize is None else float("inf")
         limit, bytes_goal = self._batch_tasks, Limits().batch_bytes_goal
         payloads, size = self._payloads, self._size
         for args in self._calls:
@@ -161,7 +161,7 @@ class MapStream:
             submission.key, submission.next_number, first, count, last, self.socket, offsets, payload,
             encode_body(edges) if edges else b"", options.priority, options.retries, options.time_limit_s,
             options.name, on_failure=int(options.on_failure), project=options.project, at_once=options.at_once,
-            preemptible=options.preemptible, terms=options.terms, size=options.size,
+            preemptible=options.preemptible, terms=options.terms, size=options.size, hold=options.hold,
         )  # fmt: skip
         submission.next_number += 1
         submission.next_index += count

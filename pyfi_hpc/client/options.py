@@ -39,6 +39,8 @@ class Options:
     project: str = ""
     #: may be ended for tasks of a higher priority, and are run again then
     preemptible: bool = False
+    #: nothing of the job starts before it is released: ``Job.release``, `pyfi release`
+    hold: bool = False
     #: what each task needs, as it travels: see model/terms.py
     terms: bytes = b""
 
@@ -63,8 +65,8 @@ class Options:
         **changes
             ``retries``, ``time_limit`` (seconds, "90s", "5m", "1h30m" or Slurm's "1:00:00"), ``priority``,
             ``size`` (a hint of how large each call is), ``name``, ``on_failure`` ("finish" or "cancel"), ``project``,
-            ``preemptible``, ``needs`` (text as of `--needs`), or what stands in it: ``cores``, ``threads``, ``memory``,
-            ``gpus``, ``ranks``, ``resources``, ``labels``, ``exclusive``, ``spread``, ``otherwise``; see
+            ``preemptible``, ``hold``, ``needs`` (text as of `--needs`), or what stands in it: ``cores``, ``threads``,
+            ``memory``, ``gpus``, ``ranks``, ``resources``, ``labels``, ``exclusive``, ``spread``, ``otherwise``; see
             ``model.terms.make``.
 
         Raises
@@ -179,6 +181,7 @@ _CHECKS = {
     "on_failure": _failure,
     "project": _text,
     "preemptible": _flag,
+    "hold": _flag,
     "needs": _needs,
 }
 

@@ -169,6 +169,11 @@ class Session:
         """End tasks of a job; returns how many this request ended. ``count`` -1: all from ``first``."""
         return int(self._await(m.Cancel(next(self._requests), job, first, count), timeout, True))
 
+    def set_hold(self, job: int, on_hold: bool, timeout: float | None = None) -> dict[str, Any]:
+        """Put a job on hold, or release it; what the broker says of it then. Doing it twice does no harm."""
+        answer: dict[str, Any] = self.ask("job_hold" if on_hold else "job_release", {"job": job}, timeout, repeat=True)
+        return answer
+
     def cancel_later(self, submission: Submission) -> None:
         """End a job without waiting for the answer, as soon as its id is known."""
         if not self._stopped and self._pid == os.getpid():

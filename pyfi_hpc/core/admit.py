@@ -15,7 +15,7 @@ from pyfi_hpc.model.events import JobFound, SocketSpec
 from pyfi_hpc.model.ids import BatchId, CodeId, JobId, Peer, SocketId
 from pyfi_hpc.model.messages import Accepted, Refused, Submit
 from pyfi_hpc.model.packed import largest, well_formed
-from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, JobOpened
+from pyfi_hpc.model.records import BatchAdmitted, BatchClosed, HoldChanged, JobOpened
 from pyfi_hpc.model.states import AT_ONCE_MAX, FIRST_FINAL, OnFailure, TaskState
 from pyfi_hpc.model.terms import decode
 
@@ -82,6 +82,8 @@ def _open(s: State, peer: Peer, user: str, message: Submit, now: float, out: Eff
         now + s.utc_offset, message.project, message.at_once,
     )  # fmt: skip
     s.emit(opened, out)
+    if message.hold:
+        s.emit(HoldChanged(job_id, 0, True, opened.opened_at), out)
     _admit(s, s.book.jobs[job_id], socket, peer, message, now, out)
 
 

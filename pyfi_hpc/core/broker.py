@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyfi_hpc.core import admit, backlog, dispatch, explain, fits, follow, gangs, health, items, settle
+from pyfi_hpc.core import admit, backlog, dispatch, explain, gangs, health, holds, joining, recovery, settle
 from pyfi_hpc.core.clients import Client, ClientTable
 from pyfi_hpc.core.durations import Durations
-from pyfi_hpc.core.graph import Graph, edges_of
+from pyfi_hpc.core.graph import Graph
 from pyfi_hpc.core.jobs import JobBook
-from pyfi_hpc.core.nodes import Grant, Node, NodeTable
+from pyfi_hpc.core.nodes import Node, NodeTable
 from pyfi_hpc.core.queue import ReadyQueue
 from pyfi_hpc.core.shares import Shares
 from pyfi_hpc.core.state import State
 from pyfi_hpc.core.view import SHARES, shares, view, without_ledger
-from pyfi_hpc.core.walltime import NEVER, Walltimes
-from pyfi_hpc.model import inventory
+from pyfi_hpc.core.walltime import Walltimes
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import AskDesk, Effects, ReadPage
 from pyfi_hpc.model.events import (
@@ -37,9 +36,9 @@ from pyfi_hpc.model.events import (
     Unreachable,
     ValuesRead,
 )
-from pyfi_hpc.model.ids import BatchId, CodeId, GrantId, JobId, NodeName, Peer
+from pyfi_hpc.model.ids import CodeId, JobId, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
-from pyfi_hpc.model.records import BatchClosed, Recovered
+from pyfi_hpc.model.records import Recovered
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
 
 #: results in one page of a job's outcomes
@@ -88,10 +87,9 @@ class Broker:
         self._stop_at = 0.0
         self._sweep_at = now
         self._rested_at = float("inf")
-        self._unready: Effects = Effects()
         self.state.mounts.update({CodeId(mount.code): mount for mount in mounts})
         self._set_sockets(sockets)
-        self._recover(recovered, now)
+        self._unready = recovery.begin(self.state, recovered, now)
 
     # --- the loop's side ------------------------------------------------------------------------------
 
@@ -111,7 +109,7 @@ class Broker:
             out.queries += self._unready.queries
             self._unready.queries = []
         if s.recover_until and now >= s.recover_until:
-            self._end_recovery()
+            recovery.end(s)
         if now >= self._sweep_at:
             self._sweep_at = now + s.limits.heartbeat_s / 4
             self._sweep(now, out)
@@ -172,7 +170,7 @@ class Broker:
             out.reply(event.peer, m.Denied("protocol", f"{hello.name} tells grants that cannot be", "this is a bug"))
             return
         if event.role == "agent":
-            if not self._join(event.peer, hello, now, out):
+            if not joining.join(self.state, event.peer, hello, now, out):
                 return
         else:
             self.state.clients.by_peer[event.peer] = Client(event.peer, event.user, hello.name, now)
@@ -217,6 +215,10 @@ class Broker:
             ok, body = without_ledger(self.state, message.verb, now)
             out.reply(client.peer, m.Answer(message.request, ok, body))
             return
+        if message.verb in holds.VERBS:
+            ok, body = holds.asked(self.state, message.verb, message.body, client.user, now, out)
+            out.send(client.peer, m.Answer(message.request, ok, body))  # after the commit
+            return
         query = AskDesk(client.peer, "client", client.user, message.request, message.verb, message.body)
         query.view = view(self.state, now)
         out.queries.append(query)
@@ -228,90 +230,6 @@ class Broker:
         self.state.clients.consumed(client, message.payload_bytes, out)
 
     # --- agents ---------------------------------------------------------------------------------------
-
-    def _join(self, peer: Peer, hello: m.Hello, now: float, out: Effects) -> bool:
-        """An agent says hello; False: denied."""
-        s = self.state
-        name = NodeName(f"{hello.name}/{hello.allocation}" if hello.allocation else hello.name)
-        known = s.nodes.by_name.get(name)
-        if known is not None and known.incarnation == hello.incarnation:
-            s.nodes.move(known, peer)
-            known.lease_until = now + s.limits.lease_s
-            self._compare(known, hello.held, now, out)
-            return True
-        if known is not None:
-            text = f"an agent named {name} is alive here"
-            out.reply(peer, m.Denied("name_in_use", text, "it is let in when the other's lease has ended"))
-            return False
-        node = Node(
-            name, peer, hello.incarnation, hello.allocation, hello.cores, now + s.limits.lease_s, now,
-            now + hello.ends_in_s if hello.ends_in_s > 0.0 else NEVER, hello.rank_count,
-        )  # fmt: skip
-        node.stock.inventory = inventory.decode(hello.inventory)
-        s.nodes.join(node)
-        adoption = follow.Adoption(s, node)
-        for held in sorted(hello.held, key=lambda held: held.grant):  # what others follow was granted before them
-            self._adopt(node, held, adoption)
-        self._forget_unknown(node, hello.held, out)
-        self._mount_held(node, out)
-        return True
-
-    def _mount_held(self, node: Node, out: Effects) -> None:
-        """What was told on the old connection may have been lost: tell where the code of its grants lives."""
-        node.mounted = {grant.batch.code for grant in node.grants.values()}
-        for code in node.mounted:
-            out.send(node.peer, self.state.mounts[code])
-
-    def _compare(self, node: Node, held: list[m.Held], now: float, out: Effects) -> None:
-        """After a lost connection: what the agent no longer holds was lost on the way and goes out again."""
-        told = {entry.grant for entry in held}
-        for grant in [g for g in node.grants.values() if g.id not in told]:
-            batch = grant.batch
-            if grant.gang is not None:
-                gangs.lost(self.state, grant, Cause.RELEASED, False, now, out)
-                continue
-            offsets = self.state.nodes.take_back(grant)
-            self.state.queue.ended(batch, len(offsets))
-            self.state.queue.freed(grant, len(offsets))
-            for lo, hi in settle.runs([k for k in offsets if batch.states[k] == TaskState.RUNNING]):
-                settle.release(self.state, batch, lo, hi)
-        self._forget_unknown(node, held, out)
-        self._mount_held(node, out)
-
-    def _adopt(self, node: Node, held: m.Held, adoption: follow.Adoption) -> None:
-        """A grant of an earlier epoch whose tasks run on: they are not started again."""
-        s = self.state
-        batch = s.book.batches.get(BatchId(held.batch))
-        if batch is None or not s.recover_until or held.grant in s.nodes.grants or held.here < held.total:
-            return  # who else was in a gang is not known any more: it is ended, and goes out again
-        lo, hi = held.lo, held.lo + held.count
-        if not (0 <= lo < hi <= batch.count and len(held.left) == held.count):
-            return
-        left = bytearray(held.left)
-        for at in range(held.count):
-            left[at] = 1 if left[at] and adoption.goes_on(batch, lo + at, held) else 0
-            if left[at]:
-                batch.states[lo + at] = TaskState.RUNNING
-        count = sum(left)
-        if count:
-            needs = items.held(held)
-            width = fits.width(needs, node.rank_count) if needs else 1
-            grant = Grant(
-                GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count, 0, needs, width, held.here
-            )
-            s.nodes.add(grant)
-            s.queue.started(grant)
-
-    def _forget_unknown(self, node: Node, held: list[m.Held], out: Effects) -> None:
-        """Tell an agent to drop what it holds and nobody wants."""
-        for entry in held:
-            grant = self.state.nodes.grants.get(GrantId(entry.grant))
-            if grant is None or grant.node is not node or (grant.lo, grant.count) != (entry.lo, entry.count):
-                out.send(node.peer, m.Cancel(0, entry.grant, entry.lo, -1))
-            else:
-                for at in range(entry.count):
-                    if entry.left[at] and not grant.left[at]:
-                        out.send(node.peer, m.Cancel(0, entry.grant, entry.lo + at, 1))
 
     def _finished(self, node: Node, message: m.Finished, now: float, out: Effects) -> None:
         node.recalled = False
@@ -419,34 +337,6 @@ class Broker:
             s.mounts[spec.mount.code] = spec.mount  # type: ignore[index]
             s.queue.concurrency[spec.socket] = spec.concurrency  # type: ignore[index]
 
-    def _recover(self, recovered: Recovered, now: float) -> None:
-        """Apply what the ledger holds; ready tasks wait a moment for agents that still run them."""
-        s = self.state
-        for records in (recovered.jobs, recovered.batches, recovered.outcomes, recovered.attempts):
-            for record in records:
-                s.book.apply(record)
-        for record in recovered.batches:
-            batch = s.book.batches[record.batch]
-            if batch.open and record.edges:
-                s.graph.admit(batch, edges_of(record.edges, record.job), self._unready)
-            elif not batch.open and (batch.job.closed or batch is not batch.job.batches[-1]):
-                s.book.apply(BatchClosed(record.batch))
-        for job in s.book.jobs.values():
-            if not job.closed:
-                self._orphan(job.id, now)
-        if s.book.open_count:
-            s.recover_until = now + s.limits.recover_s
-            s.queue.held = True
-            s.made_by = _makers(s, recovered)
-
-    def _end_recovery(self) -> None:
-        s = self.state
-        s.recover_until = 0.0
-        s.queue.held = False
-        s.made_by = {}
-        for batch in s.book.batches.values():
-            admit.enqueue_pending(s, batch)
-
     def _sweep(self, now: float, out: Effects) -> None:
         """Nodes whose lease has ended, clients that have gone."""
         for node in [n for n in self.state.nodes.by_name.values() if now >= n.lease_until]:
@@ -470,11 +360,7 @@ class Broker:
         for job_id in client.submitting if client else ():
             job = self.state.book.jobs.get(job_id)
             if job is not None and job.submitter == peer and not job.closed:
-                self._orphan(job_id, now)
-
-    def _orphan(self, job: JobId, now: float) -> None:
-        """Its client may come back; after a while nobody will send the rest."""
-        self.state.orphans.setdefault(job, now + self.state.limits.client_silence_s)
+                self.state.orphan(job_id, now)
 
     def _stop(self, out: Effects) -> None:
         assert self._stopping is not None
@@ -482,21 +368,6 @@ class Broker:
         out.reply(peer, m.Answer(request, True, b"\x80"))
         self._stopping = None
         self.stopped = True
-
-
-def _makers(s: State, recovered: Recovered) -> dict[tuple[JobId, int], GrantId]:
-    """Under which grants results were made that unfinished tasks take."""
-    made: dict[tuple[JobId, int], GrantId] = {}
-    if not s.graph.users:
-        return made
-    # not from the book: it has forgotten jobs of which all is final
-    firsts = {batch.batch: batch.first for batch in recovered.batches}
-    for outcome in recovered.outcomes:
-        first = firsts[outcome.batch] + outcome.lo
-        for index in range(first, first + outcome.count):
-            if (outcome.job, index) in s.graph.users:
-                made[outcome.job, index] = outcome.grant
-    return made
 
 
 _Handler = Callable[[Broker, Any, Any, float, Effects], None]

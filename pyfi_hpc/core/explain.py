@@ -2,6 +2,7 @@
 
     LedgerDown         Postgres does not answer: nothing is granted
     Recovering         the broker has just started
+    JobHeldUser        its job is on hold: core/holds.py
     Dependency         the task takes results of tasks that have not ended
     NoNodes            no agent has joined
     NodesQuarantined   all nodes rest, because tasks failed there that completed elsewhere
@@ -68,7 +69,7 @@ def job_reason(s: State, job: Job, pending: int, blocked: int, now: float) -> st
     place = _first(job, TaskState.PENDING) if pending else None
     if place is not None:
         return _reason(s, *place, now)
-    return _halted(s) or ("Dependency" if blocked else "None")
+    return _halted(s) or (("JobHeldUser" if job.on_hold else "Dependency") if blocked else "None")
 
 
 def asked(s: State, _verb: str, body: bytes, now: float, _out: Any) -> tuple[bool, bytes]:
@@ -136,8 +137,12 @@ def _reason(s: State, batch: Batch, offset: int, now: float) -> str:
     state = batch.states[offset]
     if halted := _halted(s):
         return halted
-    if state != TaskState.PENDING:
-        return "Dependency" if state == TaskState.BLOCKED else "None"
+    if state not in (TaskState.PENDING, TaskState.BLOCKED):
+        return "None"
+    if batch.job.on_hold:
+        return "JobHeldUser"
+    if state == TaskState.BLOCKED:
+        return "Dependency"
     if no_node := _no_node(s, now):
         return no_node
     job, limit = batch.job, s.queue.concurrency.get(batch.socket, 0)
@@ -197,6 +202,14 @@ def _recovering(s: State, _batch: Batch, _offset: int, now: float) -> Why:
     return Why("Recovering", [text], [], max(0.0, s.recover_until - now))
 
 
+def _on_hold(s: State, batch: Batch, offset: int, now: float) -> Why:
+    job = batch.job
+    because = [f"job {job.id} is on hold"]
+    if batch.states[offset] == TaskState.BLOCKED:
+        because += _dependency(s, batch, offset, now).because
+    return Why("JobHeldUser", because, [f"It would go on after `pyfi release {job.id}`."])
+
+
 def _no_nodes(_s: State, _batch: Batch, _offset: int, _now: float) -> Why:
     fix = "`pyfi up` starts one here, `pyfi up --slurm` asks for an allocation"
     return Why("NoNodes", ["no agent has joined"], [f"It would start if a node joined: {fix}."])
@@ -228,7 +241,10 @@ def _dependency(s: State, batch: Batch, offset: int, _now: float) -> Why:
 def _word(s: State, job: JobId, index: int) -> str:
     known = s.book.jobs.get(job)
     place = known.locate(index) if known else None
-    return "being read" if place is None else TaskState(place[0].states[place[1]]).word
+    if place is None:
+        return "being read"
+    state = TaskState(place[0].states[place[1]])
+    return f"{state.word}, on hold" if place[0].job.on_hold and state != TaskState.RUNNING else state.word
 
 
 def _array_limit(_s: State, batch: Batch, _offset: int, _now: float) -> Why:
@@ -374,6 +390,7 @@ def _at_node(batch: Batch, offset: int, node: Node, runs: bool) -> Why:
 _WORDS: dict[str, Callable[[State, Batch, int, float], Why]] = {
     "LedgerDown": _ledger_down,
     "Recovering": _recovering,
+    "JobHeldUser": _on_hold,
     "Dependency": _dependency,
     "NoNodes": _no_nodes,
     "NodesQuarantined": _all_quarantined,

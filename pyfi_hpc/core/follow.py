@@ -89,6 +89,7 @@ def _led(s: State, batch: Batch, offset: int, key: tuple[JobId, int], grant: Gra
     return (
         len(follow.makers) >= len(need.missing)
         and batch.payload is not None
+        and not batch.job.on_hold
         # who needs more than a rank goes where that is
         and not batch.terms
         and not (batch.trouble and offset in batch.trouble)

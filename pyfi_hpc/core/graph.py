@@ -182,11 +182,11 @@ class Graph:
                 self.value_bytes -= len(self.values.pop(key).data)
 
     def _need_of_favoured(self) -> Need | None:
-        """None when the favoured task has been granted or has ended."""
+        """None when the favoured task has been granted or has ended, or is on hold."""
         if self.favoured is None:
             return None
         batch, offset = self.favoured
         need = batch.waiting.get(offset) if batch.waiting else None
-        if need is None or batch.states[offset] not in (TaskState.BLOCKED, TaskState.PENDING):
+        if need is None or batch.states[offset] not in (TaskState.BLOCKED, TaskState.PENDING) or batch.job.on_hold:
             return None
         return need

@@ -27,6 +27,7 @@ def grant(
     mount = s.mounts.get(batch.code)
     spec = s.functions.get(batch.socket)
     assert batch.payload is not None and batch.offsets is not None and mount is not None and spec is not None
+    assert not batch.job.on_hold
     if batch.code not in node.mounted:
         node.mounted.add(batch.code)
         out.send(node.peer, mount)

@@ -20,6 +20,7 @@ from pyfi_hpc.model.records import (
     BatchClosed,
     DurationsLearned,
     FoundJob,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -133,9 +134,9 @@ class Job:
     """The tasks that one request submits."""
 
     __slots__ = (
-        "at_once", "batches", "cancelled", "closed", "count", "firsts", "granted", "id", "key", "name", "next_number",
-        "on_failure", "open", "open_batches", "opened_at", "owner", "project", "settled", "shape", "submitter",
-        "waiters", "watchers",
+        "at_once", "batches", "cancelled", "closed", "count", "firsts", "granted", "holds", "id", "key", "name",
+        "next_number", "on_failure", "on_hold", "open", "open_batches", "opened_at", "owner", "project", "settled",
+        "shape", "submitter", "waiters", "watchers",
     )  # fmt: skip
 
     def __init__(self, record: JobOpened) -> None:
@@ -156,6 +157,8 @@ class Job:
         self.open = 0  #: tasks that are not final
         self.open_batches = 0  #: batches that are not closed
         self.closed = False  #: no batch follows
+        self.on_hold = False  #: nothing of it is granted: see core/holds.py
+        self.holds = 0  #: times that this was changed
         self.cancelled = False  #: all of it: batches that still come are cancelled as they come
         self.submitter: Peer | None = None  #: who sent the last batch
         #: tasks per final state
@@ -248,6 +251,11 @@ class JobBook:
         if record.cause == Cause.CONTINUED:
             trouble.state = record.error
 
+    def _hold_changed(self, record: HoldChanged) -> None:
+        job = self.jobs[record.job]
+        assert record.number == job.holds
+        job.on_hold, job.holds = record.on_hold, record.number + 1
+
     def _durations_learned(self, record: DurationsLearned) -> None:
         """Jobs do not depend on it: see core/walltime.py."""
 
@@ -274,6 +282,7 @@ _APPLY: dict[type, Callable[[JobBook, Any], None]] = {
     BatchAdmitted: JobBook._batch_admitted,
     OutcomeSettled: JobBook._outcome_settled,
     AttemptFailed: JobBook._attempt_failed,
+    HoldChanged: JobBook._hold_changed,
     DurationsLearned: JobBook._durations_learned,
     BatchClosed: JobBook._batch_closed,
 }

@@ -7,20 +7,23 @@ there, or what is ended there would start there again. Nothing is ended before s
 ``preempt_after_s``: most often a rank is free sooner.
 
 Somebody waits in the queue, or at a node, which was given a task to have at hand and runs longer ones before it. For
-what lies at a node so many ranks are made free as it takes and never more: it may wait for its code.
+what lies at a node so many ranks are made free as it takes and never more: it may wait for its code. A task that needs
+cores, memory, GPUs or named things that preemptible ones have gets those: for one such task at a time and node, the
+fewest are ended of those that come first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pyfi_hpc.core import health
+from pyfi_hpc.core import fits, health, walltime
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.queue import ClassKey
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.messages import Preempt
+from pyfi_hpc.model.terms import Terms, decode
 
 #: a node that was asked and does nothing is asked again, seconds
 _AGAIN_S = 10.0
@@ -28,6 +31,7 @@ _AGAIN_S = 10.0
 _LOOK_S = 0.25
 #: in place of an offset: what was not started of a grant was asked back
 _UNSTARTED = -1
+_MANY = 1 << 20
 
 
 @dataclass(slots=True)
@@ -39,6 +43,16 @@ class _Stuck:
 
 
 @dataclass(slots=True)
+class _Short:
+    """A class of tasks with needs for which too little of a node is left."""
+
+    key: ClassKey
+    tasks: int
+    #: what has to end for one of them, as (grant, offset); empty: it has been asked to
+    holders: list[tuple[Grant, int]]
+
+
+@dataclass(slots=True)
 class _Wanted:
     """Room on one node: (priority, ranks) of tasks that may go there, and of those that lie there."""
 
@@ -46,6 +60,7 @@ class _Wanted:
     stuck: list[_Stuck]
     #: offsets that run, by grant
     running: dict[int, list[int]]
+    short: _Short | None
 
 
 def look(s: State, since: float, room_on: Callable[[Node, ClassKey], int], now: float, out: Effects) -> None:
@@ -73,12 +88,11 @@ def look(s: State, since: float, room_on: Callable[[Node, ClassKey], int], now: 
 
 
 def _nodes(s: State, now: float) -> list[Node]:
-    """Those that hold preemptible tasks and have no idle rank."""
+    """Those that hold preemptible tasks."""
     found = {grant.node.name: grant.node for grant in s.nodes.preemptible.values()}
     return [
-        node for node in found.values()
-        if health.usable(s, node, now) and not node.draining and node.rank_count and node.vacant <= 0
-    ]  # fmt: skip
+        node for node in found.values() if health.usable(s, node, now) and not node.draining and node.rank_count
+    ]
 
 
 def _room_wanted(
@@ -90,16 +104,73 @@ def _room_wanted(
     for number, offset in node.running:
         running.setdefault(number, []).append(offset)
     only = len(s.nodes.by_name) == 1
-    waiting = s.queue.waiting(node.name, lowest, only, since, lambda key: room_on(node, key))
-    stuck = []
+
+    def waiting(room: Callable[[ClassKey], int]) -> list[tuple[ClassKey, int]]:
+        return s.queue.waiting(node.name, lowest, only, since, room)
+
+    classes = waiting(lambda key: _MANY if _is_short(s, node, key, room_on, now) else 0)
+    short = _short(s, node, running, *max(classes, key=lambda found: found[0].priority)) if classes else None
+    ranks, stuck = [], []
+    if node.vacant <= 0:
+        ranks = [(key.priority, count) for key, count in waiting(lambda key: room_on(node, key))]
+        stuck = _stuck(s, node, lowest, running, now)
+    return _Wanted(ranks, stuck, running, short) if ranks or stuck or short else None
+
+
+def _stuck(s: State, node: Node, lowest: int, running: dict[int, list[int]], now: float) -> list[_Stuck]:
+    """What has lain at a node for long enough."""
+    found = []
     for grant in node.grants.values():
         if grant.batch.waiting and node.followers:
             continue  # it waits for results of others there
         if grant.batch.priority > lowest and now >= _at(grant) + s.limits.preempt_after_s:
             wanted = grant.ranks * (grant.open - len(running.get(grant.id, ())))
             if (ranks := wanted - s.preempting.served.get(grant.id, 0)) > 0:
-                stuck.append(_Stuck(grant, ranks))
-    return _Wanted(waiting, stuck, running) if waiting or stuck else None
+                found.append(_Stuck(grant, ranks))
+    return found
+
+
+def _is_short(s: State, node: Node, key: ClassKey, room_on: Callable[[Node, ClassKey], int], now: float) -> bool:
+    """Whether a class with needs gets nothing of this node because others have it."""
+    if not key.terms or decode(key.terms).ranks or not walltime.room_on(s, node, key, now):
+        return False
+    return room_on(node, key) == 0
+
+
+def _short(s: State, node: Node, running: dict[int, list[int]], key: ClassKey, ranks: int) -> _Short | None:
+    """Which preemptible tasks have what one task of this class needs; None: they have too little of it."""
+    terms, stock = decode(key.terms), replace(node.stock, named=dict(node.stock.named))
+    found: list[tuple[Grant, int]] = []
+    come = False
+    for grant in sorted(_preemptible(s, node), key=_order):
+        if grant.needs is None or grant.batch.priority >= key.priority:
+            continue
+        runs = [offset for offset in running.get(grant.id, ()) if grant.left[offset - grant.lo]]
+        for offset in [_UNSTARTED] * (grant.open > len(runs)) + sorted(runs, reverse=True):
+            if not _fits(terms, node, stock):
+                asked = (grant.id, offset) in s.preempting.asked
+                come = come or asked
+                found += [] if asked else [(grant, offset)]
+                stock.give(grant.needs, grant.width, grant.members, -_tasks(grant, offset, runs))
+    if not (found or come) or not _fits(terms, node, stock):
+        return None
+    for grant, offset in found[:-1]:  # the last one was needed, perhaps not all before it
+        assert grant.needs is not None
+        tasks = _tasks(grant, offset, running.get(grant.id, []))
+        stock.give(grant.needs, grant.width, grant.members, tasks)
+        if _fits(terms, node, stock):
+            found.remove((grant, offset))
+        else:
+            stock.give(grant.needs, grant.width, grant.members, -tasks)
+    return _Short(key, ranks // terms.cores, found)
+
+
+def _tasks(grant: Grant, offset: int, runs: list[int]) -> int:
+    return 1 if offset != _UNSTARTED else grant.open - len(runs)
+
+
+def _fits(terms: Terms, node: Node, stock: fits.Stock) -> bool:
+    return fits.way_for(terms.ways, stock, node.rank_count)[1] > 0
 
 
 def _preemptible(s: State, node: Node) -> Iterator[Grant]:
@@ -110,18 +181,17 @@ def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) 
     mine = s.preempting
     coming = sum(s.nodes.preemptible[number].ranks for number, _ in mine.for_queue)
     grants = [grant for grant in s.nodes.preemptible.values() if grant.node in wanted]
-    grants.sort(key=lambda grant: (grant.batch.priority, -_at(grant), -grant.id))
+    grants.sort(key=_order)
+    _make_room_for_needs(s, [room.short for room in wanted.values() if room.short is not None], now, out)
     for grant in grants:
-        room, node = wanted[grant.node], grant.node
+        room = wanted[grant.node]
         queued = sum(ranks for priority, ranks in room.waiting if priority > grant.batch.priority)
         stuck = [one for one in room.stuck if one.grant.batch.priority > grant.batch.priority]
         if not queued and not stuck:
             continue
         runs = [offset for offset in room.running.get(grant.id, ()) if grant.left[offset - grant.lo]]
         if grant.open > len(runs) and (grant.id, _UNSTARTED) not in mine.asked:
-            # it would take the rank that becomes free
-            mine.asked[grant.id, _UNSTARTED] = now
-            out.send(node.peer, Preempt(grant.id, grant.lo, grant.count, False))
+            _end(s, grant, _UNSTARTED, now, out)  # it would take the rank that becomes free
         for offset in sorted(runs, reverse=True):
             if (grant.id, offset) in mine.asked:
                 continue
@@ -134,8 +204,28 @@ def _make_room(s: State, wanted: dict[Node, _Wanted], now: float, out: Effects) 
                 mine.for_queue.add((grant.id, offset))
             else:
                 break
-            mine.asked[grant.id, offset] = now
-            out.send(node.peer, Preempt(grant.id, offset, 1, True))
+            _end(s, grant, offset, now, out)
+
+
+def _make_room_for_needs(s: State, shorts: list[_Short], now: float, out: Effects) -> None:
+    """On as many nodes as tasks wait, first where the fewest have to end."""
+    left = {short.key: short.tasks for short in shorts}
+    for short in sorted(shorts, key=lambda short: len(short.holders)):  # where it was asked before, none has to
+        if left[short.key] > 0:
+            left[short.key] -= 1
+            for grant, offset in short.holders:
+                _end(s, grant, offset, now, out)
+
+
+def _end(s: State, grant: Grant, offset: int, now: float, out: Effects) -> None:
+    s.preempting.asked[grant.id, offset] = now
+    runs = offset != _UNSTARTED
+    out.send(grant.node.peer, Preempt(grant.id, offset if runs else grant.lo, 1 if runs else grant.count, runs))
+
+
+def _order(grant: Grant) -> tuple[int, float, int]:
+    """What is ended first comes first."""
+    return grant.batch.priority, -_at(grant), -grant.id
 
 
 def _at(grant: Grant) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from pyfi_hpc.core.jobs import Batch, Job, Trouble
@@ -103,7 +103,7 @@ class ReadyQueue:
         self._turns: dict[int, dict[Account, Line]] = {}
         self._made = 0
         self.ready = 0
-        #: after a restart nothing is queued until agents have said what they still run: see Broker._end_recovery
+        #: after a restart nothing is queued until agents have said what they still run: see core/recovery.py
         self.held = False
         #: tasks granted and not settled, per socket; and how many may be
         self.running: dict[SocketId, int] = {}
@@ -115,7 +115,7 @@ class ReadyQueue:
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Tasks ``lo`` to ``hi`` of a batch, all PENDING, are ready."""
-        if lo < hi and not self.held:
+        if lo < hi and not self._keeps_out(batch):
             entry = self._class_of(batch)
             self._count(entry, hi - lo)
             if entry.fresh and entry.fresh[-1][0] is batch and entry.fresh[-1][2] == lo:
@@ -125,14 +125,14 @@ class ReadyQueue:
 
     def push_first(self, batch: Batch, lo: int, hi: int) -> None:
         """The same, before all others of their class: these were granted once and handed back."""
-        if self.held:
+        if self._keeps_out(batch):
             return
         entry = self._class_of(batch)
         entry.fresh.appendleft((batch, lo, hi))
         self._count(entry, hi - lo)
 
     def push_retry(self, batch: Batch, offset: int) -> None:
-        if self.held:
+        if self._keeps_out(batch):
             return
         entry = self._class_of(batch)
         entry.retries.append((batch, offset))
@@ -141,8 +141,29 @@ class ReadyQueue:
     def withdrawn(self, batch: Batch, count: int) -> None:
         """So many PENDING tasks of the batch were settled without running."""
         entry = self._classes.get(key_of(batch))
-        if entry is not None and not self.held:
+        if entry is not None and not self._keeps_out(batch):
             self._count(entry, -count)
+
+    def withdraw(self, job: Job) -> None:
+        """Nothing of a job is ready any more: it is on hold. Cost: a look at each range of its classes."""
+        pending = TaskState.PENDING
+        for key in {key_of(batch) for batch in job.batches}:
+            entry = self._classes.get(key)
+            if entry is None:
+                continue
+            gone = sum(b.states.count(pending, lo, hi) for b, lo, hi in entry.fresh if b.job is job)
+            gone += sum(b.states[offset] == pending for b, offset in entry.retries if b.job is job)
+            entry.fresh = deque(part for part in entry.fresh if part[0].job is not job)
+            entry.retries = deque(part for part in entry.retries if part[0].job is not job)
+            self._count(entry, -gone)
+            if not entry.ready:  # at once: what is on hold waits for no share
+                entry.line.heap = [waiting for waiting in entry.line.heap if waiting[2] is not entry]
+                heapify(entry.line.heap)
+                self._retire(entry)
+
+    def _keeps_out(self, batch: Batch) -> bool:
+        """What becomes ready now is queued later: see core/recovery.py and core/holds.py."""
+        return self.held or batch.job.on_hold
 
     def started(self, grant: Grant, first: bool = True) -> None:
         """A node holds these tasks; their account is charged with what they are expected to take.
@@ -289,15 +310,15 @@ class ReadyQueue:
 
     def waiting(
         self, node: NodeName, above: int, only_node: bool, since: float, room_on: Callable[[ClassKey], int]
-    ) -> list[tuple[int, int]]:
-        """Of what has a priority above, and ``take`` would give to this node: (priority, ranks wanted) by class."""
+    ) -> list[tuple[ClassKey, int]]:
+        """Of what has a priority above, and ``take`` would give to this node: classes and the ranks that they want."""
         found = []
         for entry in self._classes.values():
             if entry.key.priority <= above or entry.ready == 0:
                 continue
             count = min(entry.ready, self._room(entry), room_on(entry.key))
             if count > 0 and self._goes(entry, node, only_node, since):
-                found.append((entry.key.priority, count * entry.width))
+                found.append((entry.key, count * entry.width))
         return found
 
     def _goes(self, entry: RequestClass, node: NodeName, only_node: bool, since: float) -> bool:

@@ -116,6 +116,10 @@ class State:
         out.records.append(record)
         self.book.apply(record)
 
+    def orphan(self, job: JobId, now: float) -> None:
+        """Its client has gone and may come back; after a while nobody will send the rest."""
+        self.orphans.setdefault(job, now + self.limits.client_silence_s)
+
     def keep_payload(self, batch: Batch, offsets: bytes, payload: bytes) -> None:
         batch.offsets, batch.payload = offsets, payload
         self.payload_bytes += len(payload) + len(offsets)

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pyfi_hpc.adapters import access, address, batch, pidfile, slurm, slurm_batch
+from pyfi_hpc.adapters import address, batch, pidfile, slurm, slurm_batch
 from pyfi_hpc.adapters.access import write_json
 from pyfi_hpc.adapters.batch_command import COMMAND_S_MAX
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted
@@ -56,23 +56,6 @@ def reachable(settings: Settings) -> Settings:
             fix="leave it out, or name an address of the cluster's network",
         )  # fmt: skip
     return settings
-
-
-def check_broker(settings: Settings) -> None:
-    """See that the broker that runs listens where nodes can reach it.
-
-    Raises
-    ------
-    SettingsError
-        It listens on loopback.
-    """
-    endpoint = access.read(settings)
-    if address.is_loopback(endpoint.host):
-        raise SettingsError(
-            f"the broker of instance {settings.instance!r} listens where compute nodes cannot reach it",
-            where=endpoint.endpoint,
-            fix="`pyfi down`, then `pyfi up --slurm ...`: that listens on the cluster's network",
-        )
 
 
 def request(settings: Settings, wanted: AllocationRequest) -> Submitted:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pyfi_hpc.adapters import access, address, own_wheel
+from pyfi_hpc.adapters import access, own_wheel
 from pyfi_hpc.adapters.on_node.install import ROOM_BYTES
 from pyfi_hpc.adapters.own_wheel import Wheel
 from pyfi_hpc.adapters.ssh_target import Ask, Login
-from pyfi_hpc.errors import PyfiError, Refused, SettingsError, SiteError
+from pyfi_hpc.errors import PyfiError, Refused, SiteError
 from pyfi_hpc.hosts import sent_code, ssh_notes
 from pyfi_hpc.hosts.node_calls import Node
 from pyfi_hpc.hosts.ssh_notes import Note
@@ -189,20 +189,9 @@ class Adding:
 
 
 def check_broker(settings: Settings) -> None:
-    """See that the broker listens where other hosts can reach it.
-
-    Raises
-    ------
-    SettingsError
-        It listens on loopback.
-    """
-    endpoint = access.read(settings)
-    if address.is_loopback(endpoint.host):
-        raise SettingsError(
-            f"the broker of instance {settings.instance!r} listens where no other host can reach it",
-            where=endpoint.endpoint,
-            fix="`pyfi down`, then `pyfi up --bind ADDRESS` with an address of this machine that they reach",
-        )
+    """Raises SettingsError where no other host can reach the broker, as ``access.check_reachable`` does."""
+    fix = "`pyfi up --bind ADDRESS` with an address of this machine that they reach"
+    access.check_reachable(settings, "other hosts", fix)
 
 
 def take_away(settings: Settings, node: Node, note: Note, drain_s: float, purge: bool) -> dict[str, Any]:

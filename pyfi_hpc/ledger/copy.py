@@ -19,6 +19,7 @@ from pyfi_hpc.model.records import (
     BatchAdmitted,
     BatchClosed,
     DurationsLearned,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -41,6 +42,7 @@ COLUMNS = {
     "outcome_batch": "job, batch, lo, count, attempt, epoch, grant_id, rank, settled_at, node, states,"
     " started, durations, offsets, payload, outputs, blocks",
     "attempt_failed": "job, batch, lo, attempt, cause, epoch, grant_id, rank, failed_at, node, error, outputs",
+    "job_hold": "job, number, on_hold, changed_at, epoch",
     "duration": "socket, code, size, lead_s, completed, learned_at, epoch, counts",
 }
 STATEMENTS = {table: f"COPY {table} ({columns}) FROM STDIN (FORMAT binary)" for table, columns in COLUMNS.items()}
@@ -119,6 +121,7 @@ _task_batch = Struct(">h iq iq ii iq ii i? iq iq ii ii id i? iq i").pack
 _outcome = Struct(">h iq iq ii ii ii iq iq ii id i").pack
 _attempt = Struct(">h iq iq ii ii ih iq iq ii id i").pack
 _double = Struct(">id").pack
+_hold = Struct(">h iq ii i? id iq").pack
 _learned = Struct(">h iq iq ih id iq id iq i").pack
 _edge = Struct(">h iq iq i").pack
 
@@ -179,6 +182,10 @@ def _pack_edges(parts: Parts, r: BatchAdmitted) -> None:
     _varying(parts, r.edges)
 
 
+def _pack_hold(parts: Parts, r: HoldChanged, epoch: int) -> None:
+    parts.append(_hold(5, 8, r.job, 4, r.number, 1, r.on_hold, 8, r.changed_at, 8, epoch))
+
+
 def _pack_duration(parts: Parts, r: DurationsLearned, epoch: int) -> None:
     parts.append(
         _learned(
@@ -212,5 +219,6 @@ _PACKERS: dict[type, tuple[str, Callable[..., None]]] = {
     BatchAdmitted: ("task_batch", _pack_batch),
     OutcomeSettled: ("outcome_batch", _pack_outcome),
     AttemptFailed: ("attempt_failed", _pack_attempt),
+    HoldChanged: ("job_hold", _pack_hold),
     DurationsLearned: ("duration", _pack_duration),
 }

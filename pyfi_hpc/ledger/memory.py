@@ -16,6 +16,7 @@ from pyfi_hpc.model.records import (
     BatchClosed,
     DurationsLearned,
     FoundJob,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -42,6 +43,8 @@ class MemoryStore:
     #: outcomes of each batch by first task
     outcomes: dict[BatchId, dict[int, OutcomeSettled]] = field(default_factory=dict)
     attempts: dict[BatchId, list[AttemptFailed]] = field(default_factory=dict)
+    #: of each job in order
+    holds: dict[JobId, list[HoldChanged]] = field(default_factory=dict)
     closed: set[BatchId] = field(default_factory=set)
     #: the latest of each kind
     durations: dict[tuple[int, int, int], DurationsLearned] = field(default_factory=dict)
@@ -190,6 +193,7 @@ class MemoryLedger:
                 replace(a, outputs=b"")
                 for a in sorted(attempts, key=lambda a: (a.batch, a.offset, a.attempt, a.failed_at))
             ],
+            holds=[replace(h) for j in jobs for h in store.holds.get(j, ())],
             durations=[replace(d) for _, d in sorted(store.durations.items())],
         )
 
@@ -219,6 +223,9 @@ def _check(store: MemoryStore, records: Sequence[Record]) -> None:
             assert r.lo not in store.outcomes.get(r.batch, {}), f"{r} was settled before"
             assert len(r.states) == r.count, f"{r} has not one state a task"
             mark = ("outcome", r.batch, r.lo)
+        elif isinstance(r, HoldChanged):
+            assert all(r.number != other.number for other in store.holds.get(r.job, ())), f"{r} was written before"
+            mark = ("hold", r.job, r.number)
         else:
             continue
         assert mark not in seen, f"{mark} is twice in one group"
@@ -244,6 +251,10 @@ def _failed(store: MemoryStore, r: AttemptFailed) -> None:
     store.attempts.setdefault(r.batch, []).append(r)
 
 
+def _hold_changed(store: MemoryStore, r: HoldChanged) -> None:
+    store.holds.setdefault(r.job, []).append(r)
+
+
 def _closed(store: MemoryStore, r: BatchClosed) -> None:
     store.closed.add(r.batch)
 
@@ -258,5 +269,6 @@ _APPLY: dict[type, Callable[[MemoryStore, Any], None]] = {
     OutcomeSettled: _settled,
     AttemptFailed: _failed,
     BatchClosed: _closed,
+    HoldChanged: _hold_changed,
     DurationsLearned: _learned,
 }

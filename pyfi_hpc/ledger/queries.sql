@@ -121,6 +121,11 @@ SELECT a.batch, a.job, a.lo AS "offset", a.attempt, a.epoch, a.grant_id AS "gran
 FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN attempt_failed a ON a.job = wanted.job
 ORDER BY a.batch, a.lo, a.attempt, a.failed_at
 
+-- name: job_holds
+SELECT h.job, h.number, h.on_hold, h.changed_at
+FROM unnest(%(jobs)s::bigint[]) AS wanted (job) JOIN job_hold h ON h.job = wanted.job
+ORDER BY h.job, h.number
+
 -- name: durations
 -- What is known of each kind of task: its latest row.
 SELECT DISTINCT ON (socket, code, size) socket, code, size, completed, lead_s, counts, learned_at

@@ -15,6 +15,7 @@ from pyfi_hpc.model.records import (
     BatchAdmitted,
     DurationsLearned,
     FoundJob,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
     Recovered,
@@ -84,6 +85,8 @@ def recover(cursor: Cursor, epoch: Epoch) -> Recovered:
     found.outcomes = records_of(cursor, OutcomeSettled, started=b"", durations=b"", offsets=b"", payload=b"")
     cursor.execute(QUERIES["job_attempts"], wanted)
     found.attempts = records_of(cursor, AttemptFailed)
+    cursor.execute(QUERIES["job_holds"], wanted)
+    found.holds = records_of(cursor, HoldChanged)
     cursor.execute(QUERIES["forget_durations"])
     cursor.execute(QUERIES["durations"])
     found.durations = records_of(cursor, DurationsLearned)

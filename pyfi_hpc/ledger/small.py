@@ -15,6 +15,7 @@ from pyfi_hpc.model.records import (
     BatchAdmitted,
     BatchClosed,
     DurationsLearned,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -30,6 +31,7 @@ _TYPES = {
     "outcome_batch": "bigint, bigint, int, int, int, bigint, bigint, int, float8, text, bytea, bytea, bytea, bytea,"
     " bytea, bytea, bigint[]",
     "attempt_failed": "bigint, bigint, int, int, smallint, bigint, bigint, int, float8, text, bytea, bytea",
+    "job_hold": "bigint, int, bool, float8, bigint",
     "duration": "bigint, bigint, smallint, float8, bigint, float8, bigint, bytea",
 }
 
@@ -130,6 +132,10 @@ def _attempt(r: AttemptFailed, epoch: int) -> str:
     )
 
 
+def _hold(r: HoldChanged, epoch: int) -> str:
+    return f"{r.job},{r.number},{r.on_hold},{r.changed_at!r},{epoch}"
+
+
 def _duration(r: DurationsLearned, epoch: int) -> str:
     return (
         f"{r.socket},{r.code},{r.size},{r.lead_s!r},{r.completed},{r.learned_at!r},{epoch},'\\x{r.counts.hex()}'"
@@ -141,5 +147,6 @@ _ROWS: dict[type, tuple[str, Callable[[Any, int], str]]] = {
     BatchAdmitted: ("task_batch", _batch),
     OutcomeSettled: ("outcome_batch", _outcome),
     AttemptFailed: ("attempt_failed", _attempt),
+    HoldChanged: ("job_hold", _hold),
     DurationsLearned: ("duration", _duration),
 }

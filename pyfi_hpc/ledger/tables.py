@@ -6,6 +6,7 @@
                |   1---0..1 edge                      what its tasks wait for
                |   1---n attempt_failed               what went wrong and was tried again
     block           pieces of large arguments and results, equal ones once, see blocks.py
+    job_hold        when a job was put on hold and released, its latest row counts
     duration        how long each kind of task took, the latest row of a kind counts
     closed_range    intervals of batch ids that are entirely final: recovery reads the gaps
     ledger_commit   one row per group commit: did it commit?
@@ -178,6 +179,15 @@ share = sa.Table(
     _required("weight", sa.Double),
     sa.CheckConstraint("kind IN ('project', 'user')", name="kind"),
     sa.CheckConstraint("weight > 0 AND weight < 'infinity'::float8", name="weight"),
+)  # fmt: skip
+
+job_hold = sa.Table(
+    "job_hold", Base.metadata,
+    sa.Column("job", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    _required("on_hold", sa.Boolean),
+    _seconds("changed_at"),
+    _required("epoch", sa.BigInteger),
 )  # fmt: skip
 
 duration = sa.Table(

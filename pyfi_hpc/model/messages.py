@@ -150,6 +150,7 @@ class Submit(Message):
     at_once: Count = 0  #: how many tasks of the job may run at once, 0: any number
     preemptible: bool = False  #: may be ended for tasks of a higher priority
     size: Size = 0.0  #: how large each task is, in the user's own measure; 0: no hint
+    hold: bool = False  #: the job is on hold from its start; counts in its first batch
 
 
 class Accepted(Message):

@@ -100,6 +100,16 @@ class BatchClosed:
 
 
 @dataclass(slots=True)
+class HoldChanged:
+    """A job was put on hold, or released: its latest one counts, by number. A job without any is not on hold."""
+
+    job: JobId
+    number: int  #: 0, 1, 2 ... within the job
+    on_hold: bool
+    changed_at: float  #: seconds since 1970, UTC
+
+
+@dataclass(slots=True)
 class DurationsLearned:
     """How long tasks of one kind took so far; the latest record of a kind counts. Nothing is lost with it but time."""
 
@@ -112,7 +122,9 @@ class DurationsLearned:
     learned_at: float  #: seconds since 1970, UTC
 
 
-Record: TypeAlias = JobOpened | BatchAdmitted | OutcomeSettled | AttemptFailed | BatchClosed | DurationsLearned
+Record: TypeAlias = (
+    JobOpened | BatchAdmitted | OutcomeSettled | AttemptFailed | BatchClosed | HoldChanged | DurationsLearned
+)
 
 
 @dataclass(slots=True)
@@ -139,5 +151,6 @@ class Recovered:
     batches: list[BatchAdmitted] = field(default_factory=list)
     outcomes: list[OutcomeSettled] = field(default_factory=list)
     attempts: list[AttemptFailed] = field(default_factory=list)
+    holds: list[HoldChanged] = field(default_factory=list)
     #: the latest of each kind
     durations: list[DurationsLearned] = field(default_factory=list)

@@ -92,7 +92,7 @@ def look(cluster: Cluster) -> None:
         expect(batch.open == open_tasks, f"batch {batch.id} counts {batch.open} open tasks of {open_tasks}", task)
         running = batch.states.count(_RUNNING)
         expect(running <= leases.get(batch.id, 0), f"{running} tasks of batch {batch.id} run without a lease", task)
-        ready += batch.states.count(_PENDING)
+        ready += 0 if batch.job.on_hold else batch.states.count(_PENDING)
     if not s.queue.held:
         expect(s.queue.ready == ready, f"the queue counts {s.queue.ready} ready tasks of {ready}")
     for job in s.book.jobs.values():
@@ -169,8 +169,8 @@ def replay(cluster: Cluster) -> None:
         same = book.jobs.get(job_id)
         if same is None:
             raise Violation("the log knows no such open job", (job_id, 0))
-        told = (job.count, job.open, job.next_number, job.closed, job.key)
-        log = (same.count, same.open, same.next_number, same.closed, same.key)
+        told = (job.count, job.open, job.next_number, job.closed, job.key, job.on_hold)
+        log = (same.count, same.open, same.next_number, same.closed, same.key, same.on_hold)
         expect(told == log, f"{told} live, {log} by the log", (job_id, 0))
     for job_id, job in book.jobs.items():
         # between two batches of a job nothing of it is open: a broker that starts then need not know it

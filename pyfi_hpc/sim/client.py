@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyfi_hpc.client.answers import encode_body
 from pyfi_hpc.client.conversation import Conversation
 from pyfi_hpc.client.sinks import Pending, Sink, Submission, Waiter
 from pyfi_hpc.model import messages as m
@@ -132,6 +133,12 @@ class ClientHost:
     def cancel(self, job: int, first: int = 0, count: int = -1) -> None:
         self._requests += 1
         self._talk.ask(Waiter(m.Cancel(self._requests, job, first, count), True), self.world.now)
+        self._round()
+
+    def set_hold(self, job: int, on_hold: bool) -> None:
+        self._requests += 1
+        ask = m.Ask(self._requests, "job_hold" if on_hold else "job_release", encode_body({"job": job}))
+        self._talk.ask(Waiter(ask, True), self.world.now)
         self._round()
 
     @property

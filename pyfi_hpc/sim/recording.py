@@ -36,6 +36,7 @@ from pyfi_hpc.model.records import (
     BatchAdmitted,
     BatchClosed,
     DurationsLearned,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -51,7 +52,7 @@ CUTS_MAX = 50
 _DIFFERENCES_MAX = 100
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed, BatchClosed, DurationsLearned)
+    for kind in (JobOpened, BatchAdmitted, OutcomeSettled, AttemptFailed, BatchClosed, HoldChanged, DurationsLearned)
 }
 _line = msgspec.json.Decoder(tuple[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode

@@ -35,6 +35,7 @@ from pyfi_hpc.model.packed import cut, failure, offsets_of, pick
 from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
     Record,
@@ -66,10 +67,11 @@ def relive(records: Sequence[Record], budgets: Budgets = BUDGETS, inputs_bytes_m
 
 
 def unlimited(records: Sequence[Record]) -> list[Record]:
-    """The same without limits of tasks at once: who ran when is not compared, and a replay grants all that is ready."""
+    """The same without limits of tasks at once and without holds: who ran when is not compared, and a replay grants all
+    that is ready."""
     return [
         replace(record, at_once=0) if isinstance(record, JobOpened) else record
-        for record in records
+        for record in records if not isinstance(record, HoldChanged)
     ]
 
 

@@ -95,6 +95,7 @@ class Run:
         self._faults = Faults(cluster, chance)
         self._idle_since = float("inf")
         self._calm_at = float("inf")
+        self._healed = False
 
     def go(self) -> Result:
         try:
@@ -122,6 +123,7 @@ class Run:
         """All faults end: everything becomes final within a bounded time, and nothing is left behind."""
         cluster = self.cluster
         self._faults.heal()
+        self._healed = True
         self._calm_at = cluster.now + _CALM_S
         limit_s = 100.0 + 3.0 * self._work_s() / max(1, cluster.plan.ranks_per_node)
         if not self._watch(limit_s, self._done):
@@ -142,6 +144,8 @@ class Run:
         while cluster.now < end:
             cluster.run_for(min(_LOOK_S, end - cluster.now))
             look(cluster)
+            if self._healed:  # again and again: a request to hold may have been on its way
+                workload.release_all(cluster)
             if cluster.now >= replay_at:
                 replay_at = cluster.now + _REPLAY_S
                 replay(cluster)

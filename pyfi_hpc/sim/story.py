@@ -23,6 +23,7 @@ from pyfi_hpc.model.records import (
     BatchAdmitted,
     BatchClosed,
     DurationsLearned,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
 )
@@ -128,6 +129,7 @@ _SPANS: dict[type, Callable[[Any], Iterable[tuple[Any, ...]]]] = {
     OutcomeSettled: lambda r: [("batch", r.batch, r.lo, r.count)],
     AttemptFailed: lambda r: [("batch", r.batch, r.offset, 1)],
     BatchClosed: lambda r: [("batch", r.batch, 0, _ALL)],
+    HoldChanged: lambda r: [("job", r.job, 0, _ALL)],
     DurationsLearned: lambda r: [],
 }
 
@@ -200,5 +202,6 @@ _WORDS: dict[type, Callable[[Any], str]] = {
         + Cause(r.cause).name
     ),
     BatchClosed: lambda r: f"batch={r.batch}",
+    HoldChanged: lambda r: f"job={r.job} number={r.number} {'on hold' if r.on_hold else 'released'}",
     DurationsLearned: lambda r: f"socket={r.socket} code={r.code} size={r.size} completed={r.completed}",
 }

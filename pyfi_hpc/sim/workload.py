@@ -111,6 +111,30 @@ def a_cancel(client: ClientHost, chance: random.Random) -> None:
         client.cancel(chance.choice(jobs[-6:]), chance.randrange(5) if part else 0, chance.randrange(9) if part else -1)
 
 
+def a_hold(client: ClientHost, chance: random.Random) -> None:
+    """A job that is on hold from its start, or an older one; it is released later, and some are put on hold again."""
+    known = set(client.world.store.jobs)
+    if not known or chance.random() < 0.4:
+        count = chance.randrange(1, 30)
+        payloads = [payload(chance) for _ in range(count)]
+        chain = _links([(k, 0, 0, k - 1) for k in range(1, count)]) if chance.random() < 0.3 else b""
+        client.submit(payloads, chain, retries=chance.randrange(3), hold=True)
+        return
+    job = chance.choice(sorted(known)[-6:])
+    client.set_hold(job, True)
+    for at in sorted(chance.uniform(0.1, 8.0) for _ in range(chance.randrange(3))):
+        client.world.after(at, client.set_hold, job, chance.random() < 0.3)
+
+
+def release_all(cluster: Cluster) -> None:
+    """Whoever lives releases what is on hold."""
+    client = next((client for client in cluster.clients if not client.dead), None)
+    if client is not None and cluster.broker is not None:
+        for job in list(cluster.broker.machine.state.book.jobs.values()):
+            if job.on_hold:
+                client.set_hold(job.id, False)
+
+
 def a_gang(client: ClientHost, chance: random.Random) -> None:
     """Tasks of several ranks of one MPI world, of which some fail, or of several cores of one node."""
     plan = client.world.plan

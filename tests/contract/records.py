@@ -15,6 +15,7 @@ from pyfi_hpc.model.records import (
     BatchAdmitted,
     BatchClosed,
     DurationsLearned,
+    HoldChanged,
     JobOpened,
     OutcomeSettled,
 )
@@ -77,6 +78,10 @@ def failed(batch: int, job: int, offset: int = 0, attempt: int = 1, cause: Cause
 
 def closed(batch: int) -> BatchClosed:
     return BatchClosed(BatchId(batch))
+
+
+def hold(job: int, number: int = 0, on_hold: bool = True) -> HoldChanged:
+    return HoldChanged(JobId(job), number, on_hold, 4000.5 + number)
 
 
 def learned(socket: int, code: int = 8, size: int = 65, completed: int = 3, at: float = 3000.5) -> DurationsLearned:

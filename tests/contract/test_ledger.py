@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from ledger_fixture import administer
-from records import admitted, carrying, closed, failed, learned, opened, settled
+from records import admitted, carrying, closed, failed, hold, learned, opened, settled
 
 from pyfi_hpc.errors import BrokerHeld, StaleEpoch
 from pyfi_hpc.ledger.memory import MemoryLedger, MemoryStore
@@ -334,3 +334,22 @@ def test_the_latest_of_what_was_learned_is_read_again(kind: Kind) -> None:
     assert found == [learned(1, completed=7, at=3001.0), learned(1, code=9, at=2000.0), learned(2, at=3000.0)]
     kind.cut()
     assert kind.make().take_over("third").durations == found
+
+
+def test_a_takeover_knows_what_is_on_hold(kind: Kind) -> None:
+    """Jobs on hold, released and on hold again, in small groups and large; one has ended and is not told of."""
+    ledger = kind.make()
+    ledger.take_over("first")
+    first = [opened(1), hold(1), admitted(1, 1), opened(2), admitted(2, 2), opened(3), hold(3), admitted(3, 3)]
+    ledger.commit([*first, settled(3, 3), closed(3)], 1)
+    if ledger.start([hold(1, 1, False), hold(2)], 2):  # the express lane
+        while not ledger.poll():
+            select.select([ledger.waitable], [], [], 5.0)
+    else:
+        ledger.commit([hold(1, 1, False), hold(2)], 2)
+    ledger.commit([hold(1, 2), *(opened(job) for job in range(10, 20))], 3)
+    ledger.close()
+    found = kind.make().take_over("second").holds
+    assert found == [hold(1), hold(1, 1, False), hold(1, 2), hold(2)]
+    kind.cut()
+    assert kind.make().take_over("third").holds == found

@@ -19,6 +19,7 @@ from tests.instance_fixture import Instance, make_repository, until
 
 _CODE = '''
 import os, time
+import pyfi_task
 
 def ring(x, comm):
     """Every rank says its number to the next; the sum of all, and who there is."""
@@ -57,6 +58,14 @@ def one_dies(folder, comm):
 
 def speak(comm):
     print("from", comm.Get_rank())
+
+def in_legs(legs, comm, state=None):
+    """Each leg adds up what all ranks say of it; all of them get the state of the leg before."""
+    leg, total, tries = state or (0, 0, [])
+    assert comm.allgather(state) == [state] * comm.Get_size()
+    total += comm.allreduce(10 ** leg * (comm.Get_rank() + 1))
+    tries = [*tries, pyfi_task.current().attempt]
+    return pyfi_task.Continue((leg + 1, total, tries)) if leg + 1 < legs else (total, tries, comm.Get_size())
 '''
 
 
@@ -118,6 +127,20 @@ def test_a_result_is_an_argument_of_a_gang_and_its_result_one_of_others(four: In
         middle = executor.with_options(ranks=2).submit("together.ring", first)
         last = executor.with_options(ranks=2).submit("together.ring", middle)
         assert last.result(30)["x"]["size"] == 2
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_gang_goes_on_from_its_state(four: Instance, ranks: int) -> None:
+    """What returns Continue on all ranks is queued again with its state, which each rank gets; three legs, each an
+    attempt that is charged to nobody, and the answer is that of one run. Serial calls beside it go on."""
+    with four.executor() as executor:
+        beside = executor.map("together.alone", [0.01] * 40)
+        gang = executor.with_options(ranks=ranks, retries=0).submit("together.in_legs", 3)
+        assert gang.result(60) == (111 * sum(range(1, ranks + 1)), [1, 2, 3], ranks)
+        assert len(list(beside)) == 40
+    told = four.ask("call", id=gang.id)
+    assert [one["outcome"] for one in told["attempts"]] == ["CONTINUED", "CONTINUED", "COMPLETED"]
+    until(lambda: four.nodes()[0]["given"]["ranks"] == 0, 10.0, "nothing is given away")
 
 
 def test_one_that_fails_ends_the_others(four: Instance) -> None:

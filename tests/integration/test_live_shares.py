@@ -71,6 +71,20 @@ def test_a_preemptible_call_makes_room_and_is_run_again(healthy: Instance, tmp_p
     assert len((tmp_path / "ran").read_text().split()) == 3
 
 
+def test_the_gpu_of_a_preemptible_call_becomes_free(instances: Any, tmp_path: Path) -> None:
+    """The node's only GPU has a call that may be ended, and a rank is idle. One with a higher priority that needs a GPU
+    is done long before; the other runs again."""
+    box = instances(gpus=("GPU-a",)).up()
+    slow = box.executor(preemptible=True, retries=0, gpus=1)
+    began = time.monotonic()
+    future = slow.submit("trouble.note", str(tmp_path), 1, 8.0)
+    until((tmp_path / "ran").exists, 20.0, "it runs")
+    assert box.executor(priority=5, gpus=1).submit("trouble.same", 7).result(20) == 7
+    assert time.monotonic() - began < 7.5
+    assert future.result(30) == 1
+    assert len((tmp_path / "ran").read_text().split()) == 2
+
+
 def test_whose_share_a_call_uses(healthy: Instance) -> None:
     """By its option, by the options of `pyfi map`, else by the setting of whoever calls."""
     assert Executor(session=healthy.connect(project="lab")).submit("trouble.same", 1).result(20) == 1

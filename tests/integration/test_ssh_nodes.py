@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -424,6 +425,37 @@ def test_a_node_with_a_home_of_its_own(lab: Lab) -> None:
     assert left(lab, host) == []
     assert not (lab.home_of(host) / ".pyfi").exists()
     assert lab.run(host, ["ls", "-A", "/tmp"]).stdout == ""
+
+
+def test_a_host_that_was_away(lab: Lab) -> None:
+    """It is cut off while something is deployed: that is said, and `pyfi node sync` sends it when the host is back.
+    Gone for good, it can be forgotten without a connection."""
+    host = lab.hosts[1]
+    lab.hide_home(host)
+    add(lab, host, "-n", "1")
+    _soon_given_up(lab)
+    text = _WHERE.replace("return socket.gethostname()", "return 'away ' + socket.gethostname()")
+    made = make_repository(lab.home_of(lab.login) / "away", {"away.py": text})
+    lab.cut_off(host)
+    try:
+        done = lab.pyfi("deploy", str(made), code=None)
+        assert host in done.stderr and "pyfi node sync" in done.stderr, done.stderr
+    finally:
+        lab.cut_off(host, False)
+    assert host in lab.pyfi("node", "sync").stdout
+    done = lab.pyfi("map", "away.where", "1-40", "--needs", f"label={host}", "--output", "-")
+    assert {json.loads(line)["result"] for line in done.stdout.splitlines()} == {f"away {host}"}
+    for pid in lab.pids(host):
+        if "pyfi_hpc" in ssh_lab.machines.command_line(pid):
+            os.kill(pid, signal.SIGKILL)
+    lab.cut_off(host)
+    try:
+        lab.pyfi("node", "rm", host, "--forget")
+    finally:
+        lab.cut_off(host, False)
+    assert noted(lab) == []
+    for file in lab.home_of(host).glob(".pyfi/nodes/*/*/access.json"):
+        file.unlink()
 
 
 def test_down_ends_them_and_notes_what_it_cannot_reach(lab: Lab) -> None:

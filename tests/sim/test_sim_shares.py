@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pyfi_hpc.model.states import TaskState
+from pyfi_hpc.model.terms import encode, read
 from pyfi_hpc.sim.checks import check
 from pyfi_hpc.sim.client import Watch
 from pyfi_hpc.sim.cluster import Cluster, Plan
@@ -78,4 +79,20 @@ def test_so_many_preemptible_tasks_are_ended_as_are_needed(more: int) -> None:
         assert again[0][0] == 2
     results = [state for client in cluster.clients for state, _ in client.results.values()]
     assert results == [TaskState.COMPLETED] * (6 + more)
+    check(cluster)
+
+
+@pytest.mark.parametrize(("held", "wanted", "ended"), [("cores=3", "cores=2", 1), ("cores=1", "cores=3", 3)])
+def test_what_others_hold_is_made_free_for_a_task_with_needs(held: str, wanted: str, ended: int) -> None:
+    """Preemptible tasks have all cores of both nodes. One with a higher priority and needs of its own comes: what one
+    node gives to as few of them as will do becomes free, and they run again."""
+    cluster = Cluster(3, Plan(nodes=2, ranks_per_node=3))
+    cluster.run_for(3.0)
+    count = 6 // int(held[-1])
+    submit(cluster, count, "20", preemptible=True, terms=encode(read(held)))
+    cluster.run_for(5.0)
+    assert len(cluster.executed) == count
+    assert took_s(cluster, 1, "0.5", priority=1, terms=encode(read(wanted))) < 4.0
+    cluster.run(lambda: all(client.satisfied for client in cluster.clients), 100.0)
+    assert len([1 for _, _, attempt, _ in cluster.executed if attempt > 1]) == ended
     check(cluster)

@@ -100,7 +100,7 @@ class BrokerTeller(Teller):
             w.number("priority"), w.number("retries"), float(w.get("time_limit", "0")), "", b"",
             w.number("cancel_on_failure"), bool(w.number("resend")), bool(w.number("watch", 1)),
             project=w.get("project"), at_once=w.number("at_once"), preemptible=bool(w.number("preemptible")),
-            size=float(w.get("size", "0")),
+            size=float(w.get("size", "0")), hold=bool(w.number("hold")),
         )  # fmt: skip
 
     def _say_Watch(self, who: str, w: Words) -> m.Message:
@@ -113,6 +113,7 @@ class BrokerTeller(Teller):
 
     def _say_Ask(self, who: str, w: Words) -> m.Message:
         body = {"name": w.get("name"), "reason": w.get("reason"), "seconds": float(w.get("seconds", "60"))}
+        body["job"] = w.number("job")
         return m.Ask(9, w.alone[0], msgspec.msgpack.encode(body))
 
     def _say_Consumed(self, who: str, w: Words) -> m.Message:
@@ -262,6 +263,8 @@ class BrokerTeller(Teller):
             case r.AttemptFailed():
                 where = f"{x.node} rank {x.rank}"
                 return f"AttemptFailed {self._at(x.batch, x.offset, 1)} attempt {x.attempt} {x.cause.name} {where}"
+        if isinstance(x, r.HoldChanged):
+            return f"HoldChanged {x.job} {'on hold' if x.on_hold else 'released'}"
         if isinstance(x, r.DurationsLearned):
             return f"DurationsLearned socket {x.socket} code {x.code} size {x.size} completed {x.completed}"
         assert isinstance(x, r.BatchClosed)

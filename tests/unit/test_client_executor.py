@@ -39,7 +39,7 @@ def broker(tmp_path):
 
 @pytest.fixture
 def executor(broker, tmp_path):
-    session = Session(Settings(home=tmp_path, timeout_s=3.0))
+    session = Session(Settings(home=tmp_path, timeout_s=30.0))
     yield Executor(session=session)
     session.close()
 
@@ -84,7 +84,7 @@ def test_failures_are_raised_as_themselves(broker, executor):
     """A builtin exception with its type, text and remote traceback; wait sees it as a failure."""
     future = executor.submit("t.fail", "no luck")
     with pytest.raises(ValueError, match="no luck") as caught:
-        future.result(5)
+        future.result(30)
     assert "client_broker.py" in str(caught.value.__cause__)
     assert caught.value.task == future.id
     assert future.status == "FAILED"
@@ -101,7 +101,7 @@ def test_other_failures_are_task_errors(broker, executor):
 
     client_broker.FUNCTIONS["t.odd"] = lambda: (_ for _ in ()).throw(Odd("strange"))
     with pytest.raises(TaskFailed, match="Odd: strange") as caught:
-        executor.submit("t.odd").result(5)
+        executor.submit("t.odd").result(30)
     assert "Odd" in caught.value.type_name
     assert "Traceback" in caught.value.traceback_text
 
@@ -120,10 +120,10 @@ def test_timeouts_are_the_standard_one(broker, executor):
 def test_calls_of_a_moment_travel_together(broker, executor):
     """A loop of calls to one socket makes few submissions; a lone call leaves at once."""
     started = time.monotonic()
-    executor.submit("t.square", 1).result(5)
+    executor.submit("t.square", 1).result(30)
     assert time.monotonic() - started < 0.5
     futures = [executor.submit("t.square", i) for i in range(2000)]
-    cf.wait(futures, 10)
+    cf.wait(futures, 30)
     assert len(submits(broker)) < 200
     assert len({future.id for future in futures}) == 2000
 
@@ -144,7 +144,7 @@ def test_a_future_is_an_argument_at_any_depth(broker, executor):
     """Its value goes from task to task: the client sends an edge, never the value."""
     a, b = executor.submit("t.add", 1, 2), executor.submit("t.square", 4)
     nested = executor.submit("t.echo", [a, {"b": (b, a)}], 7)
-    assert nested.result(5) == [[3, {"b": (16, 3)}], 7]
+    assert nested.result(30) == [[3, {"b": (16, 3)}], 7]
     edges = [edge for s in submits(broker) if s.edges for edge in msgspec.msgpack.decode(s.edges)]
     assert len(edges) == 2, "a future that is used twice is one slot"
 
@@ -157,11 +157,11 @@ def test_long_chains_need_no_waiting(broker, executor):
     y = executor.submit("t.add", x, 0)
     for _ in range(10):
         y = executor.submit("t.add", executor.submit("t.square", y), x)
-    assert x.result(10) == 100
+    assert x.result(30) == 100
     expected = 100
     for _ in range(10):
         expected = expected * expected + 100
-    assert y.result(10) == expected
+    assert y.result(30) == expected
 
 
 def test_dependents_of_a_failure_are_skipped(broker, executor):
@@ -169,7 +169,7 @@ def test_dependents_of_a_failure_are_skipped(broker, executor):
     bad = executor.submit("t.fail", "x")
     after = executor.submit("t.add", bad, 1)
     with pytest.raises(TaskSkipped, match=r"task \d+\.\d+"):
-        after.result(5)
+        after.result(30)
     assert after.status == "SKIPPED"
 
 
@@ -181,9 +181,9 @@ def test_dependents_of_a_refused_call_get_its_error(broker, executor):
     further = executor.submit("t.add", after, 1)
     for future in (bad, after, further):
         with pytest.raises(UnknownSocket):
-            future.result(5)
+            future.result(30)
     with pytest.raises(UnknownSocket):
-        executor.submit("t.square", bad).result(5)
+        executor.submit("t.square", bad).result(30)
 
 
 def test_futures_may_be_elements_of_a_map(broker, executor):
@@ -195,8 +195,9 @@ def test_futures_may_be_elements_of_a_map(broker, executor):
 # --- map ----------------------------------------------------------------------------------------------
 
 
-def test_map_streams_in_order(broker, executor):
+def test_map_streams_in_order(broker, executor, monkeypatch):
     """Results in order, one job, first batches small; shortest iterable decides."""
+    monkeypatch.setattr(mapping, "BATCH_WAIT_S", 30.0)
     results = executor.map("t.add", range(5000), iter(range(10**9)))
     assert results.id == 1
     assert list(results) == [2 * i for i in range(5000)]
@@ -227,6 +228,7 @@ def test_map_of_nothing_is_nothing(broker, executor):
 def test_map_reads_ahead_within_bounds(broker, executor, monkeypatch):
     """An endless generator is read only so far ahead of the reader."""
     monkeypatch.setattr(mapping, "AHEAD_TASKS_MAX", 500)
+    monkeypatch.setattr(mapping, "BATCH_TASKS_MAX", 100)
     read = 0
 
     def numbers():
@@ -236,14 +238,15 @@ def test_map_reads_ahead_within_bounds(broker, executor, monkeypatch):
             read += 1
 
     results = executor.map("t.square", numbers())
-    assert read < 1200
+    assert read < 700
     assert [next(results) for _ in range(3000)] == [i * i for i in range(3000)]
     assert read < 4500
     results.close()
 
 
-def test_a_loop_that_is_left_cancels_the_rest(broker, executor):
+def test_a_loop_that_is_left_cancels_the_rest(broker, executor, monkeypatch):
     """As with every Executor; the job is closed by a last batch."""
+    monkeypatch.setattr(mapping, "AHEAD_TASKS_MAX", 2000)
     broker.hold = True
     results = executor.map("t.square", iter(range(10**9)))
     broker.hold = False
@@ -323,7 +326,7 @@ def test_cancelling_is_a_round_trip(broker, executor):
     assert cf.wait([future], 1).done == {future}
     assert future.cancel(), "again is the same"
     finished = executor.submit("t.square", 2)
-    assert finished.result(5) == 4
+    assert finished.result(30) == 4
     assert not finished.cancel()
 
 
@@ -360,7 +363,7 @@ def test_unserialisable_arguments_are_named(broker, executor):
     with pytest.raises(Unserialisable, match="argument 0") as caught:
         list(executor.map("t.echo", [1, 2, object()]))
     assert "call 2 of a map" in str(caught.value)
-    assert executor.submit("t.square", 2).result(5) == 4
+    assert executor.submit("t.square", 2).result(30) == 4
     with pytest.raises(TooLarge, match="argument 0"):
         executor.submit("t.size", b"x" * (9 << 20))
 
@@ -387,7 +390,7 @@ def test_importing_is_light():
     assert done.stdout.strip() == "[]"
 
 
-def _until(true, seconds=5.0):
+def _until(true, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not happen"

@@ -39,10 +39,14 @@ def broker(tmp_path):
 
 
 @pytest.fixture
-def session(broker, tmp_path):
-    session = Session(Settings(home=tmp_path, timeout_s=1.0))
+def session(broker, tmp_path, request):
+    session = Session(Settings(home=tmp_path, timeout_s=getattr(request, "param", 30.0)))
     yield session
     session.close()
+
+
+#: for tests of what is done after a silence of ``timeout_s``; all others may be on a machine that is slow
+soon_silent = pytest.mark.parametrize("session", [1.0], indirect=True)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_a_lost_acknowledgement_creates_nothing_twice(broker, executor):
     future = executor.submit("t.add", 1, 2)
     _until(lambda: broker.count(m.Submit) == 1)
     broker.restart()
-    assert future.result(10) == 3
+    assert future.result(30) == 3
     assert len(broker.jobs) == 1
     submits = [message for message in broker.heard if type(message) is m.Submit]
     assert {submit.key for submit in submits} == {submits[0].key}
@@ -73,17 +77,17 @@ def test_a_restarted_broker_elsewhere_is_found(broker, executor):
     assert futures[0].id.startswith("1.")
     broker.restart()
     broker.hold = False
-    assert [future.result(10) for future in futures] == [i * i for i in range(10)]
-    assert executor.submit("t.square", 11).result(10) == 121
+    assert [future.result(30) for future in futures] == [i * i for i in range(10)]
+    assert executor.submit("t.square", 11).result(30) == 121
 
 
 def test_an_idle_session_follows_the_broker(broker, executor, session):
     """A broker that moved while nothing was outstanding is found at the first call, without a silence."""
-    assert executor.submit("t.square", 1).result(5) == 1
+    assert executor.submit("t.square", 1).result(30) == 1
     _until(lambda: not session._talk.outstanding)
     broker.restart()
     started = time.monotonic()
-    assert executor.submit("t.square", 2).result(5) == 4
+    assert executor.submit("t.square", 2).result(30) == 4
     assert time.monotonic() - started < 1.0
 
 
@@ -97,7 +101,7 @@ def test_a_broker_that_moved_is_found_after_a_beat_without_answer(tmp_path):
     broker.restart()
     broker.hold = False
     started = time.monotonic()
-    assert future.result(10) == 9
+    assert future.result(30) == 9
     assert time.monotonic() - started < 2.5
     session.close()
     broker.stop()
@@ -116,14 +120,14 @@ def test_lost_results_are_read_from_the_ledger(broker, executor, monkeypatch):
     monkeypatch.setattr("pyfi_hpc.client.watching.PROBE_S_MIN", 0.1)
     broker.lose_resolved = 1000
     futures = [executor.submit("t.square", i) for i in range(50)]
-    assert [future.result(10) for future in futures] == [i * i for i in range(50)]
+    assert [future.result(30) for future in futures] == [i * i for i in range(50)]
 
 
 def test_a_broker_that_forgot_the_client_is_greeted_again(broker, executor):
     """Unknown is answered with Hello, and what was said meanwhile is said again."""
-    assert executor.submit("t.square", 1).result(5) == 1
+    assert executor.submit("t.square", 1).result(30) == 1
     broker._peers.clear()
-    assert executor.submit("t.square", 2).result(5) == 4
+    assert executor.submit("t.square", 2).result(30) == 4
     assert broker.count(m.Hello) == 2
     assert len(broker.jobs) == 2
 
@@ -131,17 +135,18 @@ def test_a_broker_that_forgot_the_client_is_greeted_again(broker, executor):
 def test_refused_for_now_is_sent_again(broker, executor):
     """retry_after_s >= 0: the caller notices nothing, also when later batches came first and were refused."""
     broker.refuse = [m.Refused(b"", 0, "ledger_unavailable", "down", "", 0.05)] * 3
-    assert executor.submit("t.add", 2, 3).result(5) == 5
+    assert executor.submit("t.add", 2, 3).result(30) == 5
     broker.refuse = [m.Refused(b"", 0, "ledger_unavailable", "down", "", 0.05)]
     assert list(executor.map("t.square", range(300), chunksize=50)) == [i * i for i in range(300)]
     assert len(broker.jobs) == 2
 
 
-def test_refused_for_ever_while_nothing_gets_through_raises(broker, executor):
+@soon_silent
+def test_refused_for_ever_while_nothing_gets_through_raises(broker, executor, session):
     """After timeout_s of refusals the reason is raised: nothing hangs for ever."""
     broker.refuse = [m.Refused(b"", 0, "ledger_unavailable", "the ledger is down", "", 0.02)] * 1000
     with pytest.raises(Exception, match="the ledger is down"):
-        executor.submit("t.add", 2, 3).result(10)
+        executor.submit("t.add", 2, 3).result(30)
 
 
 def test_refused_names_class_and_fix(broker, executor):
@@ -149,7 +154,7 @@ def test_refused_names_class_and_fix(broker, executor):
     broker.refuse = [m.Refused(b"", 0, "unknown_socket", "there is no socket 't.ad'", "did you mean t.add?")]
     future = executor.submit("t.ad", 1)
     with pytest.raises(UnknownSocket, match="did you mean t.add"):
-        future.result(5)
+        future.result(30)
     with pytest.raises(UnknownSocket):
         _ = future.id
 
@@ -157,28 +162,31 @@ def test_refused_names_class_and_fix(broker, executor):
 # --- silence ------------------------------------------------------------------------------------------
 
 
-def test_silence_before_acceptance_raises(broker, executor):
+@soon_silent
+def test_silence_before_acceptance_raises(broker, executor, session):
     """Calls that were never acknowledged get BrokerUnreachable after timeout_s, as_completed ends too."""
-    assert executor.submit("t.square", 1).result(5) == 1
+    assert executor.submit("t.square", 1).result(30) == 1
     broker.silent = True
     started = time.monotonic()
     with pytest.raises(BrokerUnreachable, match="silent"):
         executor.submit("t.square", 2).result()
-    assert 0.9 < time.monotonic() - started < 4
+    assert 0.9 < time.monotonic() - started < 20
 
 
-def test_a_broker_that_keeps_nothing(broker, executor):
+@soon_silent
+def test_a_broker_that_keeps_nothing(broker, executor, session):
     """It lives and acknowledges nothing, as with a ledger that is away: LedgerUnavailable after timeout_s."""
     broker.lose_accepted = 1 << 30
     started = time.monotonic()
     with pytest.raises(LedgerUnavailable, match="kept nothing"):
         executor.submit("t.square", 2).result()
-    assert 0.9 < time.monotonic() - started < 4
+    assert 0.9 < time.monotonic() - started < 20
     broker.lose_accepted = 0
-    assert executor.submit("t.square", 3).result(5) == 9
+    assert executor.submit("t.square", 3).result(30) == 9
 
 
-def test_silence_after_acceptance_names_the_job(broker, executor):
+@soon_silent
+def test_silence_after_acceptance_names_the_job(broker, executor, session):
     """An accepted call raises too, and says how to get its result later; later it can be had."""
     broker.hold = True
     future = executor.submit("t.square", 3)
@@ -187,10 +195,11 @@ def test_silence_after_acceptance_names_the_job(broker, executor):
     with pytest.raises(BrokerUnreachable, match=rf"attach\({job}\)"):
         future.result()
     broker.silent = broker.hold = False
-    assert attach(f"{job}.0", session=executor.session).get(10) == 9
+    assert attach(f"{job}.0", session=executor.session).get(30) == 9
 
 
-def test_a_job_waits_again_after_silence(broker, executor):
+@soon_silent
+def test_a_job_waits_again_after_silence(broker, executor, session):
     """A Job's wait raises after the silence, and goes on when the broker is back."""
     broker.hold = True
     job = attach(executor.submit("t.square", 3).job, session=executor.session)
@@ -198,7 +207,7 @@ def test_a_job_waits_again_after_silence(broker, executor):
     with pytest.raises(BrokerUnreachable):
         job.get()
     broker.silent = broker.hold = False
-    assert job.get(10) == 9
+    assert job.get(30) == 9
 
 
 def test_a_short_silence_goes_unnoticed(broker, executor):
@@ -207,9 +216,10 @@ def test_a_short_silence_goes_unnoticed(broker, executor):
     future = executor.submit("t.square", 3)
     time.sleep(0.4)
     broker.silent = False
-    assert future.result(5) == 9
+    assert future.result(30) == 9
 
 
+@soon_silent
 def test_asking_a_silent_broker_raises(broker, session):
     """A question ends as a call does; a timeout of its own comes first."""
     broker.answers["slow"] = None
@@ -250,7 +260,7 @@ def test_a_question_lost_on_the_way_is_asked_again_only_if_that_is_harmless(brok
     broker.answers["slow"] = 7
     broker.restart()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert 7 in results
     assert any(isinstance(result, BrokerUnreachable) for result in results)
 
@@ -262,12 +272,12 @@ def test_another_version_is_told_with_both_numbers(broker, executor, session):
     """A broker that denies the version, or welcomes with another one: an error that names both."""
     broker.denied = m.Denied("version", "this broker speaks protocol 7", "install the same one")
     with pytest.raises(RemoteProtocolError, match=rf"protocol {PROTOCOL_VERSION}: this broker speaks protocol 7"):
-        executor.submit("t.square", 1).result(5)
+        executor.submit("t.square", 1).result(30)
     broker.denied, broker.version = None, 9
     with pytest.raises(RemoteProtocolError, match=rf"protocol 9, this client {PROTOCOL_VERSION}"):
         session.ask("get")
     broker.version = PROTOCOL_VERSION
-    assert executor.submit("t.square", 2).result(5) == 4, "a new try may succeed"
+    assert executor.submit("t.square", 2).result(30) == 4, "a new try may succeed"
 
 
 def test_no_instance_says_where_it_looked(tmp_path):
@@ -296,10 +306,11 @@ def test_an_access_file_that_others_can_read_is_refused(broker, tmp_path):
 # --- limits -------------------------------------------------------------------------------------------
 
 
-def test_too_large_names_the_argument(broker, executor):
+def test_too_large_names_the_argument(broker, request):
     """Over the limit that the broker told: which argument, and what to do instead."""
-    broker.payload_bytes_max = 1000
-    assert executor.submit("t.size", "x").result(5) == 1
+    broker.payload_bytes_max = 1000  # told to who says hello from now on
+    executor = request.getfixturevalue("executor")
+    assert executor.submit("t.size", "x").result(30) == 1
     with pytest.raises(TooLarge, match="argument 1 takes") as caught:
         executor.submit("t.size", 1, b"x" * 2000)
     assert "shared filesystem" in caught.value.fix
@@ -320,7 +331,7 @@ def test_submissions_wait_for_acknowledgements(broker, executor, session, monkey
 
     broker._on_submit = watch
     futures = [executor.submit("t.square", i) for i in range(200)]
-    assert [future.result(5) for future in futures] == [i * i for i in range(200)]
+    assert [future.result(30) for future in futures] == [i * i for i in range(200)]
     assert most <= 10
 
 
@@ -347,14 +358,14 @@ def test_a_forked_child_has_a_session_of_its_own(broker, executor, tmp_path):
                 future.result(1)
                 text = "the parent's future was waited for"
             except LocalProtocolError:
-                text = str(executor.submit("t.square", 12).result(10))
+                text = str(executor.submit("t.square", 12).result(30))
         except BaseException as error:
             text = repr(error)
         os.write(write, text.encode())
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(read, 1000) == b"144"
-    assert executor.submit("t.square", 5).result(5) == 25
+    assert executor.submit("t.square", 5).result(30) == 25
     os.close(read)
     os.close(write)
 
@@ -372,7 +383,7 @@ def test_waiting_inside_a_callback_is_refused(broker, executor):
 
     executor.submit("t.square", 1).add_done_callback(callback)
     _until(lambda: len(seen) == 2)
-    assert seen[1].result(5) == 81
+    assert seen[1].result(30) == 81
 
 
 def test_closing_waits_for_acknowledgements(broker, tmp_path):
@@ -382,7 +393,7 @@ def test_closing_waits_for_acknowledgements(broker, tmp_path):
     executor.submit("t.square", 1)
     session.close()
     assert len(broker.jobs) == 1
-    assert executor.submit("t.square", 2).result(5) == 4
+    assert executor.submit("t.square", 2).result(30) == 4
     session.close()
 
 
@@ -393,20 +404,20 @@ def test_the_default_session_is_one_per_instance(broker, tmp_path, monkeypatch):
     assert session_module.current("default") is first
     with pytest.raises(BrokerUnreachable):
         session_module.current("other")
-    assert Executor().submit("t.square", 3).result(5) == 9
+    assert Executor().submit("t.square", 3).result(30) == 9
     session_module.close_all()
 
 
 def test_an_idle_session_says_nothing(broker, executor, session):
     """No heartbeats while nothing is outstanding."""
-    executor.submit("t.square", 1).result(5)
+    executor.submit("t.square", 1).result(30)
     _until(lambda: not session._talk.outstanding)
     before = len(broker.heard)
     time.sleep(0.3)
     assert len(broker.heard) == before
 
 
-def _until(true, seconds=5.0):
+def _until(true, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not happen"

@@ -147,7 +147,7 @@ def test_a_broker_on_loopback_is_told_before_anybody_connects(tmp_path: Path) ->
     """No other host could reach it."""
     settings = Settings(home=tmp_path)
     access.make(settings)
-    with pytest.raises(SettingsError, match="no other host can reach it") as caught:
+    with pytest.raises(SettingsError, match="where other hosts cannot reach it") as caught:
         ssh_add.check_broker(settings)
     assert "--bind" in caught.value.fix
 
