@@ -25,7 +25,7 @@ _WIDTH = 4
 #: while ranks are kept for a task: the share of tasks that end within what one is thought to take that is put in front,
 #: and within what is left of one that runs. The first is smaller: seldom more is lost by one that takes longer than by
 #: ranks that do nothing (perf/README.md, Decisions)
-IN_FRONT, RUNNING = 0.8, 0.95
+IN_FRONT, RUNNING = 0.8, 0.99
 
 
 def size_class(size: float) -> int:
