@@ -23,6 +23,8 @@ from pyfi_hpc.model.states import Cause
 
 #: no capacity that was told
 _NOTHING: tuple[Any, ...] = (-1, -1, False, (), (), 0.0)
+#: the least that is told of what tasks may take, seconds: 0 means that all are wanted
+_SHORT_S = 0.001
 #: between two hellos while no broker answers, seconds
 _HELLO_S = 0.25
 #: of a beat without whose answer the next one goes as soon as a hello would
@@ -310,14 +312,15 @@ class Agent:
             return
         resting = tuple(self._muster.resting.items())
         capacity = 0 if self._renewing else self._bundler.capacity()
-        worlds, short_s = self._bundler.worlds(), self._bundler.short_s(now)
-        new = (capacity, len(self._bundler.usable()), self._draining, resting, worlds, short_s)
+        worlds, until = self._bundler.worlds(), self._bundler.short_until()
+        new = (capacity, len(self._bundler.usable()), self._draining, resting, worlds, until)
         told = self._capacity_told
         if new == told or (new[1:] == told[1:] and told[0] > 0 and abs(new[0] - told[0]) <= told[0] // 4):
             return
         self._capacity_told = new
         rests = [(number, max(0.0, rest.until - now), rest.why) for number, rest in resting]
-        out.send(BROKER, m.Capacity(*new[:3], rests, list(new[4]), new[5]))
+        short_s = max(_SHORT_S, until - now) if until else 0.0
+        out.send(BROKER, m.Capacity(*new[:3], rests, list(new[4]), short_s))
 
     def _sampled(self, event: Sampled, now: float, out: Effects) -> None:
         self._load, self._memory = event.load, event.memory_bytes

@@ -249,7 +249,8 @@ class Broker:
     def _capacity(self, node: Node, message: m.Capacity, now: float, out: Effects) -> None:
         node.capacity, node.rank_count = message.tasks, message.rank_count
         node.draining = message.draining
-        node.worlds, node.short_s = dict(message.worlds), message.short_s
+        node.worlds = dict(message.worlds)
+        node.short_until = now + message.short_s if message.short_s else 0.0
         if 0 < node.rank_count <= sum(node.worlds.values()):
             node.renewed_until = 0.0
         backlog.arrived(self.state, node.allocation)

@@ -6,7 +6,6 @@ the network and a long task never holds short ones behind it.
 
 from __future__ import annotations
 
-import math
 from array import array
 
 import msgspec
@@ -26,8 +25,6 @@ from pyfi_hpc.model.states import Cause
 
 #: between two looks for tasks that wait behind a long one, seconds
 _EVEN_OUT_S = 0.02
-#: the least of it, seconds
-_SHORT_S = 2.0**-10
 #: while ranks are gathered a node holds so many times as many tasks
 _GATHERING = 4
 
@@ -58,8 +55,8 @@ class Bundler:
         self._limits = limits
         self._holdings = holdings
         self._ranks = muster.ranks
-        self._placer = Placer(limits, holdings, muster.ranks, inventory)
         self._durations = Durations()
+        self._placer = Placer(limits, holdings, muster.ranks, inventory, self._durations)
         #: code id -> mount; "" once it was seen to be there, else the problem; absent: being checked
         self._mounts: dict[int, m.Mount] = {}
         self._checked: dict[int, str] = {}
@@ -169,28 +166,23 @@ class Bundler:
 
     def _backfill(self, rank: Rank, now: float, out: Effects) -> None:
         """A rank that waits for others, or will, runs what is known to end before they come."""
-        window_s = self._placer.window_s(now) - rank.busy_s(now)
+        window_s = self._placer.gathered_at - now - self._placer.busy_s(rank, now)
         for _ in range(len(self._holdings.waiting) if window_s > 0 else 0):
             item = self._holdings.waiting[0].grant.item
             function = item.code, item.function
-            mean, longest = self._durations.of(function), self._durations.longest(function)
-            fits = mean is not None and longest is not None and longest <= window_s
+            mean, most = self._durations.of(function), self._durations.most(function)
+            fits = mean is not None and most is not None and most <= window_s
             if fits and item.attempt == 1 and self._checked.get(item.code) == "":
-                count = min(self._limits.bundle_s, window_s - longest) / max(mean, 1e-6)  # type: ignore[operator,type-var]
+                count = min(self._limits.bundle_s, window_s - most) / max(mean, 1e-6)  # type: ignore[operator,type-var]
                 piece = self._holdings.next_piece(max(1, min(int(count), self._limits.bundle_tasks_max)))
                 assert piece is not None
                 self._send_bundle(rank, piece, now, out)
                 return
             self._holdings.waiting.rotate(-1)
 
-    def short_s(self, now: float) -> float:
-        """Of what length plain tasks are wanted, while ranks wait for others; 0: of any.
-
-        A power of two, so that it seldom changes.
-        """
-        if self._placer.gathers is None:
-            return 0.0
-        return float(2.0 ** math.floor(math.log2(max(self._placer.window_s(now), _SHORT_S))))
+    def short_until(self) -> float:
+        """By when plain tasks are to end that come now, while ranks wait for others; 0: whenever they like."""
+        return self._placer.gathered_at if self._placer.gathers is not None else 0.0
 
     def _even_out(self, now: float, out: Effects) -> None:
         """A rank idles while tasks wait behind a long one: they are asked back and go to it."""
@@ -253,8 +245,7 @@ class Bundler:
         count = piece.hi - piece.lo
         mean = self._durations.of((item.code, item.function))
         seconds = 1.0 if mean is None else mean * count
-        longest = self._durations.longest((item.code, item.function)) or 0.0
-        flight = Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, seconds, now, max(seconds, longest))
+        flight = Flight(self._bundles, piece.grant, piece.lo, piece.lo, piece.hi, seconds, now)
         rank.flights.append(flight)
         self._ranks.touched(rank)
         offsets, payload, inputs = payload_of(piece)
@@ -308,7 +299,8 @@ class Bundler:
                     rank.flights[0].since = now
             self._ranks.touched(rank)
         if outcome.count and outcome.causes.count(0) == outcome.count:
-            self._durations.report((item.code, item.function), sum(array("f", outcome.durations)) / outcome.count)
+            took = array("f", outcome.durations)
+            self._durations.report((item.code, item.function), sum(took) / outcome.count, took)
             self._muster.well(rank.number)
         else:
             self._holdings.note_deaths(rank.number, outcome, now)

@@ -31,6 +31,7 @@ def fill(s: State, now: float, out: Effects) -> None:
             several = sum(node.rank_count > 0 for node in usable) > 1
             at = now + s.utc_offset
             since = at - s.limits.elsewhere_s if several else float("inf")
+            _next_gang(s, usable, since, at, out)
             _share(s, nodes, lambda node: min(node.spare, node.vacant), since, at, out)
             _share(s, nodes, lambda node: node.spare, since, at, out)
             if s.gangs_short:
@@ -38,7 +39,7 @@ def fill(s: State, now: float, out: Effects) -> None:
     if s.nodes.preemptible or s.preempting.since:
         several = sum(node.rank_count > 0 for node in s.nodes.by_name.values()) > 1
         since = now + s.utc_offset - s.limits.elsewhere_s if several else float("inf")
-        preempt.look(s, since, lambda node, key: _room_on(s, node, key, now), now, out)
+        preempt.look(s, since, lambda node, key: _room_made(s, node, key, now), now, out)
     if s.queue.to_load:
         batches = [batch.id for batch in s.queue.to_load.values()]
         s.queue.to_load.clear()
@@ -48,6 +49,27 @@ def fill(s: State, now: float, out: Effects) -> None:
         if s.nodes.leading:
             _follow(s, now, out)
         _rebalance(s, now, out)
+
+
+def _next_gang(s: State, nodes: list[Node], since: float, at: float, out: Effects) -> None:
+    """The gang for which ranks are kept goes before all others as soon as there are enough."""
+    s.gangs_short.clear()
+    if s.next_gang is None:
+        return
+    key, now = s.next_gang.key, at - s.utc_offset
+    if not s.queue.wants(key) or not gangs.may_ever_run(s, decode(key.terms), now, _in_time(s, key, now)):
+        s.next_gang = None
+    elif (placed := _gang_place(s, key, now)) is not None:
+        s.next_gang = None
+        for node, _ in placed[1]:
+            pick = s.queue.take(
+                node.name, 1, s.limits.grant_bytes_max, len(nodes) == 1, since,
+                lambda other: int(other == key), walltime.left_s(s, node, now),
+            )  # fmt: skip
+            if pick is not None:
+                _gang(s, pick, at, out)
+                return
+    gangs.count_spare(s)
 
 
 def _share(
@@ -63,17 +85,20 @@ def _share(
     ready = s.queue.ready
     for room, node in rooms:
         want = room if ready >= total else -(-ready * room // total)
-        _grant(s, node, min(room, want), len(rooms) == 1, since, at, out)
+        _grant(s, node, want, room_of, len(rooms) == 1, since, at, out)
 
 
-def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: float, out: Effects) -> None:
+def _grant(
+    s: State, node: Node, want: int, room_of: Callable[[Node], int], only_node: bool, since: float, at: float,
+    out: Effects,
+) -> None:  # fmt: skip
     items: list[Item] = []
     size = 0
-    while want > 0 and size < s.limits.grant_bytes_max and _has_room(s, node):
+    while (want := min(want, room_of(node))) > 0 and size < s.limits.grant_bytes_max and _has_room(s, node):
         room = min(s.limits.grant_bytes_max - size, s.limits.node_bytes_max - node.outstanding_bytes)
         pick = s.queue.take(
             node.name, min(want, s.limits.grant_tasks_max), room, only_node, since,
-            lambda key: _room_on(s, node, key, at - s.utc_offset), walltime.left_s(s, node, at - s.utc_offset),
+            lambda key: _room_on(s, node, key, at - s.utc_offset, out), walltime.left_s(s, node, at - s.utc_offset),
         )  # fmt: skip
         if pick is None:
             break
@@ -84,6 +109,7 @@ def _grant(s: State, node: Node, want: int, only_node: bool, since: float, at: f
         if item is None:
             continue
         want -= item.count
+        gangs.beside(s, s.nodes.grants[GrantId(item.grant)])
         size += s.nodes.grants[GrantId(item.grant)].size
         items.append(item)
     if items:
@@ -104,26 +130,44 @@ def _gang(s: State, pick: Pick, at: float, out: Effects) -> None:
 
 
 def _gang_place(s: State, key: ClassKey, now: float) -> tuple[str, list[gangs.Share]] | None:
-    """Where a gang can run and end in time."""
-    return gangs.place(s, decode(key.terms), now, lambda node: walltime.room_on(s, node, key, now) > 0)
+    """Where a gang can start and end in time."""
+    return gangs.place(s, decode(key.terms), now, _in_time(s, key, now))
 
 
-def _room_on(s: State, node: Node, key: ClassKey, now: float) -> int:
-    """How many tasks of a class this node may get now; of gangs one, if there is room for it anywhere."""
-    in_time = walltime.room_on(s, node, key, now)
-    if not in_time:
+def _in_time(s: State, key: ClassKey, now: float) -> Callable[[Node], bool]:
+    return lambda node: walltime.room_on(s, node, key, now) > 0
+
+
+def _room_on(s: State, node: Node, key: ClassKey, now: float, out: Effects) -> int:
+    """How many tasks of a class this node may get now; of gangs one, if there are idle ranks for it anywhere."""
+    room = min(walltime.room_on(s, node, key, now), gangs.room_beside(s, node, key, now))
+    if room <= 0 or key in s.gangs_short:
         return 0
     if not key.terms:
-        longest = s.durations.longest(key.socket) if node.short_s else 0.0
-        return in_time if longest is not None and longest <= node.short_s else 0
+        if node.short_until:
+            most_s = s.walltimes.most_s((key.socket, key.code, key.size), key.time_limit_s)
+            return room if now + most_s <= node.short_until else min(room, max(0, node.vacant))
+        return room
+    terms = decode(key.terms)
+    if not terms.ranks:
+        return min(room, fits.way_for(terms.ways, node.stock, node.rank_count)[1])
+    if _gang_place(s, key, now) is not None:
+        return 1
+    s.gangs_short.add(key)
+    if (s.next_gang is None or key.priority > s.next_gang.key.priority) and s.queue.wants(key):
+        gangs.becomes_next(s, key, now, _in_time(s, key, now), out)
+    return 0
+
+
+def _room_made(s: State, node: Node, key: ClassKey, now: float) -> int:
+    """The same, were there no plain tasks."""
+    room = walltime.room_on(s, node, key, now)
+    if not room or not key.terms:
+        return room
     terms = decode(key.terms)
     if terms.ranks:
-        if _gang_place(s, key, now) is None:
-            s.gangs_short.add(key.terms)
-            return 0
-        return 1
-    _, room = fits.way_for(decode(key.terms).ways, node.stock, node.rank_count)
-    return min(room, in_time)
+        return int(gangs.may_hold(s, terms, now, _in_time(s, key, now)))
+    return min(room, fits.way_for(terms.ways, node.stock, node.rank_count)[1])
 
 
 def _has_room(s: State, node: Node) -> bool:

@@ -7,23 +7,25 @@ have, the broker tells all who they are. What the leader returned is the outcome
 bad end, or the loss of a node, is the whole gang's: the others are ended, and the task is tried again as its budget
 says. A gang on one node starts by itself.
 
-Gangs are placed in their turn, like all others, and a node gathers in the order of its grants: what is granted fits
-beside everything with needs that was granted before, so all gangs get their ranks, and the longest task that runs is
-what one waits for at most.
+A gang is granted when enough ranks are idle, on as few nodes as have them. The first whose turn comes and that finds
+too few becomes the **next**: ranks that fall idle are kept for it, wherever in its world, and meanwhile get only what
+is thought to end by the time at which it can start, were nothing put in front. That time is fixed when it becomes the
+next, and after it nothing is put in front: the gang waits for what runs, which began no later. Ranks are kept for one
+gang at a time: kept ranks do nothing, and two gangs wait longer side by side than one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pyfi_hpc.core import fits, health, items, settle
+from pyfi_hpc.core import fits, health, items, settle, walltime
 from pyfi_hpc.core.nodes import Grant, Node
-from pyfi_hpc.core.queue import Pick
+from pyfi_hpc.core.queue import ClassKey, Pick
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects
-from pyfi_hpc.model.ids import GrantId
+from pyfi_hpc.model.ids import GrantId, NodeName
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.model.terms import Needs, decode
 
@@ -51,20 +53,136 @@ Share = tuple[Node, int]
 def place(
     s: State, needs: Needs, now: float, may: Callable[[Node], bool] = lambda node: True
 ) -> tuple[str, list[Share]] | None:
-    """Nodes that have room for all ranks of a gang, in one world, of those that may. Cost: a look at each node."""
+    """Nodes with idle ranks enough for a gang, in one world, of those that may. Cost: a look at each node."""
+
+    def room(node: Node) -> int:
+        width = fits.width(needs, node.rank_count)
+        return min(node.stock.room(needs, node.rank_count), node.vacant // width)
+
+    for world, shares in _fitting(s, needs, now, may, room):
+        return world, (_spread if needs.spread else _packed)(shares, needs.ranks)
+    return None
+
+
+def may_hold(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> bool:
+    """Whether a gang could start, were no plain tasks there."""
+    return any(_fitting(s, needs, now, may, lambda node: node.stock.room(needs, node.rank_count)))
+
+
+def may_ever_run(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> bool:
+    """Whether a gang could start, were all ranks idle."""
+    return any(_fitting(s, needs, now, may, lambda node: _room_ever(node, needs)))
+
+
+def _room_ever(node: Node, needs: Needs) -> int:
+    return fits.Stock(node.stock.inventory).room(needs, node.rank_count)
+
+
+def _fitting(
+    s: State, needs: Needs, now: float, may: Callable[[Node], bool], room_on: Callable[[Node], int]
+) -> Iterator[tuple[str, list[Share]]]:
+    """Worlds with room for all ranks of a gang, and their nodes with the room of each."""
     worlds: dict[str, list[Share]] = {}
     for node in s.nodes.by_name.values():
         busy = node.draining or now < node.renewed_until or not node.worlds
         if busy or not health.usable(s, node, now) or not may(node):
             continue
-        room = node.stock.room(needs, node.rank_count)
+        room = room_on(node)
         for world, count in node.worlds.items():
-            if room and count:
+            if room > 0 and count:
                 worlds.setdefault(world, []).append((node, min(room, count)))
     for world, shares in worlds.items():
         if sum(room for _, room in shares) >= needs.ranks:
-            return world, (_spread if needs.spread else _packed)(shares, needs.ranks)
-    return None
+            yield world, shares
+
+
+# --- the next ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Next:
+    """The gang for which ranks are kept."""
+
+    key: ClassKey
+    #: when it can start, were nothing put in front, monotonic seconds
+    at: float
+    #: where its ranks may be
+    nodes: set[NodeName]
+    #: idle ranks there beyond those that it needs; counted anew each time that ranks are filled
+    spare: int = 0
+
+
+def becomes_next(s: State, key: ClassKey, now: float, may: Callable[[Node], bool], out: Effects) -> None:
+    """There are not ranks enough for a gang whose turn it is. Cost: a look at all that runs."""
+    needs = decode(key.terms)
+    worlds = _fitting(s, needs, now, may, lambda node: _room_ever(node, needs))
+    found = [(_starts_in_s(s, shares, needs, now), shares) for _, shares in worlds]
+    if not found:
+        return  # it never can, as things are
+    in_s, shares = min(found, key=lambda one: one[0])
+    s.next_gang = Next(key, now + in_s, {node.name for node, _ in shares})
+    for node, _ in shares:
+        if node.vacant < 0 and not node.recalled:
+            node.recalled = True  # what waits there behind what runs would make it wait twice
+            out.send(node.peer, m.Recall(-node.vacant))
+
+
+def count_spare(s: State) -> None:
+    """How many idle ranks there are that the next gang does not need."""
+    ahead = s.next_gang
+    if ahead is not None:
+        nodes = [s.nodes.by_name[name] for name in ahead.nodes if name in s.nodes.by_name]
+        needs = decode(ahead.key.terms)
+        ahead.spare = sum(max(0, node.vacant) for node in nodes) - needs.ranks * needs.cores
+
+
+def room_beside(s: State, node: Node, key: ClassKey, now: float) -> int:
+    """How many tasks of a class a node may get, as far as ranks are kept for a gang."""
+    ahead = s.next_gang
+    if ahead is None or key == ahead.key or key.priority > ahead.key.priority or node.name not in ahead.nodes:
+        return s.limits.grant_tasks_max
+    most_s = s.walltimes.most_s((key.socket, key.code, key.size), key.time_limit_s)
+    if now + most_s > ahead.at:
+        terms = decode(key.terms)
+        width = fits.width(terms, node.rank_count)
+        return min(node.vacant, ahead.spare) if not key.terms else ahead.spare // (terms.members * width)
+    # what is short may wait at the node too, so that ranks do not wait for the network
+    is_short = key.terms or most_s <= 2.0 * s.limits.buffer_s
+    return s.limits.grant_tasks_max if is_short else node.vacant
+
+
+def beside(s: State, grant: Grant) -> None:
+    """Others have got ranks while some are kept."""
+    if s.next_gang is not None and grant.node.name in s.next_gang.nodes:
+        s.next_gang.spare -= grant.open * grant.ranks
+
+
+def _starts_in_s(s: State, shares: list[Share], needs: Needs, now: float) -> float:
+    """In how many seconds so many ranks are free as a gang needs, with what runs now and nothing else."""
+    known: dict[tuple[walltime.Kind, int], float] = {}
+    ends: list[float] = []
+    for node, room in shares:
+        width = fits.width(needs, node.rank_count)
+        ends += _frees(s, node, known, now)[width - 1 : room * width : width]
+    return sorted(ends)[needs.ranks - 1]
+
+
+def _frees(s: State, node: Node, known: dict[tuple[walltime.Kind, int], float], now: float) -> list[float]:
+    """In how many seconds its ranks are free, soonest first."""
+    ends: list[float] = []
+    for grant in node.grants.values():
+        if len(ends) >= node.rank_count:
+            break  # the oldest run
+        kind, age_s = (grant.batch.socket, grant.batch.code, grant.batch.size), now - grant.at
+        key = kind, int(age_s * 8)
+        if key not in known:
+            known[key] = s.walltimes.rest_s(kind, age_s)
+        ends += [known[key]] * (grant.open * grant.ranks)
+    ends = sorted(ends[: node.rank_count])
+    return [0.0] * (node.rank_count - len(ends)) + ends
+
+
+# --- its life ------------------------------------------------------------------------------------------
 
 
 def _packed(shares: list[Share], ranks: int) -> list[Share]:
@@ -107,6 +225,7 @@ def start(
         made = s.nodes.grants[GrantId(item.grant)]
         if len(shares) > 1:
             made.gang = gang
+        beside(s, made)
         gang.grants.append(made)
         out.send(node.peer, m.Grant(s.epoch, [item]))
 
@@ -169,8 +288,8 @@ def lost(s: State, grant: Grant, cause: Cause, ran: bool, now: float, out: Effec
 
 def renew(s: State, now: float, out: Effects) -> None:
     """Where gangs wait because ranks have left their world, let a world start anew."""
-    for data in s.gangs_short:
-        needs = decode(data)
+    for key in s.gangs_short:
+        needs = decode(key.terms)
         groups: dict[str, list[Node]] = {}
         for node in s.nodes.by_name.values():
             if health.usable(s, node, now):
@@ -184,7 +303,6 @@ def renew(s: State, now: float, out: Effects) -> None:
                     node.renewed_until = now + _RENEWAL_S
                     out.send(node.peer, m.Renew())
                 break
-    s.gangs_short.clear()
 
 
 def may_ever(s: State, needs: Needs) -> bool:

@@ -52,6 +52,11 @@ class Grant:
     charge: Charge | None = None  #: to its account: see ReadyQueue.started
 
     @property
+    def at(self) -> float:
+        """When it was made, monotonic seconds."""
+        return self.charge.at if self.charge is not None else 0.0
+
+    @property
     def ranks(self) -> int:
         """How many ranks of the node each of its tasks takes."""
         return self.width * self.members
@@ -96,8 +101,8 @@ class Node:
     stock: Stock = field(default_factory=Stock)
     #: its MPI worlds, and how many ranks of each can run with others
     worlds: dict[str, int] = field(default_factory=dict)
-    #: plain tasks that may take longer are not granted to it now; 0: all are
-    short_s: float = 0.0
+    #: ranks are gathered there: plain tasks that may end later get only ranks beyond those; 0: none are
+    short_until: float = 0.0
     renewed_until: float = 0.0  #: its ranks were told to start anew and have so long, monotonic seconds
 
     def runs(self, tasks: Iterable[tuple[int, int]], now: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.held import HeldGrant, Holdings, Parts, Piece
 from pyfi_hpc.core.ranks import Flight, Rank, RankTable
 from pyfi_hpc.model import messages as m
@@ -21,8 +22,6 @@ from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.model.terms import Terms, decode
 
-#: a task that is put in front of a gathering one is to end by this part of the time that is left
-_BACKFILL = 0.8
 #: what numeric libraries read when they start
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -71,10 +70,14 @@ class Placer:
     holdings : Holdings
     ranks : RankTable
     inventory : Inventory
+    durations : Durations
+        Of functions here, by code and name.
     """
 
-    def __init__(self, limits: Limits, holdings: Holdings, ranks: RankTable, inventory: Inventory) -> None:
-        self._limits, self._holdings, self._ranks = limits, holdings, ranks
+    def __init__(
+        self, limits: Limits, holdings: Holdings, ranks: RankTable, inventory: Inventory, durations: Durations
+    ) -> None:
+        self._limits, self._holdings, self._ranks, self._durations = limits, holdings, ranks, durations
         self._gpus = inventory.gpus
         self._gpu_left = [1000] * len(inventory.gpus)
         self._placements: list[Placement] = []
@@ -107,9 +110,22 @@ class Placer:
         kill_at = min((p.kill_at for p in self._placements if p.kill_at), default=float("inf"))
         return min(kill_at, self._not_before) if self._not_before and self.busy else kill_at
 
-    def window_s(self, now: float) -> float:
-        """How long a task may take that runs on a reserved rank."""
-        return _BACKFILL * (self._gathered_at - now)
+    @property
+    def gathered_at(self) -> float:
+        """When all ranks are thought to be there: a task that runs on a reserved one is to end before."""
+        return self._gathered_at
+
+    def busy_s(self, rank: Rank, now: float) -> float:
+        """How long what a rank has takes at most, as far as is known."""
+        seconds = 0.0
+        for at, flight in enumerate(rank.flights):
+            function = flight.grant.item.code, flight.grant.item.function
+            age_s = now - flight.since if at == 0 else 0.0
+            if flight.hi - flight.lo == 1:
+                seconds += self._durations.rest(function, age_s)
+            else:
+                seconds += max(flight.seconds - age_s, self._durations.rest(function, 0.0))
+        return seconds
 
     # --- starting -------------------------------------------------------------------------------------
 
@@ -246,9 +262,8 @@ class Placer:
         if self._gathers == task:
             return False
         self._gathers, self._not_before, self._said_free = task, 0.0, False
-        running = [rank.flights[0] for rank in self._ranks.values() if rank.flights]
-        ends = sorted(flight.since + flight.seconds_max for flight in running)
-        self._gathered_at = ends[lacks - 1] if 0 < lacks <= len(ends) else now
+        ends = sorted(self.busy_s(rank, now) for rank in self._ranks.values() if rank.flights)
+        self._gathered_at = now + (ends[lacks - 1] if 0 < lacks <= len(ends) else 0.0)
         return True
 
     def go(self, message: m.Go, now: float) -> None:

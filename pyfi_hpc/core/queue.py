@@ -48,10 +48,6 @@ class ClassKey:
     size: int = 0
 
 
-def _any_number(_key: ClassKey) -> int:
-    return 1 << 30
-
-
 @dataclass(slots=True)
 class RequestClass:
     """Ready ranges of equal tasks. ``ready`` counts tasks in them that are really PENDING."""
@@ -199,7 +195,7 @@ class ReadyQueue:
 
     def take(
         self, node: NodeName, tasks_max: int, bytes_max: int, only_node: bool, since: float = float("inf"),
-        room_on: Callable[[ClassKey], int] = _any_number, left_s: float = float("inf"),
+        room_on: Callable[[ClassKey], int] = lambda _key: 1 << 30, left_s: float = float("inf"),
     ) -> Pick | None:
         """The next range for this node, or None. Cost: constant per call, and per account, class and range passed over.
 
@@ -235,6 +231,10 @@ class ReadyQueue:
     def may_grant(self) -> bool:
         """A task is ready and no limit holds it back. Cost: constant for each class that is at its limit."""
         return self.ready > 0 and any(entry.ready and self._room(entry) > 0 for entry in self._classes.values())
+
+    def wants(self, key: ClassKey) -> bool:
+        """Whether tasks of a class are ready and no limit holds them back."""
+        return (entry := self._classes.get(key)) is not None and entry.ready > 0 and self._room(entry) > 0
 
     def backlog(self) -> Iterator[tuple[ClassKey, int, int]]:
         """Classes with ready tasks: how many, and how many of them the limits of job and socket let run now."""
@@ -376,9 +376,7 @@ class ReadyQueue:
         return None
 
     def _ask_for_payloads(self, fresh: deque[tuple[Batch, int, int]]) -> None:
-        for index, (batch, _, _) in enumerate(fresh):
-            if index == _LOAD_MAX:
-                break
+        for batch, _, _ in islice(fresh, _LOAD_MAX):
             if batch.payload is None:
                 self._load(batch)
 

@@ -23,7 +23,6 @@ class Flight:
     hi: int
     seconds: float  #: what it is expected to take in all
     since: float = 0.0  #: when it became the first of its rank
-    seconds_max: float = 0.0  #: what it takes at most, as far as is known
     reclaimed: bool = False  #: tasks of it were asked back; not asked again
 
 
@@ -48,12 +47,6 @@ class Rank:
     def line(self) -> int:
         """Tasks that it has and that are not done."""
         return sum(flight.hi - flight.next for flight in self.flights)
-
-    def busy_s(self, now: float) -> float:
-        """How long what it has takes at most, as far as is known."""
-        if not self.flights:
-            return 0.0
-        return max(0.0, self.flights[0].since - now + sum(flight.seconds_max for flight in self.flights))
 
     def askable(self) -> bool:
         """Whether tasks of it can still be asked back."""

@@ -22,6 +22,10 @@ _TASKS_MAX = 4096
 _ENDS_S: list[float] = [FIRST_S * 2.0 ** (k / _PER_OCTAVE) for k in range(BINS)]
 _GROWTH: float = 2.0 ** (1 / _PER_OCTAVE)
 _WIDTH = 4
+#: while ranks are kept for a task: the share of tasks that end within what one is thought to take that is put in front,
+#: and within what is left of one that runs. The first is smaller: seldom more is lost by one that takes longer than by
+#: ranks that do nothing (perf/README.md, Decisions)
+IN_FRONT, RUNNING = 0.8, 0.99
 
 
 def size_class(size: float) -> int:
@@ -73,6 +77,21 @@ class Sketch:
     def at_least(self, share: float) -> float:
         """The lower end of the bin that ``quantile`` names."""
         return self.quantile(share) / _GROWTH
+
+    def rest(self, share: float, age_s: float) -> float:
+        """Of the tasks that took so long at least: within how many more seconds this share of them ended.
+
+        If there are none, half of what it has run already.
+        """
+        first = _bin(age_s) if age_s > FIRST_S else 0
+        older = self.counts[first:]
+        wanted = share * sum(older)
+        seen = 0
+        for k, count in enumerate(older, first):
+            seen += count
+            if seen >= wanted and seen:
+                return max(0.0, _ENDS_S[k] - age_s)
+        return age_s / 2
 
     def packed(self) -> bytes:
         return self.counts.tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pyfi_hpc.core.clients import ClientTable
 from pyfi_hpc.core.durations import Durations
@@ -11,7 +12,7 @@ from pyfi_hpc.core.graph import Graph
 from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
 from pyfi_hpc.core.nodes import NodeTable
-from pyfi_hpc.core.queue import ReadyQueue
+from pyfi_hpc.core.queue import ClassKey, ReadyQueue
 from pyfi_hpc.core.walltime import Walltimes
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import SocketSpec
@@ -19,6 +20,9 @@ from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId
 from pyfi_hpc.model.limits import Limits
 from pyfi_hpc.model.messages import Mount, Range, Submit
 from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Record
+
+if TYPE_CHECKING:
+    from pyfi_hpc.core.gangs import Next
 
 
 @dataclass(slots=True)
@@ -89,8 +93,10 @@ class State:
     to_come: list[tuple[int, int, bool]] = field(default_factory=list)
     #: allocations that somebody has asked for and that are not all here yet -> the same; see core/backlog.py
     expected: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
-    #: terms of gangs whose turn it was and for which there is no room now
-    gangs_short: set[bytes] = field(default_factory=set)
+    #: gangs whose turn it was and for which there is no room now
+    gangs_short: set[ClassKey] = field(default_factory=set)
+    #: the one for which ranks are kept
+    next_gang: Next | None = None
     #: settled ranges of jobs in which others wait; see settle.wake
     to_wake: list[tuple[Batch, OutcomeSettled]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyfi_hpc.core.queue import ClassKey, key_of
-from pyfi_hpc.core.sketch import FIRST_S, Sketch
+from pyfi_hpc.core.sketch import FIRST_S, IN_FRONT, RUNNING, Sketch
 from pyfi_hpc.model.ids import CodeId, SocketId
 from pyfi_hpc.model.records import DurationsLearned
 
@@ -40,6 +40,8 @@ _SAMPLES_MAX = 32
 _QUANTILE = 0.95
 _FACTOR, _DOUBT = 1.1, 0.5
 _CUT_FACTOR = 1.25
+#: of a task that runs of which nothing is known, seconds
+_GUESS_S = 1.0
 #: of a node's ranks, those that may have tasks of which nothing is known, in the second half of its time
 _PROBES = 8
 #: so much of a node's time is left in its first tenth
@@ -70,11 +72,12 @@ class Learned:
     #: of the sketch when it was written last
     written: int = 0
     _needs: Needs | None = None
+    _most_s: float = 0.0
 
     def add(self, seconds: Sequence[float], completed: int) -> None:
         self.sketch.add(seconds)
         self.completed += completed
-        self._needs = None
+        self._needs, self._most_s = None, 0.0
 
     def needs(self) -> Needs:
         if self.lead_s:
@@ -82,6 +85,12 @@ class Learned:
         if self._needs is None:
             self._needs = self._of(_FACTOR + _DOUBT / self.completed)
         return self._needs
+
+    def most_s(self) -> float:
+        if self.lead_s:
+            return NEVER  # it ends when it wants to
+        self._most_s = self._most_s or self.sketch.quantile(IN_FRONT)
+        return self._most_s
 
     def as_another(self) -> Needs:
         """What another commit says."""
@@ -132,6 +141,16 @@ class Walltimes:
         if 0.0 < time_limit_s < needs.most:
             return Needs(time_limit_s, min(needs.least, time_limit_s))
         return needs
+
+    def most_s(self, kind: Kind, time_limit_s: float = 0.0) -> float:
+        """What most tasks of a kind take at most, to be put in front of others; inf: nothing is known."""
+        found = self.kinds.get(kind) or self._latest.get((kind[0], kind[2]))
+        return min(found.most_s() if found else NEVER, time_limit_s or NEVER)
+
+    def rest_s(self, kind: Kind, age_s: float) -> float:
+        """How much longer nearly every task of a kind takes at most that has run for so long."""
+        found = self.kinds.get(kind) or self._latest.get((kind[0], kind[2]))
+        return found.sketch.rest(RUNNING, age_s) if found else max(0.0, _GUESS_S - age_s)
 
     def at_least_s(self, kind: Kind) -> float:
         """Of a kind of which nothing is known: what those needed that were cut off."""

@@ -373,7 +373,7 @@ class Capacity(Message):
     resting: Annotated[list[tuple[CountOrNone, Seconds, Name]], Meta(max_length=1 << 16)] = []
     #: MPI worlds of its ranks, and how many of them can run with others of theirs
     worlds: Annotated[list[tuple[Name, Count]], Meta(max_length=1 << 16)] = []
-    #: only plain tasks that take no longer are wanted now: ranks wait for others; 0: all are
+    #: ranks wait for others: only plain tasks are wanted that end in so many seconds from now; 0: all are
     short_s: Seconds = 0.0
 
 

@@ -86,3 +86,54 @@ def test_a_large_gang_waits_no_longer_than_the_longest_task_while_ranks_work(nod
         busy.append(busy_share(cluster, 0.05))
     assert cluster.now - begun < 2.0 + 1.0
     assert sum(busy) / len(busy) > 0.9
+
+
+def started_after(cluster: Cluster, job: int, within_s: float) -> float:
+    """How long it takes until the first task of a job runs; no longer than this is waited."""
+    begun = cluster.now
+    while not any(task[0] == job for task in cluster.executed) and cluster.now < begun + within_s:
+        cluster.run_for(0.01)
+    return cluster.now - begun
+
+
+def test_a_gang_beside_tasks_of_one_function_whose_lengths_differ_a_hundred_times() -> None:
+    """A full queue of lognormal durations, then a gang of half of all ranks. It waits no longer than the longest of
+    them takes, and a second, though nobody knows how long one takes; and the ranks work."""
+    cluster = Cluster(5, plan=Plan(nodes=2, ranks_per_node=8, one_world=True))
+    client, chance = cluster.join(), random.Random(11)
+    cluster.run_for(2.0)
+    lengths = [min(60.0, chance.lognormvariate(0.0, 1.3)) for _ in range(1200)]
+    client.submit([f"{seconds:.3f}" for seconds in lengths])
+    cluster.run_for(30.0)
+    job, begun = max(cluster.store.jobs, default=0) + 1, cluster.now
+    client.submit(["1"], terms=terms.encode(terms.Terms(ranks=8)))
+    busy: list[float] = []
+    while not any(task[0] == job for task in cluster.executed) and cluster.now < begun + 60.0:
+        busy.append(busy_share(cluster, 0.05))
+    longest = max(lengths[index] for _, index, *_ in cluster.executed)
+    assert cluster.now - begun < longest + 1.0
+    assert sum(busy) / len(busy) > 0.85
+
+
+def test_small_gangs_do_not_hold_up_a_large_one() -> None:
+    """Gangs of two ranks without end, then one of all ranks: it is the next, and they wait for it."""
+    cluster = Cluster(plan=Plan(nodes=2, ranks_per_node=4, one_world=True))
+    client = cluster.join()
+    cluster.run_for(2.0)
+    client.submit(["0.3", "0.5"] * 200, terms=terms.encode(terms.Terms(ranks=2)))
+    cluster.run_for(5.0)
+    job = max(cluster.store.jobs, default=0) + 1
+    client.submit(["0.1"], terms=terms.encode(terms.Terms(ranks=8)))
+    assert started_after(cluster, job, 10.0) < 2.0
+
+
+def test_a_gang_takes_ranks_that_are_idle_on_whatever_node() -> None:
+    """Two nodes of four ranks, of which two run something long: a gang of four starts at once on what is left."""
+    cluster = Cluster(plan=Plan(nodes=2, ranks_per_node=4, one_world=True))
+    client = cluster.join()
+    cluster.run_for(2.0)
+    client.submit(["20"] * 4)
+    cluster.run_for(1.0)
+    job = max(cluster.store.jobs, default=0) + 1
+    client.submit(["0.1"], terms=terms.encode(terms.Terms(ranks=4)))
+    assert started_after(cluster, job, 5.0) < 0.5

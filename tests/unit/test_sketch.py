@@ -25,6 +25,26 @@ def test_a_quantile_is_at_most_nine_percent_too_high(seconds: list[float], share
     assert found / 2 ** (1 / 8) <= sketch.at_least(share) * (1 + 1e-9) <= found
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(FIRST_S, 1e5), min_size=1, max_size=200), st.sampled_from([0.5, 0.99]), st.data())
+def test_what_is_left_of_one_that_runs(seconds: list[float], share: float, data: st.DataObject) -> None:
+    """The quantile of those that took at least as long, within a bin; half of its age if none did."""
+    sketch = Sketch()
+    sketch.add(seconds)
+    age = data.draw(st.floats(0.0, 2e5))
+    older = sorted(each for each in seconds if each >= age)
+    rest = sketch.rest(share, age)
+    if older:
+        true = older[max(0, math.ceil(share * len(older)) - 1)] - age
+        assert rest >= 0.0
+        if share == 0.99:  # those of the bin in which its age lies may be shorter, and are few
+            assert rest <= (max(older) * 2 ** (1 / 8) - age) * (1 + 1e-6) + 1e-6
+        if age <= FIRST_S:
+            assert rest + age >= (true + age) * (1 - 1e-9)
+    elif age > max(seconds) * 2 ** (1 / 8):
+        assert rest == age / 2
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(SECONDS, max_size=200), st.lists(SECONDS, max_size=200))
 def test_merged_is_as_if_added_to_one(some: list[float], others: list[float]) -> None:
