@@ -74,6 +74,11 @@ def may_ever_run(s: State, needs: Needs, now: float, may: Callable[[Node], bool]
     return any(_fitting(s, needs, now, may, lambda node: _room_ever(node, needs)))
 
 
+def worlds_for(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> list[list[Share]]:
+    """Of each world that could run a gang, were all its ranks idle, the nodes with what they could have."""
+    return [shares for _, shares in _fitting(s, needs, now, may, lambda node: _room_ever(node, needs))]
+
+
 def _room_ever(node: Node, needs: Needs) -> int:
     return fits.Stock(node.stock.inventory).room(needs, node.rank_count)
 
@@ -115,8 +120,7 @@ class Next:
 def becomes_next(s: State, key: ClassKey, now: float, may: Callable[[Node], bool], out: Effects) -> None:
     """There are not ranks enough for a gang whose turn it is. Cost: a look at all that runs."""
     needs = decode(key.terms)
-    worlds = _fitting(s, needs, now, may, lambda node: _room_ever(node, needs))
-    found = [(_starts_in_s(s, shares, needs, now), shares) for _, shares in worlds]
+    found = [(_starts_in_s(s, shares, needs, now), shares) for shares in worlds_for(s, needs, now, may)]
     if not found:
         return  # it never can, as things are
     in_s, shares = min(found, key=lambda one: one[0])
