@@ -89,7 +89,7 @@ class Step:
 
     def run(
         self, argv: Sequence[str | os.PathLike[str]] | str, *, cwd: str | os.PathLike[str] | None = None,
-        env: Mapping[str, str] | None = None, check: bool = False,
+        env: Mapping[str, str | None] | None = None, check: bool = False,
     ) -> Finished:  # fmt: skip
         """Run a program once on each rank of the task, as one MPI world if it is an MPI program; wait for its end.
 
@@ -100,9 +100,9 @@ class Step:
         cwd : path, optional
             The folder that it runs in. By default the task's own on this node; another one where a node has not that.
         env : dict, optional
-            Variables besides those of the function.
+            Variables besides those of the function; one that is None is left out.
         check : bool
-            Raise RuntimeError if it fails.
+            Raise RuntimeError if it fails. That is raised in any case where it could not be started.
 
         Returns
         -------
@@ -121,7 +121,10 @@ class Step:
             token = f"{os.environ.get('PYFI_STEPS', '')}/{self._token()}"
             place = json.dumps([token, number, os.fspath(cwd or ""), os.getcwd(), table], separators=(",", ":"))
             command = [*head, sys.executable, "-I", "-S", _BOUND, place, *words]
-            code, stdout, stderr = _run(command, {**variables, **(env or {})})
+            given = {**variables, **(env or {})}
+            code, stdout, stderr = _run(command, {name: value for name, value in given.items() if value is not None})
+        if code and head and not stdout and (problem := _refused(stderr)):
+            raise RuntimeError(f"the step could not be started: {problem}")
         done = Finished(words, code, stdout, stderr)
         if check:
             done.check_returncode()
@@ -171,6 +174,15 @@ def _srun(seats: list[Seats], count: int, folder: str, variables: dict[str, str]
         f"--mpi={os.environ.get('PYFI_SLURM_MPI', 'pmi2')}", f"--nodes={len(seats)}", f"--ntasks={count}",
         "--distribution=arbitrary", "--kill-on-bad-exit=1", "--wait=0", f"--immediate={BUSY_S}", "--chdir=/",
     ]  # fmt: skip
+
+
+def _refused(stderr: str) -> str:
+    """What srun says where it could start nothing; "": it did start something, and says how that ended."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    problems = [line for line in lines if line.startswith(("srun: error: ", "srun: fatal: "))]
+    told = any(": task " in line or ": tasks " in line for line in lines)
+    all_of_srun = all(line.startswith("srun: ") for line in lines)
+    return "\n".join(lines[-_LINES_SHOWN:]) if problems and all_of_srun and not told else ""
 
 
 def _mpiexec(mpiexec: str) -> list[str]:
