@@ -86,8 +86,13 @@ class Orphans:
         for pid in _children() - runners:
             _wait(pid, os.WNOHANG)
 
-    def end(self, mark: str, runners: set[int]) -> None:
-        """Kill what the runner with this mark has left; ``runners`` are the other ones alive."""
+    def end(self, mark: str, runners: set[int], had_step: bool = False) -> None:
+        """Kill what the runner with this mark has left; ``runners`` are the other ones alive.
+
+        Processes of a step are not ours before their launcher has ended, which may be later than we do.
+        """
+        if had_step:
+            _kill_where(f"{_MARK}={mark}")
         for _ in range(100):  # what dies may leave children of its own to us
             left = [pid for pid in _children() - runners if _has_mark(pid, mark, bool(runners))]
             if not left:
@@ -131,12 +136,16 @@ def whose_steps(settings: Settings) -> str:
 
 def end_step(whose: str, token: str) -> int:
     """Kill what is left on this node of a step; how many processes that were. Cost: a look at each of ours here."""
-    mark = f"{_STEP}={whose}/{token}".encode()
+    return _kill_where(f"{_STEP}={whose}/{token}")
+
+
+def _kill_where(variable: str) -> int:
+    """Kill who has this in his environment; how many they were."""
     ended = 0
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if mark in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                if variable.encode() in Path(entry.path, "environ").read_bytes().split(b"\0"):
                     os.kill(int(entry.name), signal.SIGKILL)
                     ended += 1
     return ended

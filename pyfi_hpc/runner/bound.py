@@ -1,9 +1,9 @@
 """What a process of a step is before it is the program: takes the cores and GPUs of its rank, then becomes that.
 
 Started by a launcher on whatever node as ``python -I -S bound.py PLACE PROGRAM [ARGUMENT ...]``; PLACE is JSON: the
-step's token, the variables that may tell the process's number, the folder that was asked for, that of the function, and
-for each rank its cores and what its CUDA_VISIBLE_DEVICES says. The launcher does not bind: Slurm would choose among all
-cores of the allocation, of which others have tasks.
+step's token, the runner's mark, the variables that may tell the process's number, the folder that was asked for, that
+of the function, and for each rank its cores and what its CUDA_VISIBLE_DEVICES says. The launcher does not bind: Slurm
+would choose among all cores of the allocation, of which others have tasks.
 
 The token stays in the environment of all that the program starts. So an agent finds what a step has left on its node,
 also where the launcher could end nothing any more (adapters/surroundings.py). The standard library only.
@@ -23,7 +23,7 @@ _NO_FOLDER, _CANNOT_RUN, _NOT_FOUND = 125, 126, 127
 
 
 def main(place: str, argv: list[str]) -> None:
-    token, names, asked, usual, table = json.loads(place)
+    token, mark, names, asked, usual, table = json.loads(place)
     found = [os.environ[name] for name in names.split() if name in os.environ]
     cores, gpus = table[int(found[0]) if found else 0]
     if cores:
@@ -34,8 +34,9 @@ def main(place: str, argv: list[str]) -> None:
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     os.environ["PYFI_STEP"] = token
-    if names:
-        os.environ.pop("PYFI_RUNNER", None)
+    os.environ.pop("PYFI_RUNNER", None)
+    if mark:
+        os.environ["PYFI_RUNNER"] = mark
     if names and "SLURM_PROCID" not in names:
         import ctypes
 

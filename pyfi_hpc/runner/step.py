@@ -36,6 +36,7 @@ _GRACE_S = 5.0
 _LOOK_S = 0.2
 _READ_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
+_SLURM_NUMBER = "SLURM_PROCID"
 _BOUND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bound.py")
 
 #: of one node: its name ("": this one), the cores of each rank, the GPUs of each rank
@@ -119,7 +120,10 @@ class Step:
             head, variables, number = _launcher(seats, folder)
             table = [[cores, gpus[at] if gpus else None] for _, each, gpus in seats for at, cores in enumerate(each)]
             token = f"{os.environ.get('PYFI_STEPS', '')}/{self._token()}"
-            place = json.dumps([token, number, os.fspath(cwd or ""), os.getcwd(), table], separators=(",", ":"))
+            # by the runner's mark its rank ends what is left here; other nodes know no such
+            mark = os.environ.get("PYFI_RUNNER", "") if number != _SLURM_NUMBER else ""
+            where = [token, mark, number, os.fspath(cwd or ""), os.getcwd(), table]
+            place = json.dumps(where, separators=(",", ":"))
             command = [*head, sys.executable, "-I", "-S", _BOUND, place, *words]
             given = {**variables, **(env or {})}
             code, stdout, stderr = _run(command, {name: value for name, value in given.items() if value is not None})
@@ -149,7 +153,7 @@ def _launcher(seats: list[Seats], folder: str) -> tuple[list[str], dict[str, str
     # a mark that is not the runner's: see adapters/surroundings.py, which would kill it before it could end its step
     variables["PYFI_RUNNER"] = f"{os.getppid()}-launch"
     if "SLURM_JOB_ID" in os.environ:
-        return _srun(seats, count, folder, variables), variables, "SLURM_PROCID"
+        return _srun(seats, count, folder, variables), variables, _SLURM_NUMBER
     mpiexec = os.environ.get("PYFI_MPIEXEC", "")
     if len(seats) > 1 or not mpiexec:
         where = "on several nodes" if len(seats) > 1 else "on this node"

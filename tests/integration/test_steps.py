@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ os.write(1, b"sum %d of %d\\n" % (comm.allreduce(comm.Get_rank() + 1), comm.Get_
 
 @pytest.fixture(scope="module")
 def four(test_home: Path) -> Iterator[Instance]:
-    made = Instance(test_home, "steps")
+    made = Instance(test_home, "steps", gpus=("GPU-a", "GPU-b", "GPU-c"))
     repository = make_repository(test_home / "repositories" / "steps", {"steps.py": _CODE})
     try:
         made.start_ledger()
@@ -65,6 +66,17 @@ def call(four: Instance, name: str, *args: Any, retries: int = 0, **needs: Any) 
     with four.executor() as executor:
         options = executor.with_options(retries=retries, launch="step", **needs)
         return options.submit(f"steps.{name}", *args).result(60)
+
+
+@contextmanager
+def submitted(four: Instance, script: str, **options: Any) -> Iterator[Any]:
+    """A step that runs; whatever happens it is ended."""
+    with four.executor() as executor:
+        future = executor.with_options(launch="step", **options).submit("steps.run", script)
+        try:
+            yield future
+        finally:
+            future.cancel()
 
 
 def processes(mark: str) -> list[int]:
@@ -148,29 +160,36 @@ def test_a_gang_has_no_step(four: Instance) -> None:
         executor.with_options(ranks=2).submit("steps.gang").result(60)
 
 
-@pytest.mark.parametrize("how", ["time limit", "cancel", "kill runner"])
+def test_each_process_has_the_gpus_of_its_rank(four: Instance) -> None:
+    """One for each, or none."""
+    text = "echo [$CUDA_VISIBLE_DEVICES]"
+    assert len(set(call(four, "run", text, ranks=2, gpus=1)["stdout"].split())) == 2
+    assert call(four, "run", text, ranks=2)["stdout"] == "[]\n" * 2
+
+
+@pytest.mark.parametrize("how", ["time limit", "cancel", "kill runner", "kill rank"])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_nothing_stays_of_a_step_that_is_ended(four: Instance, how: str, ranks: int) -> None:
     """Programs that ignore SIGTERM, in sessions of their own: none is left, and the ranks take other tasks."""
     mark = f"left-{how.replace(' ', '-')}-{ranks}"
     script = f"trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 300; :' {mark} & sh -c 'sleep 300; :' {mark}; wait"
     limit = {"time_limit": 2.0} if how == "time limit" else {}
-    with four.executor() as executor:
-        future = executor.with_options(ranks=ranks, launch="step", **limit).submit("steps.run", script)
+    with submitted(four, script, ranks=ranks, **limit) as future:
         until(lambda: len(processes(mark)) >= 2 * ranks, 30.0, "it runs")
         if how == "cancel":
             assert future.cancel()
-        elif how == "kill runner":
+        elif how.startswith("kill"):
             before = set(processes(mark))
             for pid in runners():
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid if how == "kill runner" else parent(pid), signal.SIGKILL)
             until(lambda: not before & set(processes(mark)), 15.0, "they are gone, and it is tried again")
             future.cancel()
         else:
             with pytest.raises(TaskError):
                 future.result(30)
         until(lambda: not processes(mark), 15.0, "nothing of it is left")
-        nothing_given(four)
+    nothing_given(four)
+    with four.executor() as executor:
         plain = [executor.submit("steps.nap", 0.05) for _ in range(8)]
         assert [one.result(30) for one in plain] == [None] * 8
 
@@ -187,6 +206,38 @@ def runners() -> list[int]:
             if any(word.endswith(b"runner/child.py") for word in words) and b"steps" in words:
                 found.append(int(entry.name))
     return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_nothing_stays_when_the_agent_ends(four: Instance, number: signal.Signals, ranks: int) -> None:
+    """It is killed, or told to stop: the step ends with it, and is tried again by the next agent."""
+    mark = f"left-by-agent-{number.name}-{ranks}"
+    script = f"trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 300; :' {mark} & sh -c 'sleep 300; :' {mark}; wait"
+    with submitted(four, script, ranks=ranks) as future:
+        until(lambda: len(processes(mark)) >= 2 * ranks, 30.0, "it runs")
+        os.kill(four.pid("agent"), number)
+        until(lambda: not processes(mark), 20.0, "nothing of it is left")
+        four.start_agent(4)
+        until(lambda: len(processes(mark)) >= 2 * ranks, 30.0, "it runs again")
+        assert future.cancel()
+        until(lambda: not processes(mark), 15.0, "nothing of it is left")
+    nothing_given(four)
+
+
+def test_a_step_goes_on_while_the_broker_starts_again(four: Instance, tmp_path: Path) -> None:
+    """It is adopted: it runs once, and its result counts."""
+    script = f"echo x >> {tmp_path}/ran; sleep 4; echo well"
+    with submitted(four, script, ranks=2) as future:
+        until(lambda: (tmp_path / "ran").exists(), 30.0, "it runs")
+        four.restart_broker()
+        assert future.result(60)["stdout"] == "well\n" * 2
+    assert (tmp_path / "ran").read_text() == "x\n" * 2
+    nothing_given(four)
 
 
 def test_a_step_and_others_share_the_ranks(four: Instance) -> None:

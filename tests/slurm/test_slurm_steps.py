@@ -152,31 +152,32 @@ def steps(cluster: Cluster) -> str:
     return str(cluster.run(["squeue", "--steps", "--noheader", "--format=%i %j"], 20).stdout)
 
 
-def test_the_loss_of_a_node_ends_the_step_and_it_is_tried_again(site: Site) -> None:
-    """The agent of a node that only lends its ranks is killed: the step ends everywhere and is tried on other nodes."""
+@pytest.mark.parametrize("whose", ["leader", "other"])
+def test_the_loss_of_a_node_ends_the_step_and_it_is_tried_again(site: Site, whose: str) -> None:
+    """The agent is killed of the node where the function runs, or of one that only lends its ranks: the step ends
+    everywhere and is tried on other nodes."""
     cluster = site.cluster
     job = site.up(nodes=3, ntasks_per_node=2)
     deploy(site)
     site.wait_ranks(6, job)
-    script = program(site, "step-of-lost-node", "sleep 4; echo $SLURMD_NODENAME\n")
+    script = program(site, "step-of-lost-node", "sleep 8; echo $SLURMD_NODENAME\n")
     marks = site.marks("lost") / "runner"
     with Executor() as executor:
         future = executor.with_options(launch="step", ranks=4).submit("stepping.runner", ["bash", script], str(marks))
         wait(lambda: len(left(cluster, script)) >= 4, 40, lambda: site.said(job))
         leader = marks.read_text().split()[1]
-        others = {node for node, _ in left(cluster, script)} - {leader}
-        lost = sorted(node for node in others if node_ranks_here(cluster, node))[0]
+        before = set(left(cluster, script))
+        others = {node for node, pid in before if _is_bash(pid)} - {leader}
+        lost = leader if whose == "leader" else sorted(others)[0]
         for pid in cluster.node_pids(lost, "pyfi_hpc.hosts.agent"):
-            os.kill(pid, signal.SIGKILL)
+            if "srun" not in Path(f"/proc/{pid}/comm").read_text():
+                os.kill(pid, signal.SIGKILL)
+        wait(lambda: not before & set(left(cluster, script)), 20, lambda: f"{left(cluster, script)}\n{site.said(job)}")
         found = future.result(90)
     assert found["returncode"] == 0, found
     assert lost not in found["stdout"], (found, lost)
     assert len(found["stdout"].split()) == 4
     wait(lambda: not left(cluster, script), 20, lambda: f"{left(cluster, script)}")
-
-
-def node_ranks_here(cluster: Cluster, node: str) -> list[int]:
-    return list(cluster.node_pids(node, "pyfi_hpc.hosts.agent"))
 
 
 def test_what_srun_says_is_in_the_error(site: Site) -> None:
