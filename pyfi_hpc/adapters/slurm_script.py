@@ -146,8 +146,9 @@ _STEPS = """\
 
 # One lost task or node must not end a step: without the last three, srun ends all the others.
 step=(srun --overlap --no-kill --kill-on-bad-exit=0 --wait=0)
-# What a step does not learn by itself: the ranks on each node, and the end of the walltime (new Slurm tells).
-export PYFI_SLURM_RANKS=$SLURM_NTASKS_PER_NODE
+# What a step does not learn by itself: the ranks on each node, how MPI starts, and the end of the walltime (new Slurm
+# tells).
+export PYFI_SLURM_RANKS=$SLURM_NTASKS_PER_NODE PYFI_SLURM_MPI=@MPI
 ends=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
 export SLURM_JOB_END_TIME=${SLURM_JOB_END_TIME:-$(date --date="$ends" +%s 2>/dev/null)}
 
