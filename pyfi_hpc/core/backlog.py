@@ -63,7 +63,7 @@ def _work(s: State, socket: SocketId, terms: bytes, stocks: list[tuple[str, Stoc
     never = bool(fits.too_much(ways, stocks))
     gpus = all(way.gpu_thousandths > 0 for way in ways)
     first = ways[0]
-    return Work(name, 0, 0, 0, mean_s, first.ranks, first.cores, first.exclusive, gpus, terms.hex(), never)
+    return Work(name, 0, 0, 0, mean_s, first.members, first.cores, first.exclusive, gpus, terms.hex(), never)
 
 
 def _node(s: State, node: Node, now: float) -> NodeTold:

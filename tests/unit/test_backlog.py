@@ -102,6 +102,17 @@ def test_what_tasks_need_is_told() -> None:
     assert [work.never for work in backlog(broker).work] == [False, True]
 
 
+def test_what_nodes_have_of_tasks_with_needs_is_told() -> None:
+    """Two of three tasks of two cores fit a node of four ranks: one waits, two are with the node, of one rank each."""
+    broker = LoneBroker()
+    broker.node("n1", 4, "77")
+    broker.client()
+    data = offsets_of([b"x"] * 3), b"x" * 3
+    broker.say("c1", m.Submit(bytes(16), 0, 0, 3, True, "sample.work", *data, terms=encode(Terms(cores=2))))
+    (work,) = backlog(broker).work
+    assert (work.ready, work.granted, work.ranks, work.cores) == (1, 2, 1, 2)
+
+
 def test_what_a_pool_could_give_is_not_refused() -> None:
     """Eight cores or a GPU are refused while there is a node of two ranks; accepted once a pool has such nodes."""
     broker = LoneBroker()
