@@ -10,9 +10,8 @@ import shlex
 from collections.abc import Iterator
 
 from pyfi_hpc.errors import UsageError
-from pyfi_hpc.model.allocations import AllocationRequest, parse_time
+from pyfi_hpc.model.allocations import HERE, AllocationRequest, check_values, parse_time
 
-_HERE = "the request for an allocation"
 #: older servers take no longer name
 _NAME_MAX = 15
 
@@ -42,15 +41,7 @@ def render_pbs(request: AllocationRequest) -> str:
 
 def _check(request: AllocationRequest) -> int:
     """The walltime in seconds; 0: the site's default."""
-    for name in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node", "drain_s"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}, must be at least 1", where=_HERE)
-    for name in request.__slots__:
-        value = getattr(request, name)
-        for text in value if isinstance(value, tuple) else (str(value),):
-            if not text.isprintable():
-                raise UsageError(f"{name} has a line break or control character: {text!r}", where=_HERE)
+    check_values(request)
     if request.broker == "job":
         raise UsageError("under PBS the broker runs here, not in the job", where="--broker")
     for option, value, fix in (
@@ -59,16 +50,16 @@ def _check(request: AllocationRequest) -> int:
         ("--cluster", request.cluster, "name the queue and server with -p QUEUE@SERVER"),
     ):
         if value:
-            raise UsageError(f"PBS has no {option}", where=_HERE, fix=fix)
+            raise UsageError(f"PBS has no {option}", where=HERE, fix=fix)
     for option in request.extra:
         if not option.startswith("-"):
-            raise UsageError(f"{option!r} is not a qsub option", where=_HERE, fix="write it as '-l name=value'")
+            raise UsageError(f"{option!r} is not a qsub option", where=HERE, fix="write it as '-l name=value'")
         if option.startswith("--"):
-            raise UsageError(f"qsub has no option {option!r}", where=_HERE, fix="memory and such: -C mem=8gb:ngpus=1")
+            raise UsageError(f"qsub has no option {option!r}", where=HERE, fix="memory and such: -C mem=8gb:ngpus=1")
     for path in (str(request.home or ""), request.python) if request.nodes > 1 else ():
         if re.search(r"[^\w./@%+=:,~-]", path):
             raise UsageError(
-                f"the path {path!r} cannot be passed to other nodes", where=_HERE,
+                f"the path {path!r} cannot be passed to other nodes", where=HERE,
                 fix="use one of letters, digits, dots, dashes and slashes, or ask for one node",
             )  # fmt: skip
     if not request.time:
@@ -79,7 +70,7 @@ def _check(request: AllocationRequest) -> int:
     if walltime_s <= request.drain_s:
         raise UsageError(
             f"a walltime of {walltime_s} s ends before any task: agents drain {request.drain_s} s before its end",
-            where=_HERE, fix="ask for more time, several minutes at least",
+            where=HERE, fix="ask for more time, several minutes at least",
         )  # fmt: skip
     return walltime_s
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 
 from pyfi_hpc.errors import UsageError
+from pyfi_hpc.model.allocations import HERE, check_values
 from pyfi_hpc.model.allocations import AllocationRequest as AllocationRequest
 from pyfi_hpc.model.allocations import parse_time as parse_time
 
@@ -39,37 +40,26 @@ def render_sbatch(request: AllocationRequest) -> str:
     ))  # fmt: skip
 
 
-_HERE = "the request for an allocation"
-
-
 def _check(request: AllocationRequest) -> None:
-    for name in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node", "drain_s"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}, must be at least 1", where=_HERE)
-    for name in request.__slots__:
-        value = getattr(request, name)
-        for text in value if isinstance(value, tuple) else (str(value),):
-            if not text.isprintable():
-                raise UsageError(f"{name} has a line break or control character: {text!r}", where=_HERE)
+    check_values(request)
     walltime = parse_time(request.time)
     if walltime is not None and walltime <= request.drain_s:
         raise UsageError(
             f"a walltime of {walltime} s ends before any task: agents drain {request.drain_s} s before its end",
-            where=_HERE, fix="ask for more time, several minutes at least",
+            where=HERE, fix="ask for more time, several minutes at least",
         )  # fmt: skip
     for option in request.extra:
         if not option.startswith("-"):
             raise UsageError(
-                f"{option!r} is not an sbatch option", where=_HERE, fix="write it as --name=value"
+                f"{option!r} is not an sbatch option", where=HERE, fix="write it as --name=value"
             )
         if re.match(r"-G|--gpus\b(?!-)", option):
             raise UsageError(
                 f"{option!r} may give nodes different numbers of GPUs, and then no step starts on all of them",
-                where=_HERE, fix="say --gpus-per-node, or -G to pyfi itself",
+                where=HERE, fix="say --gpus-per-node, or -G to pyfi itself",
             )  # fmt: skip
     if not re.fullmatch(r"[\w.-]+", request.mpi):
-        raise UsageError(f"{request.mpi!r} is not an MPI plugin", where=_HERE, fix="see srun --mpi=list")
+        raise UsageError(f"{request.mpi!r} is not an MPI plugin", where=HERE, fix="see srun --mpi=list")
 
 
 def _options(request: AllocationRequest) -> Iterator[str]:

@@ -13,7 +13,7 @@ import msgspec
 from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.held import HeldGrant, Holdings, Piece, payload_of
 from pyfi_hpc.core.muster import Muster
-from pyfi_hpc.core.placing import Placer
+from pyfi_hpc.core.placing import PLAIN_VARIABLES, Placer
 from pyfi_hpc.core.ranks import Flight, Rank
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import CheckCode, Effects
@@ -258,7 +258,7 @@ class Bundler:
         bundle = m.Bundle(
             self._bundles, item.grant, item.batch, item.job, item.first + piece.lo - item.lo, piece.lo, count,
             item.attempt, mount.python, mount.workdir, mount.module, item.function, item.time_limit_s, offsets,
-            payload, inputs, self._placer.plain_variables if variables is None else variables, cores or [],
+            payload, inputs, PLAIN_VARIABLES if variables is None else variables, cores or [],
             roster or [], ends_at=self._ends_at if self._ends_at < float("inf") else 0.0, state=item.state,
             seats=seats or [],
         )  # fmt: skip

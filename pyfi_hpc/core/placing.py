@@ -25,6 +25,8 @@ from pyfi_hpc.model.terms import Terms, decode
 #: what numeric libraries read when they start
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: what plain tasks find in their environment: none, also where the driver shows what was not given to us
+PLAIN_VARIABLES = [(_VISIBLE, "")]
 
 
 @dataclass(slots=True)
@@ -88,6 +90,8 @@ class Placer:
         self._limits, self._holdings, self._ranks, self._durations = limits, holdings, ranks, durations
         self._gpus = inventory.gpus
         self._gpu_left = [1000] * len(inventory.gpus)
+        #: GPUs of a rank's last gang, of which its MPI process may still have hold
+        self._had: dict[int, list[int]] = {}
         self._placements: list[Placement] = []
         #: who runs a gang, by grant, of those that may start
         self.roster: dict[int, m.Go] = {}
@@ -100,8 +104,6 @@ class Placer:
         self._said_free = False
         #: steps that have ended, and of which no process is to be left
         self.ended: list[str] = []
-        #: what plain tasks find in their environment
-        self.plain_variables = [(_VISIBLE, "")] if inventory.gpus else []
 
     @property
     def busy(self) -> bool:
@@ -205,7 +207,7 @@ class Placer:
             lent = sorted(others, key=lambda rank: abs(rank.core - head.core))[: width - 1]
             others = [rank for rank in others if rank not in lent]
             seats.append(Seat(head, [rank.number for rank in (head, *lent)]))
-        gpus = self._pick_gpus(terms.gpu_thousandths, leaders)
+        gpus = self._pick_gpus(terms.gpu_thousandths, heads)
         if gpus is None:
             return None  # a part of one is in the way, and ends
         for seat, own in zip(seats, gpus, strict=True):
@@ -220,6 +222,8 @@ class Placer:
                 self._gpu_left[which] -= part
             self._ranks.lend(seat.lent)
         gang = placement.grant.item.gang
+        if gang is not None:
+            self._had.update((seat.rank.number, [which for which, _ in seat.gpus]) for seat in placement.seats)
         numbers = [seat.rank.number for seat in placement.seats]
         if gang is not None and gang.here < gang.total:
             self._say_gathered(placement, out)
@@ -265,22 +269,21 @@ class Placer:
         return m.Seats([self._cores(seat) for seat in seats], gpus)
 
     def _variables(self, terms: Terms, seat: Seat) -> list[tuple[str, str]]:
-        found = [(_VISIBLE, ",".join(self._gpus[which] for which, _ in seat.gpus))] if self._gpus else []
+        found = [(_VISIBLE, ",".join(self._gpus[which] for which, _ in seat.gpus))]
         threads = terms.threads or len(seat.lent)
         return found + [(name, str(threads)) for name in _THREADS] if threads > 1 else found
 
-    def _pick_gpus(self, wanted: int, leaders: int) -> list[list[tuple[int, int]]] | None:
-        """GPUs for each rank: whole ones, or the fullest one that still has the part; None: not now."""
-        if not wanted:
-            return [[] for _ in range(leaders)]
-        if wanted < 1000:
-            fits = [(left, which) for which, left in enumerate(self._gpu_left) if left >= wanted]
-            return [[(min(fits)[1], wanted)]] if fits else None
-        free = [which for which, left in enumerate(self._gpu_left) if left == 1000]
-        each = wanted // 1000
-        if len(free) < each * leaders:
-            return None
-        return [[(which, 1000) for which in free[each * at : each * at + each]] for at in range(leaders)]
+    def _pick_gpus(self, wanted: int, heads: list[Rank]) -> list[list[tuple[int, int]]] | None:
+        """GPUs for each rank: whole ones, or one that still has the part; None: not now."""
+        left, picked = list(self._gpu_left), []
+        for head in heads:
+            own = _choose(left, wanted, self._had.get(head.number, [])) if wanted else []
+            if own is None:
+                return None
+            for which, part in own:
+                left[which] -= part
+            picked.append(own)
+        return picked
 
     def _reserve(self, free: list[Rank], task: tuple[HeldGrant, int], lacks: int, now: float) -> bool:
         """Keep idle ranks for the first in line; whether this begins now.
@@ -379,6 +382,16 @@ def token(placement: Placement) -> str:
     """By it all processes of a step are known, on all of its nodes: see runner/bound.py."""
     item = placement.grant.item
     return f"{item.job}.{item.first + placement.piece.lo - item.lo}.{item.attempt}"
+
+
+def _choose(left: list[int], wanted: int, had: list[int]) -> list[tuple[int, int]] | None:
+    """Of what is left of GPUs: those that it had, or where a part is wanted the fullest one."""
+    if wanted < 1000:
+        fits = [which for which, rest in enumerate(left) if rest >= wanted]
+        return [(min(fits, key=lambda which: (which not in had, left[which])), wanted)] if fits else None
+    free = sorted((which for which, rest in enumerate(left) if rest == 1000), key=lambda which: which not in had)
+    each = wanted // 1000
+    return [(which, 1000) for which in sorted(free[:each])] if len(free) >= each else None
 
 
 def _neighbours(free: list[Rank], width: int) -> list[Rank]:

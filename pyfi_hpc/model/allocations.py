@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pyfi_hpc.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationRequest:
@@ -51,6 +53,28 @@ class AllocationRequest:
     python: str = ""
     #: the job's output, with Slurm's ``%j``
     output: str = "pyfi-%j.out"
+
+
+#: where bad values of a request stand, for people
+HERE = "the request for an allocation"
+
+
+def check_values(request: AllocationRequest) -> None:
+    """See that counts are such, and that nothing could begin a line of its own in a script.
+
+    Raises
+    ------
+    UsageError
+    """
+    for name in ("nodes", "ntasks_per_node", "cpus_per_task", "gpus_per_node", "drain_s"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}, must be at least 1", where=HERE)
+    for name in request.__slots__:
+        value = getattr(request, name)
+        for text in value if isinstance(value, tuple) else (str(value),):
+            if not text.isprintable():
+                raise UsageError(f"{name} has a line break or control character: {text!r}", where=HERE)
 
 
 def parse_time(text: str) -> int | None:
