@@ -33,6 +33,7 @@ from machines import Machine
 
 _PREFIX = "pyfi-slurm-"
 _CPUS_PER_NODE = 4
+GPUS_PER_NODE = 4
 #: words of a node that Slurm counts on
 _UP = ("IDLE", "MIXED", "ALLOCATED")
 _PROGRAMS = {
@@ -313,16 +314,18 @@ class Cluster:
         node.ip("link set eth0 up")
 
     def _write_config(self) -> None:
+        has = f"CPUs={_CPUS_PER_NODE} RealMemory=4000 Gres=gpu:pretend:{GPUS_PER_NODE}"
         nodes = "\n".join(
-            f"NodeName={node} NodeAddr={self._net}.{i + 11} CPUs={_CPUS_PER_NODE} RealMemory=4000 Gres=gpu:4"
+            f"NodeName={node} NodeAddr={self._net}.{i + 11} {has}"
             for i, node in enumerate(self.nodes)
         )
         text = _SLURM_CONF.format(tag=self.tag, net=self._net, state=self.state, nodes=nodes)
         (self.state / "slurm.conf").write_text(text)
-        # counted, not there: enough to see that Slurm takes what we ask for
-        for number in range(4):
+        # null devices stand for GPUs: Slurm gives them out and names them as it does real ones
+        for number in range(GPUS_PER_NODE):
             os.mknod(self.state / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        (self.state / "gres.conf").write_text(f"Name=gpu File={self.state}/gpu[0-3]\n")
+        devices = f"{self.state}/gpu[0-{GPUS_PER_NODE - 1}]"
+        (self.state / "gres.conf").write_text(f"AutoDetect=off\nName=gpu Type=pretend File={devices}\n")
         # written in place: the machines see this very file over their /etc/hosts
         here = socket.gethostname()
         lines = ["127.0.0.1 localhost", f"{self.host_address} {here}", *self._host_lines()]

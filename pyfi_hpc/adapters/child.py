@@ -275,7 +275,7 @@ class Runners:
             self._owners.pop(fd, None)
         events.append(process.reap(self._limits.output_bytes_max, self._memory))
         if self._orphans is not None:
-            self._orphans.end(process.mark, self._pids())
+            self._orphans.end(process.mark, self._pids(), process.had_step)
 
     def _pids(self) -> set[int]:
         found = {process.pid for process in self._runners.values()}

@@ -25,6 +25,7 @@ def main(workdir: str, module_name: str) -> int:
     task: Any = types.ModuleType("pyfi_task")
     task.Task, task.task, task.current, task.Continue = object, None, lambda: None, object
     task.remaining, task.on_end = lambda: float("inf"), lambda callback, before_s=30.0: None
+    task.step, task.hosts = lambda argv, **options: None, list
     sys.modules["pyfi_task"] = task
     try:
         module = importlib.import_module(module_name)

@@ -18,11 +18,12 @@ from typing import IO, Any
 
 from pyfi_hpc.adapters import launcher
 from pyfi_hpc.adapters.node_code import NodeCode
-from pyfi_hpc.adapters.surroundings import Leftovers
+from pyfi_hpc.adapters.surroundings import Leftovers, end_step
 from pyfi_hpc.errors import PyfiError
 from pyfi_hpc.model.effects import (
     Action,
     CheckCode,
+    EndStep,
     KillProcess,
     ReplaceRank,
     Sample,
@@ -32,6 +33,9 @@ from pyfi_hpc.model.effects import (
 from pyfi_hpc.model.events import CodeChecked, ProcessExited, Sampled
 
 log = logging.getLogger("pyfi_hpc.agent")
+
+#: how often, at the end of a step and then once a second, what is left of it is looked for
+_LOOKS = 3
 
 
 class NodeProcesses:
@@ -43,11 +47,15 @@ class NodeProcesses:
         Starts one rank; ``--replace N --core C`` is added for a replacement.
     rank_log : file
         Where ranks' own standard output and error go; not those of tasks.
+    whose_steps : str
+        See surroundings.whose_steps.
     own_code : NodeCode, optional
         Prepares code that is missing, on a node that does not see the instance's home.
     """
 
-    def __init__(self, rank_command: list[str], rank_log: IO[bytes], own_code: NodeCode | None = None) -> None:
+    def __init__(
+        self, rank_command: list[str], rank_log: IO[bytes], whose_steps: str, own_code: NodeCode | None = None
+    ) -> None:
         self._rank_command = rank_command
         self._rank_log = rank_log
         self._epoll = select.epoll()
@@ -61,6 +69,10 @@ class NodeProcesses:
         #: pid -> number of the rank that it replaces
         self._replacing: dict[int, int] = {}
         self._leftovers = Leftovers()
+        self._whose_steps = whose_steps
+        #: steps that have ended, and how often it is looked again whether something of them is there: what was being
+        #: started when they ended comes late
+        self._ended_steps: dict[str, int] = {}
         self._own_code = own_code
         #: from threads that prepare code
         self._prepared: queue.SimpleQueue[CodeChecked] = queue.SimpleQueue()
@@ -137,6 +149,19 @@ class NodeProcesses:
                 except ProcessLookupError:
                     pass
 
+    def _end_step(self, action: EndStep) -> None:
+        self._ended_steps[action.token] = _LOOKS
+        self._end_steps()
+
+    def _end_steps(self) -> None:
+        for token, looks in list(self._ended_steps.items()):
+            ended = end_step(self._whose_steps, token)
+            if ended:
+                log.warning("= %d processes were left of the step of task %s", ended, token)
+            self._ended_steps[token] = looks - 1
+            if looks <= 1:
+                del self._ended_steps[token]
+
     def _check_code(self, action: CheckCode) -> None:
         if self._own_code is not None:
             # an environment takes minutes: beats must go on
@@ -162,6 +187,7 @@ class NodeProcesses:
         os.eventfd_write(self._nudge, 1)
 
     def _sample(self, action: Sample) -> None:
+        self._end_steps()
         self._leftovers.end(set(self._children))
         self._tell(Sampled(os.getloadavg()[0], _memory_used()))
 
@@ -192,6 +218,7 @@ _DO: dict[type, Callable[[NodeProcesses, Any], None]] = {
     StartRanks: NodeProcesses._start_ranks,
     ReplaceRank: NodeProcesses._replace_rank,
     KillProcess: NodeProcesses._kill,
+    EndStep: NodeProcesses._end_step,
     CheckCode: NodeProcesses._check_code,
     WatchProcess: NodeProcesses._watch_process,
     Sample: NodeProcesses._sample,

@@ -61,6 +61,8 @@ class RunnerProcess:
         self.folder = scratch / f"runner-{os.getpid()}-{action.runner}"
         self.folder.mkdir(mode=0o700)
         self.mark = f"{os.getpid()}-{action.runner}"
+        #: a task of it had ranks for a step
+        self.had_step = False
         child_read, self.write_fd = _pipe()
         self.read_fd, child_write = _pipe()
         self.outputs = (_memory_file("stdout"), _memory_file("stderr"))
@@ -157,6 +159,7 @@ class RunnerProcess:
         """Give so many permits and write a frame; never blocks."""
         if frame[0] == "run":
             self.in_flight += len(frame[7]) // 4 - 1
+            self.had_step = self.had_step or len(frame) > 13
             self._look_s = _LOOK_MIN_S
             self.look_at = monotonic() + _LOOK_MIN_S
         elif frame[0] == "skip":

@@ -289,6 +289,14 @@ def node_addresses(count_max: int) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))[:count_max]
 
 
+def gives_gpus(node: str) -> bool:
+    """Whether Slurm counts GPUs of this node, and so gives them out; also where it does not answer: who knows."""
+    try:
+        return "gpu" in _run(["sinfo", "--noheader", f"--nodes={node}", "--format=%G"])
+    except (SiteError, TransientError):
+        return True
+
+
 _KIND = Kind(
     name="Slurm", missing=SlurmMissing, busy=SlurmBusy, refused=SlurmRefused,
     busy_words=re.compile(

@@ -63,6 +63,11 @@ def _check(request: AllocationRequest) -> None:
             raise UsageError(
                 f"{option!r} is not an sbatch option", where=_HERE, fix="write it as --name=value"
             )
+        if re.match(r"-G|--gpus\b(?!-)", option):
+            raise UsageError(
+                f"{option!r} may give nodes different numbers of GPUs, and then no step starts on all of them",
+                where=_HERE, fix="say --gpus-per-node, or -G to pyfi itself",
+            )  # fmt: skip
     if not re.fullmatch(r"[\w.-]+", request.mpi):
         raise UsageError(f"{request.mpi!r} is not an MPI plugin", where=_HERE, fix="see srun --mpi=list")
 
@@ -146,10 +151,17 @@ _STEPS = """\
 
 # One lost task or node must not end a step: without the last three, srun ends all the others.
 step=(srun --overlap --no-kill --kill-on-bad-exit=0 --wait=0)
-# What a step does not learn by itself: the ranks on each node, and the end of the walltime (new Slurm tells).
-export PYFI_SLURM_RANKS=$SLURM_NTASKS_PER_NODE
+# What a step does not learn by itself: the ranks on each node, how MPI starts, and the end of the walltime (new Slurm
+# tells).
+export PYFI_SLURM_RANKS=$SLURM_NTASKS_PER_NODE PYFI_SLURM_MPI=@MPI
 ends=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e)
 export SLURM_JOB_END_TIME=${SLURM_JOB_END_TIME:-$(date --date="$ends" +%s 2>/dev/null)}
+# Both steps have all GPUs of the job on each node, by the same names: which of them a task sees, its agent says.
+if [[ -n ${SLURM_GPUS_PER_TASK:-} ]]; then
+  count=${SLURM_GPUS_PER_TASK##*:}
+  step+=(--gres="gpu:${SLURM_GPUS_PER_TASK%"$count"}$((count * PYFI_SLURM_RANKS))")
+fi
+unset SLURM_GPUS_PER_TASK SLURM_NTASKS_PER_GPU SLURM_GPU_BIND SLURM_TRES_PER_TASK SLURM_TRES_BIND
 
 # Step 1: one agent per node. It holds the leases and the outcomes, and knows no MPI.
 "${step[@]}" --mpi=none --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \\

@@ -9,7 +9,11 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from pyfi_hpc.settings import Settings
+
 _MARK = "PYFI_RUNNER"
+#: names the step that a process is of; and whose steps they are: another instance of the same user counts as we do
+_STEP, STEPS = "PYFI_STEP", "PYFI_STEPS"
 _PR_SET_CHILD_SUBREAPER = 36
 
 #: a rank has one core: libraries that start a thread per core of the node would fight over it
@@ -23,7 +27,8 @@ _THREADS = (
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 #: the rank's own place in its MPI world: a function that starts MPI itself is a world of its own
 _MPI_PREFIXES = ("PMI_", "PMI2_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MPIR_CVAR_CH4_")
-_OURS_KEPT = {"PYFI_HOME", "PYFI_INSTANCE"}
+#: the last three are for programs that functions start on several ranks: see runner/step.py
+_OURS_KEPT = {"PYFI_HOME", "PYFI_INSTANCE", "PYFI_MPIEXEC", "PYFI_SLURM_MPI", "PYFI_STEPS"}
 _PYTHON = {"PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"}
 
 
@@ -82,8 +87,13 @@ class Orphans:
         for pid in _children() - self._own - runners:
             _wait(pid, os.WNOHANG)
 
-    def end(self, mark: str, runners: set[int]) -> None:
-        """Kill what the runner with this mark has left; ``runners`` are the other ones alive."""
+    def end(self, mark: str, runners: set[int], had_step: bool = False) -> None:
+        """Kill what the runner with this mark has left; ``runners`` are the other ones alive.
+
+        Processes of a step are not ours before their launcher has ended, which may be later than we do.
+        """
+        if had_step:
+            _kill_where(f"{_MARK}={mark}")
         for _ in range(100):  # what dies may leave children of its own to us
             left = [pid for pid in _children() - self._own - runners if _has_mark(pid, mark, bool(runners))]
             if not left:
@@ -118,6 +128,28 @@ class Leftovers:
                     pass
             else:
                 _wait(pid, os.WNOHANG)
+
+
+def whose_steps(settings: Settings) -> str:
+    """The value of STEPS: the same on all nodes of an instance."""
+    return f"{settings.instance}@{settings.home}"
+
+
+def end_step(whose: str, token: str) -> int:
+    """Kill what is left on this node of a step; how many processes that were. Cost: a look at each of ours here."""
+    return _kill_where(f"{_STEP}={whose}/{token}")
+
+
+def _kill_where(variable: str) -> int:
+    """Kill who has this in his environment; how many they were."""
+    ended = 0
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if variable.encode() in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    ended += 1
+    return ended
 
 
 def _marked_by(pid: int) -> str:

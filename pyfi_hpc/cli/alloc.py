@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pyfi_hpc.cli import parse
 from pyfi_hpc.cli.context import Context, lists, pass_context, reads
 from pyfi_hpc.cli.output import Column, bold, duration, fancy, one_line, print_json, rows
 from pyfi_hpc.cli.slurm import request_options
+from pyfi_hpc.errors import PyfiError
 
 _POOLS = (
     Column("NAME", "name"),
@@ -84,6 +86,8 @@ def add(
     instance.reach(settings, tell.part)
     pools.store(settings, pool)
     tell.part(instance.start_elastic(settings))
+    with suppress(PyfiError):  # the next question tells it too; until then what needs the pool may be refused
+        context.session.ask("backlog", {"shapes": pools.shapes(pools.stored(settings))}, timeout=_ASK_S)
     if context.json:
         print_json({"pool": name, "changed": known is not None, "parts": tell.parts})
     else:

@@ -32,7 +32,8 @@ _REQUEST: Options = (
     (("--reservation",), {"default": ""}),
     (("-M", "--cluster"), {"default": "", "help": "One of several clusters of the site."}),
     (("--gres",), {"default": "", "help": "Such as gpu:2."}),
-    (("--gpus-per-node",), {"type": click.IntRange(1)}),
+    (("--gpus-per-node",), {"type": click.IntRange(1), "help": "GPUs of each node."}),
+    (("-G", "--gpus"), {"type": click.IntRange(1), "help": "GPUs of all nodes together, as many on each."}),
     (("--mem",), {"default": "", "help": "Memory of each node."}),
     (("-o", "--output"), {"default": "", "help": "File of the job's output. Default pyfi-%j.out."}),
     (
@@ -105,6 +106,7 @@ def request_of(context: Context, **options: Any) -> AllocationRequest:
 
     gres, mem, sbatch, modules = (options.pop(name) for name in ("gres", "mem", "sbatch", "module"))
     extra = [f"--{name}={value}" for name, value in (("gres", gres), ("mem", mem)) if value]
+    options["gpus_per_node"] = _gpus_per_node(options.pop("gpus"), options["gpus_per_node"], options["nodes"] or 1)
     given = {name: value for name, value in options.items() if value}
     return AllocationRequest(
         instance=context.settings.instance,
@@ -114,6 +116,17 @@ def request_of(context: Context, **options: Any) -> AllocationRequest:
         modules=tuple(modules),
         **given,
     )
+
+
+def _gpus_per_node(gpus: int | None, per_node: int | None, nodes: int) -> int | None:
+    """Slurm alone may give three to one of two nodes and one to the other, and then starts no step on both."""
+    if gpus is None:
+        return per_node
+    if per_node is not None:
+        raise click.UsageError("--gpus and --gpus-per-node say the same: leave one of them out")
+    if gpus % nodes:
+        raise click.UsageError(f"{gpus} GPUs cannot be shared out evenly to {nodes} nodes: say --gpus-per-node")
+    return gpus // nodes
 
 
 def _dry_run(context: Context, request: AllocationRequest) -> None:

@@ -36,6 +36,9 @@ ARGUMENT_BYTES_MAX, ITEMS_MAX = (128 << 10) - 1, 10_000
               help="A variable for the programs; without a value the one it has here.")  # fmt: skip
 @click.option("--name", default="", help="Name of the job; default: the program's.")
 @click.option("--time-limit", "--time", "time_limit", metavar="TIME", help="Of each program: 90s, 5m, 1:00:00.")
+@click.option("--ranks", type=click.IntRange(1), metavar="N",
+              help="Run each program on N ranks, as a step of its own: an MPI program is one world there.")  # fmt: skip
+@click.option("--launch", type=click.Choice(["step"]), help="How programs of several ranks start; step: as above.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines and run nothing.")
 @many_options
 @reads
@@ -51,6 +54,8 @@ def xargs(
     chdir: str | None,
     variables: tuple[str, ...],
     name: str,
+    ranks: int | None,
+    launch: str | None,
     dry_run: bool,
     **given: Any,
 ) -> None:
@@ -63,6 +68,7 @@ def xargs(
       ls *.fastq | pyfi xargs --wait gzip -k {}
       find . -name '*.png' -print0 | pyfi xargs -0 -n 20 -P 4 optipng
       seq 100 | pyfi xargs --wait --retries 1 --time-limit 5m ./simulate --seed={} --output run{}.nc
+      ls *.toml | pyfi xargs --wait --ranks 16 ./solver {}
       pyfi xargs -a cases.txt sh -c 'tr a-z A-Z < "$1" > "$1.up"' sh {}
     """
     items = between_nuls(arg_file) if null else lines_of(arg_file)
@@ -71,6 +77,7 @@ def xargs(
         for argv in lines:
             click.echo(shlex.join(argv))
         return
+    given["needs"] = _needs(given["needs"], ranks, launch)
     where = {"cwd": folder(chdir), "env": environment(variables)}
     many = Many(context, f"xargs {os.path.basename(command[0])}", **given, describe=_exit_code)
     many.run(_socket(context), name or os.path.basename(command[0]), _calls(lines, where))
@@ -145,6 +152,27 @@ def environment(given: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"there is no variable {name!r} here", where=f"--env {text}", fix="write NAME=VALUE")
         found[name] = value if equals else os.environ[name]
     return found
+
+
+def _needs(text: str, ranks: int | None, launch: str | None) -> str:
+    """What each program needs: several ranks are for a step.
+
+    Raises
+    ------
+    UsageError
+        Several ranks are asked for, and no step.
+    """
+    from pyfi_hpc.model import terms
+
+    if ranks or launch:
+        text = " ".join([text, *([f"ranks={ranks}"] if ranks else []), "step"])
+    try:
+        asked = terms.read(text)
+    except ValueError:
+        return text  # told in the words of all options
+    if asked.ranks and not asked.step:
+        raise UsageError("a program is no function that ranks run together", where="--needs", fix="say --launch step")
+    return text
 
 
 def _socket(context: Context) -> str:

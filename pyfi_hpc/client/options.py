@@ -66,8 +66,8 @@ class Options:
             ``retries``, ``time_limit`` (seconds, "90s", "5m", "1h30m" or Slurm's "1:00:00"), ``priority``,
             ``size`` (a hint of how large each call is), ``name``, ``on_failure`` ("finish" or "cancel"), ``project``,
             ``preemptible``, ``hold``, ``needs`` (text as of `--needs`), or what stands in it: ``cores``, ``threads``,
-            ``memory``, ``gpus``, ``ranks``, ``resources``, ``labels``, ``exclusive``, ``spread``, ``otherwise``; see
-            ``model.terms.make``.
+            ``memory``, ``gpus``, ``ranks``, ``resources``, ``labels``, ``exclusive``, ``spread``, ``launch``,
+            ``otherwise``; see ``model.terms.make``.
 
         Raises
         ------
@@ -169,7 +169,7 @@ def _needs(name: str, value: Any) -> tuple[str, bytes]:
 
 #: options that together say what a call needs
 _NEEDS = (
-    "ranks", "cores", "threads", "memory", "gpus", "resources", "labels", "exclusive", "spread", "otherwise"
+    "ranks", "cores", "threads", "memory", "gpus", "resources", "labels", "exclusive", "spread", "launch", "otherwise"
 )  # fmt: skip
 
 _CHECKS = {

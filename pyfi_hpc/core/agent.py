@@ -357,6 +357,7 @@ class Agent:
         if not self._ranks or now >= self._stop_at:
             for rank in self._ranks.values():
                 out.actions.append(KillProcess(rank.pid, True))
+            self._bundler.leave(out)
             self.stopped = True
 
 

@@ -19,7 +19,9 @@ from pyfi_hpc.model.elastic import Backlog, NodeTold, Shape, Work
 from pyfi_hpc.model.ids import SocketId
 from pyfi_hpc.model.terms import decode
 
-BACKLOG, GIVE_BACK = "backlog", "give_back"
+BACKLOG, EXPECT, GIVE_BACK = "backlog", "expect", "give_back"
+#: allocations that are remembered before they are here; the oldest goes first: it may have been cancelled
+_EXPECTED_MAX = 64
 
 
 def told(s: State, now: float) -> Backlog:
@@ -61,7 +63,7 @@ def _work(s: State, socket: SocketId, terms: bytes, stocks: list[tuple[str, Stoc
     never = bool(fits.too_much(ways, stocks))
     gpus = all(way.gpu_thousandths > 0 for way in ways)
     first = ways[0]
-    return Work(name, 0, 0, 0, mean_s, first.ranks, first.cores, first.exclusive, gpus, terms.hex(), never)
+    return Work(name, 0, 0, 0, mean_s, first.members, first.cores, first.exclusive, gpus, terms.hex(), never)
 
 
 def _node(s: State, node: Node, now: float) -> NodeTold:
@@ -92,6 +94,34 @@ def asked(s: State, _verb: str, body: bytes, now: float, _out: Effects) -> tuple
     return True, _encode(told(s, now))
 
 
+class _Expected(msgspec.Struct):
+    allocation: str
+    shape: Shape
+
+
+def expect(s: State, verb: str, body: bytes, _now: float, _out: Effects) -> tuple[bool, bytes]:
+    """The verb ``expect``: an allocation was asked for. What it could give is not refused until all its nodes are here,
+    who tell themselves what they have. Soft: a new broker does not know it."""
+    try:
+        wanted = _expected.decode(body)
+    except (msgspec.MsgspecError, ValueError):
+        return False, _encode(_wrong("usage_error", "the request names no allocation and its shape", verb))
+    shape = wanted.shape
+    s.expected[wanted.allocation] = shape.ranks_per_node, shape.ranks, shape.gpus
+    while len(s.expected) > _EXPECTED_MAX:
+        del s.expected[next(iter(s.expected))]
+    arrived(s, wanted.allocation)
+    return True, _encode({})
+
+
+def arrived(s: State, allocation: str) -> None:
+    """A node of an allocation is here, perhaps the last one."""
+    if allocation in s.expected:
+        nodes = [node for node in s.nodes.by_name.values() if node.allocation == allocation]
+        if sum(node.rank_count for node in nodes) >= s.expected[allocation][1]:
+            del s.expected[allocation]
+
+
 class _Returned(msgspec.Struct):
     allocation: str
 
@@ -116,4 +146,5 @@ def _wrong(code: str, what: str, where: str) -> dict[str, Any]:
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_expected = msgspec.msgpack.Decoder(_Expected)
 _returned = msgspec.msgpack.Decoder(_Returned)

@@ -253,6 +253,7 @@ class Broker:
         node.short_until = now + message.short_s if message.short_s else 0.0
         if 0 < node.rank_count <= sum(node.worlds.values()):
             node.renewed_until = 0.0
+        backlog.arrived(self.state, node.allocation)
         node.resting = [(rank, now + seconds, why) for rank, seconds, why in message.resting]
         health.ranks_rest(self.state, node, now, out)
 
@@ -384,7 +385,7 @@ _FROM_CLIENT: dict[type, _Handler] = {
 #: verbs that need no ledger
 _ANSWERED_HERE = {
     health.RELEASE: health.asked, health.QUARANTINE: health.asked, explain.WHY: explain.asked, SHARES: shares,
-    backlog.BACKLOG: backlog.asked, backlog.GIVE_BACK: backlog.give_back,
+    backlog.BACKLOG: backlog.asked, backlog.EXPECT: backlog.expect, backlog.GIVE_BACK: backlog.give_back,
 }  # fmt: skip
 
 _FROM_AGENT: dict[type, _Handler] = {

@@ -145,9 +145,10 @@ class Bundler:
         """Tasks with needs go first: their ranks have to be free at one time."""
 
         def send(
-            rank: Rank, piece: Piece, variables: list[tuple[str, str]], cores: list[int], roster: list[int]
-        ) -> Flight:
-            return self._send_bundle(rank, piece, now, out, variables, cores, roster)
+            rank: Rank, piece: Piece, variables: list[tuple[str, str]], cores: list[int], roster: list[int],
+            seats: list[m.Seats],
+        ) -> Flight:  # fmt: skip
+            return self._send_bundle(rank, piece, now, out, variables, cores, roster, seats)
 
         gathers = self._placer.gathers
         self._placer.fill(self.usable(), lambda code: self._checked.get(code) == "", send, now, out)
@@ -158,6 +159,11 @@ class Bundler:
         """Look after tasks that several ranks run, also while nothing starts."""
         if self._placer.busy:
             self._placer.watch(now, out)
+        self._placer.end_steps(out)
+
+    def leave(self, out: Effects) -> None:
+        """This agent ends, and what was started for it."""
+        self._placer.end_steps(out, every=True)
 
     def go(self, message: m.Go, now: float, out: Effects) -> None:
         """All ranks of a gang wait, on whatever nodes, or will at some time."""
@@ -237,7 +243,7 @@ class Bundler:
 
     def _send_bundle(
         self, rank: Rank, piece: Piece, now: float, out: Effects, variables: list[tuple[str, str]] | None = None,
-        cores: list[int] | None = None, roster: list[int] | None = None,
+        cores: list[int] | None = None, roster: list[int] | None = None, seats: list[m.Seats] | None = None,
     ) -> Flight:  # fmt: skip
         item = piece.grant.item
         mount = self._mounts[item.code]
@@ -254,6 +260,7 @@ class Bundler:
             item.attempt, mount.python, mount.workdir, mount.module, item.function, item.time_limit_s, offsets,
             payload, inputs, self._placer.plain_variables if variables is None else variables, cores or [],
             roster or [], ends_at=self._ends_at if self._ends_at < float("inf") else 0.0, state=item.state,
+            seats=seats or [],
         )  # fmt: skip
         out.send(rank.peer, bundle)
         return flight
@@ -358,7 +365,7 @@ class Bundler:
 
     def reclaim_all(self, out: Effects) -> None:
         """Ask back everything that has not started."""
-        self._placer.drop(None, Cause.RELEASED)
+        self._placer.drop(None, Cause.RELEASED, running=False)
         for rank in self._ranks.values():
             for flight in rank.flights:
                 flight.reclaimed = False  # a part of it was; now all of it is wanted
@@ -375,6 +382,8 @@ class Bundler:
 
     def preempt(self, grant: HeldGrant, lo: int, hi: int, running: bool, out: Effects) -> None:
         """Ask ranks for tasks that they have not started, and if ``running`` end the one that runs."""
+        if running:
+            self._placer.drop(grant, Cause.PREEMPTED)
         for rank in self._ranks.values():
             for position, flight in enumerate(rank.flights):
                 start, end = max(lo, flight.next), min(hi, flight.hi)
@@ -399,7 +408,8 @@ class Bundler:
 
     def running(self) -> list[tuple[int, int]]:
         """(grant, offset in batch) of what runs: only that has made an attempt when this node is lost."""
-        return [(r.flights[0].grant.item.grant, r.flights[0].next) for r in self._ranks.values() if r.flights]
+        ours = [(r.flights[0].grant.item.grant, r.flights[0].next) for r in self._ranks.values() if r.flights]
+        return ours + self._placer.helping()
 
 
 def _fits(item: m.Item, o: m.Outcome) -> bool:

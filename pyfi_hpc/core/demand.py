@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from pyfi_hpc.model.allocations import Pool
+from pyfi_hpc.model.allocations import AllocationRequest, Pool
 from pyfi_hpc.model.elastic import Backlog, Shape, Work
 
 
@@ -64,11 +64,10 @@ def ranks_of(work: Work, pool: Pool) -> int:
     return work.ranks * (pool.request.ntasks_per_node if work.exclusive else work.cores)
 
 
-def shape_of(pool: Pool) -> Shape:
-    """What an allocation of this pool has."""
-    request = pool.request
+def shape_of(request: AllocationRequest) -> Shape:
+    """What the allocation has."""
     gpus = bool(request.gpus_per_node) or any("gpu" in option for option in request.extra)
-    return Shape(request.ntasks_per_node, pool.ranks, gpus)
+    return Shape(request.ntasks_per_node, request.nodes * request.ntasks_per_node, gpus)
 
 
 def unfit(work: Work, pool: Pool, cannot: Collection[str]) -> bool:
@@ -76,7 +75,7 @@ def unfit(work: Work, pool: Pool, cannot: Collection[str]) -> bool:
 
     What its nodes have besides ranks is known when one has joined: ``cannot`` names what could not run there.
     """
-    shape = shape_of(pool)
+    shape = shape_of(pool.request)
     ranks = shape.ranks_per_node < work.cores or shape.ranks < ranks_of(work, pool)
     return ranks or (work.gpus and not shape.gpus) or work.key in cannot
 

@@ -160,14 +160,9 @@ def _room_on(s: State, node: Node, key: ClassKey, now: float, out: Effects) -> i
 
 
 def _room_made(s: State, node: Node, key: ClassKey, now: float) -> int:
-    """The same, were there no plain tasks."""
+    """The same of a class that is none of gangs, were there no plain tasks."""
     room = walltime.room_on(s, node, key, now)
-    if not room or not key.terms:
-        return room
-    terms = decode(key.terms)
-    if terms.ranks:
-        return int(gangs.may_hold(s, terms, now, _in_time(s, key, now)))
-    return min(room, fits.way_for(terms.ways, node.stock, node.rank_count)[1])
+    return min(room, fits.way_for(decode(key.terms).ways, node.stock, node.rank_count)[1]) if key.terms else room
 
 
 def _has_room(s: State, node: Node) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from pyfi_hpc.core import fits, health, walltime
+from pyfi_hpc.core import fits, gangs, health, walltime
 from pyfi_hpc.core.jobs import Batch, Job
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.queue import ClassKey, key_of, may_go
@@ -312,9 +312,10 @@ def _needs(batch: Batch, nodes: list[Node]) -> list[str]:
     if terms.ranks:
         worlds: dict[str, int] = {}
         for node in nodes:
-            for world, count in node.worlds.items():
+            for world, count in gangs.worlds_of(node, terms).items():
                 worlds[world] = worlds.get(world, 0) + count
-        found.append(f"the largest MPI world has {_many(max(worlds.values(), default=0), 'rank')}")
+        largest = "allocation of Slurm, or other node," if terms.step else "MPI world"
+        found.append(f"the largest {largest} has {_many(max(worlds.values(), default=0), 'rank')}")
     roomy = sorted(nodes, key=lambda node: node.stock.ranks - node.rank_count)
     return found + [f"{node.name} has {fits.free(node.stock, node.rank_count)}" for node in roomy[:_NAMED_MAX]]
 

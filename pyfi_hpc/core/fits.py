@@ -91,25 +91,32 @@ def nearest(needs: Iterable[Needs], stocks: Iterable[tuple[str, Stock, int]]) ->
 
     ``stocks``: names of nodes, what they have, and how many ranks.
     """
-    found: list[tuple[int, str]] = []
+    found: list[tuple[int, float, str]] = []
     for way in needs:
         for name, stock, ranks in stocks:
             lacks = _lacks(way, stock.inventory, ranks)
             if lacks:
-                found.append((len(lacks), f"{name} has {', '.join(lacks)}"))
-    return min(found)[1] if found else ""
+                text = f"{name} has {', '.join(text for text, _ in lacks)}"
+                found.append((len(lacks), sum(short for _, short in lacks), text))
+    return min(found)[2] if found else ""
 
 
-def _lacks(needs: Needs, have: Inventory, ranks: int) -> list[str]:
-    lacks = [f"no label {label!r}" for label in needs.labels if label not in have.labels]
-    if needs.cores > ranks:
-        lacks.append(f"{ranks} ranks of one core each")
-    if needs.gpu_thousandths > 1000 * len(have.gpus):
-        lacks.append(f"{len(have.gpus)} GPUs")
-    if 0 < have.memory_bytes < needs.memory_bytes:
-        lacks.append(f"{have.memory_bytes / 2**30:.3g} GiB")
+def _lacks(needs: Needs, have: Inventory, ranks: int) -> list[tuple[str, float]]:
+    """What is missing, and which part of what is wanted that is."""
+    lacks = [(f"no label {label!r}", 1.0) for label in needs.labels if label not in have.labels]
+
+    def compare(wanted: float, had: float, text: str) -> None:
+        if wanted > had:
+            lacks.append((text, 1.0 - had / wanted))
+
+    compare(needs.cores, ranks, f"{ranks} ranks of one core each")
+    gpus = len(have.gpus)
+    compare(needs.gpu_thousandths, 1000 * gpus, f"{gpus} GPU" + "s" * (gpus != 1))
+    if have.memory_bytes:
+        compare(needs.memory_bytes, have.memory_bytes, f"{have.memory_bytes / 2**30:.3g} GiB")
     named = dict(have.named)
-    lacks += [f"{named.get(name, 0)} {name}" for name, count in needs.named if count > named.get(name, 0)]
+    for name, count in needs.named:
+        compare(count, named.get(name, 0), f"{named.get(name, 0)} {name}")
     return lacks
 
 

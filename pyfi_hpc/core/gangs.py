@@ -7,6 +7,10 @@ have, the broker tells all who they are. What the leader returned is the outcome
 bad end, or the loss of a node, is the whole gang's: the others are ended, and the task is tried again as its budget
 says. A gang on one node starts by itself.
 
+A step is a gang whose ranks run nothing: the function runs on the leader's node alone, and has programs started on the
+ranks (runner/step.py). So what its leader's node says is the outcome, and then the others are told to give their ranks
+back. Its ranks need not share an MPI world, only an allocation.
+
 A gang is granted when enough ranks are idle, on as few nodes as have them. The first whose turn comes and that finds
 too few becomes the **next**: ranks that fall idle are kept for it, wherever in its world, and meanwhile get only what
 is thought to end by the time at which it can start, were nothing put in front. That time is fixed when it becomes the
@@ -40,6 +44,8 @@ class Gang:
     gathered: dict[GrantId, list[int]] = field(default_factory=dict)
     #: when ranks are thought to wait, by grant, monotonic seconds
     expected: dict[GrantId, float] = field(default_factory=dict)
+    #: of a step: its ranks by grant, with their cores and GPUs; None: it is none
+    seats: dict[GrantId, m.Seats] | None = None
     outcome: tuple[Grant, m.Outcome] | None = None
     failure: tuple[Grant, m.Outcome] | None = None
 
@@ -53,25 +59,28 @@ Share = tuple[Node, int]
 def place(
     s: State, needs: Needs, now: float, may: Callable[[Node], bool] = lambda node: True
 ) -> tuple[str, list[Share]] | None:
-    """Nodes with idle ranks enough for a gang, in one world, of those that may. Cost: a look at each node."""
+    """Nodes with idle ranks enough for a gang, in one world, of those that may. Cost: a look at each node.
+
+    The world of a step is its allocation, and "".
+    """
 
     def room(node: Node) -> int:
         width = fits.width(needs, node.rank_count)
         return min(node.stock.room(needs, node.rank_count), node.vacant // width)
 
     for world, shares in _fitting(s, needs, now, may, room):
-        return world, (_spread if needs.spread else _packed)(shares, needs.ranks)
+        return "" if needs.step else world, (_spread if needs.spread else _packed)(shares, needs.ranks)
     return None
-
-
-def may_hold(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> bool:
-    """Whether a gang could start, were no plain tasks there."""
-    return any(_fitting(s, needs, now, may, lambda node: node.stock.room(needs, node.rank_count)))
 
 
 def may_ever_run(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> bool:
     """Whether a gang could start, were all ranks idle."""
     return any(_fitting(s, needs, now, may, lambda node: _room_ever(node, needs)))
+
+
+def worlds_for(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> list[list[Share]]:
+    """Of each world that could run a gang, were all its ranks idle, the nodes with what they could have."""
+    return [shares for _, shares in _fitting(s, needs, now, may, lambda node: _room_ever(node, needs))]
 
 
 def _room_ever(node: Node, needs: Needs) -> int:
@@ -84,11 +93,12 @@ def _fitting(
     """Worlds with room for all ranks of a gang, and their nodes with the room of each."""
     worlds: dict[str, list[Share]] = {}
     for node in s.nodes.by_name.values():
-        busy = node.draining or now < node.renewed_until or not node.worlds
+        worlds_here = worlds_of(node, needs)
+        busy = node.draining or now < node.renewed_until or not worlds_here
         if busy or not health.usable(s, node, now) or not may(node):
             continue
         room = room_on(node)
-        for world, count in node.worlds.items():
+        for world, count in worlds_here.items():
             if room > 0 and count:
                 worlds.setdefault(world, []).append((node, min(room, count)))
     for world, shares in worlds.items():
@@ -115,8 +125,7 @@ class Next:
 def becomes_next(s: State, key: ClassKey, now: float, may: Callable[[Node], bool], out: Effects) -> None:
     """There are not ranks enough for a gang whose turn it is. Cost: a look at all that runs."""
     needs = decode(key.terms)
-    worlds = _fitting(s, needs, now, may, lambda node: _room_ever(node, needs))
-    found = [(_starts_in_s(s, shares, needs, now), shares) for _, shares in worlds]
+    found = [(_starts_in_s(s, shares, needs, now), shares) for shares in worlds_for(s, needs, now, may)]
     if not found:
         return  # it never can, as things are
     in_s, shares = min(found, key=lambda one: one[0])
@@ -185,6 +194,17 @@ def _frees(s: State, node: Node, known: dict[tuple[walltime.Kind, int], float], 
 # --- its life ------------------------------------------------------------------------------------------
 
 
+def worlds_of(node: Node, needs: Needs) -> dict[str, int]:
+    """Within what a task may run on several nodes, and how many ranks of it are on this one.
+
+    Only Slurm starts a step on several nodes; it numbers its jobs, and nobody else does.
+    """
+    if not needs.step:
+        return node.worlds
+    in_slurm = node.allocation.partition("@")[0].isdigit()
+    return {node.allocation if in_slurm else node.name: node.rank_count} if node.rank_count else {}
+
+
 def _packed(shares: list[Share], ranks: int) -> list[Share]:
     """On as few nodes as possible; of those that hold all of it, the one with most ranks that are idle now."""
     whole = [share for share in shares if share[1] >= ranks]
@@ -215,7 +235,7 @@ def start(
     s: State, pick: Pick, world: str, shares: list[Share], inputs: items.Inputs, now: float, out: Effects
 ) -> None:
     """Grant one task to all of its nodes."""
-    gang = Gang()
+    gang = Gang(seats=None if world else {})
     total = sum(count for _, count in shares)
     for node, count in shares:
         told = m.Gang(world, count, total)
@@ -236,18 +256,23 @@ def gathered(s: State, node: Node, message: m.Gathered, now: float, out: Effects
     if grant is None or grant.node is not node or grant.gang is None:
         out.send(node.peer, m.Cancel(0, message.grant, 0, -1))  # it was taken back while it was on its way
         return
-    if grant.gang.failure is not None:
-        return  # it has been told
     gang = grant.gang
+    if gang.failure is not None or (gang.outcome is not None and gang.seats is not None):
+        out.send(node.peer, m.Cancel(0, grant.id, grant.lo, 1))  # it has been told, and the word may have been lost
+        return
     gang.expected[grant.id] = now + message.in_s
     if not message.ranks:
         _tell_when(gang, now, out)
         return
     gang.gathered[grant.id] = message.ranks
+    if gang.seats is not None and message.seats is not None:
+        message.seats.node = str(node.name).partition("/")[0]
+        gang.seats[grant.id] = message.seats
     if len(gang.gathered) == len(gang.grants):  # also again, where the word was lost
         roster = [rank for part in gang.grants for rank in gang.gathered[part.id]]
         for part in gang.grants:
-            out.send(part.node.peer, m.Go(part.id, roster))
+            seats = [gang.seats[one.id] for one in gang.grants if one.id in gang.seats] if gang.seats else []
+            out.send(part.node.peer, m.Go(part.id, roster, seats=seats if part is gang.grants[0] else []))
 
 
 def _tell_when(gang: Gang, now: float, out: Effects) -> None:
@@ -263,13 +288,18 @@ def ended(s: State, grant: Grant, o: m.Outcome, now: float, out: Effects) -> Non
     """A node's part has ended, or its node is lost."""
     gang = grant.gang
     assert gang is not None
-    if o.causes[0] not in (Cause.NONE, Cause.CONTINUED) and gang.failure is None:
+    if gang.outcome is not None and gang.seats is not None:
+        pass  # its leader has ended: the others only give their ranks back
+    elif o.causes[0] not in (Cause.NONE, Cause.CONTINUED) and gang.failure is None:
         gang.failure = grant, o
         for part in gang.grants:
             if part.open:
                 out.send(part.node.peer, m.Cancel(0, part.id, part.lo, 1))
     elif grant is gang.grants[0]:
         gang.outcome = grant, o
+        for part in gang.grants if gang.seats is not None else ():
+            if part.open:
+                out.send(part.node.peer, m.Cancel(0, part.id, part.lo, 1))
     if any(part.open for part in gang.grants):
         return
     found = gang.failure or gang.outcome
@@ -290,6 +320,8 @@ def renew(s: State, now: float, out: Effects) -> None:
     """Where gangs wait because ranks have left their world, let a world start anew."""
     for key in s.gangs_short:
         needs = decode(key.terms)
+        if needs.step:
+            continue  # to it a rank that has left its world is as good as any
         groups: dict[str, list[Node]] = {}
         for node in s.nodes.by_name.values():
             if health.usable(s, node, now):
@@ -310,6 +342,6 @@ def may_ever(s: State, needs: Needs) -> bool:
     totals: dict[str, int] = {}
     for node in s.nodes.by_name.values():
         room = fits.Stock(node.stock.inventory).room(needs, node.rank_count)
-        for world, count in node.worlds.items():
+        for world, count in worlds_of(node, needs).items():
             totals[world] = totals.get(world, 0) + min(room, count)
     return any(total >= needs.ranks for total in totals.values())

@@ -15,7 +15,7 @@ from pyfi_hpc.core.durations import Durations
 from pyfi_hpc.core.held import HeldGrant, Holdings, Parts, Piece
 from pyfi_hpc.core.ranks import Flight, Rank, RankTable
 from pyfi_hpc.model import messages as m
-from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.effects import Effects, EndStep
 from pyfi_hpc.model.ids import BROKER
 from pyfi_hpc.model.inventory import Inventory
 from pyfi_hpc.model.limits import Limits
@@ -51,14 +51,22 @@ class Placement:
     seats: list[Seat]
     #: when the others are ended of whom one has ended badly; 0: nobody has
     kill_at: float = 0.0
+    #: of a step that runs on another node: its ranks here are lent until the broker wants them back
+    helps: bool = False
 
     @property
     def waits(self) -> bool:
-        return self.seats[0].flight is None
+        return self.seats[0].flight is None and not self.helps
+
+    @property
+    def over(self) -> bool:
+        """Whether all have ended; of a step, which runs nothing on its ranks, the one that runs its function."""
+        seats = self.seats[:1] if self.terms.step else self.seats
+        return all(seat.over() for seat in seats)
 
 
-#: gives a task to a rank, with these variables and cores, and who else runs it
-Send = Callable[[Rank, Piece, list[tuple[str, str]], list[int], list[int]], Flight]
+#: gives a task to a rank, with these variables and cores, who else runs it, and where the programs of its step run
+Send = Callable[[Rank, Piece, list[tuple[str, str]], list[int], list[int], list[m.Seats]], Flight]
 
 
 class Placer:
@@ -82,7 +90,7 @@ class Placer:
         self._gpu_left = [1000] * len(inventory.gpus)
         self._placements: list[Placement] = []
         #: who runs a gang, by grant, of those that may start
-        self.roster: dict[int, list[int]] = {}
+        self.roster: dict[int, m.Go] = {}
         #: idle ranks that wait for others, for which task, and until when they are thought to, monotonic seconds
         self.reserved: frozenset[int] = frozenset()
         self._gathers: tuple[HeldGrant, int] | None = None
@@ -90,6 +98,8 @@ class Placer:
         #: its other nodes are not ready before; 0: not known
         self._not_before = 0.0
         self._said_free = False
+        #: steps that have ended, and of which no process is to be left
+        self.ended: list[str] = []
         #: what plain tasks find in their environment
         self.plain_variables = [(_VISIBLE, "")] if inventory.gpus else []
 
@@ -166,7 +176,7 @@ class Placer:
 
     @staticmethod
     def _may_lead(item: m.Item, rank: Rank) -> bool:
-        return item.gang is None or rank.world_id == item.gang.world
+        return item.gang is None or item.gang.world in ("", rank.world_id)
 
     def _seats(
         self, piece: Piece, terms: Terms, usable: list[Rank], leaders: int, width: int, now: float, out: Effects
@@ -214,26 +224,45 @@ class Placer:
         if gang is not None and gang.here < gang.total:
             self._say_gathered(placement, out)
         else:
-            self._start(placement, numbers if gang is not None else [], send)
+            self._start(placement, numbers if gang is not None else [], [self._seats_of(placement)], send)
 
     def _go(self, send: Send) -> None:
         """Gangs of which all nodes are there."""
         if self.roster:
             for placement in self._placements:
-                roster = self.roster.get(placement.grant.item.grant)
-                if roster and placement.waits:
-                    self._start(placement, roster, send)
+                go = self.roster.get(placement.grant.item.grant)
+                if go is None or not placement.waits:
+                    continue
+                if placement.terms.step and not go.seats:
+                    placement.helps = True
+                else:
+                    self._start(placement, go.roster, go.seats, send)
             self.roster.clear()
 
-    def _start(self, placement: Placement, roster: list[int], send: Send) -> None:
+    def _start(self, placement: Placement, roster: list[int], step: list[m.Seats], send: Send) -> None:
+        seats = placement.seats
+        if not placement.terms.step:
+            step = []
+        elif roster:
+            roster, seats = [], seats[:1]
         if roster:
             placement.grant.parts = Parts(len(placement.seats), roster[0])
-        for seat in placement.seats:
-            cores = sorted(self._ranks[number].core for number in seat.lent if number in self._ranks)
-            own = cores if len(cores) == len(seat.lent) > 1 and cores[0] >= 0 else []
+        for seat in seats:
+            own = self._cores(seat) if len(seat.lent) > 1 else []
             variables = self._variables(placement.terms, seat)
-            seat.flight = send(seat.rank, placement.piece, variables, own, roster)
+            seat.flight = send(seat.rank, placement.piece, variables, own, roster, step)
             self._ranks.touched(seat.rank)
+
+    def _cores(self, seat: Seat) -> list[int]:
+        """Those that it has; none where ranks are not bound to any."""
+        cores = sorted(self._ranks[number].core for number in seat.lent if number in self._ranks)
+        return cores if len(cores) == len(seat.lent) and cores[0] >= 0 else []
+
+    def _seats_of(self, placement: Placement) -> m.Seats:
+        """For a step, where its programs run here."""
+        seats = placement.seats
+        gpus = [",".join(self._gpus[which] for which, _ in seat.gpus) for seat in seats] if self._gpus else []
+        return m.Seats([self._cores(seat) for seat in seats], gpus)
 
     def _variables(self, terms: Terms, seat: Seat) -> list[tuple[str, str]]:
         found = [(_VISIBLE, ",".join(self._gpus[which] for which, _ in seat.gpus))] if self._gpus else []
@@ -269,7 +298,7 @@ class Placer:
     def go(self, message: m.Go, now: float) -> None:
         """A gang of several nodes may start, or the broker tells when the last of them is thought to be ready."""
         if message.roster:
-            self.roster[message.grant] = message.roster
+            self.roster[message.grant] = message
         elif self._gathers is not None and self._gathers[0].item.grant == message.grant:
             self._gathered_at = self._not_before = now + message.in_s
 
@@ -280,21 +309,38 @@ class Placer:
 
     # --- ending ---------------------------------------------------------------------------------------
 
-    def drop(self, grant: HeldGrant | None, cause: Cause) -> None:
-        """What waits with its ranks for other nodes does not start any more; None: all of it."""
-        for placement in [p for p in self._placements if p.waits and (grant is None or p.grant is grant)]:
-            self._free(placement)
-            self._holdings.make(placement.grant, placement.piece.lo, placement.piece.hi, cause)
+    def drop(self, grant: HeldGrant | None, cause: Cause, running: bool = True) -> None:
+        """What waits with its ranks for other nodes does not start any more; None: all of it.
+
+        With ``running`` also what is lent to a step that runs on another node.
+        """
+        for placement in [p for p in self._placements if p.waits or (p.helps and running)]:
+            if grant is None or placement.grant is grant:
+                self._free(placement)
+                self._holdings.make(placement.grant, placement.piece.lo, placement.piece.hi, cause)
+
+    def helping(self) -> list[tuple[int, int]]:
+        """(grant, offset in batch) of steps that run on another node."""
+        return [(p.grant.item.grant, p.piece.lo) for p in self._placements if p.helps]
 
     def tell(self, out: Effects) -> None:
         """What waits for other nodes says so with each beat: that, or the answer, may have been lost."""
         for placement in self._placements:
-            if placement.waits:
+            if placement.waits or placement.helps:
                 self._say_gathered(placement, out)
 
     def _say_gathered(self, placement: Placement, out: Effects) -> None:
         numbers = [seat.rank.number for seat in placement.seats]
-        out.send(BROKER, m.Gathered(placement.grant.item.grant, numbers))
+        seats = self._seats_of(placement) if placement.terms.step else None
+        out.send(BROKER, m.Gathered(placement.grant.item.grant, numbers, seats=seats))
+
+    def end_steps(self, out: Effects, every: bool = False) -> None:
+        """See that no process is left of steps that have ended; of all steps, when this agent does."""
+        if every:
+            self.ended += [token(placement) for placement in self._placements if placement.terms.step]
+        if self.ended:
+            out.actions += map(EndStep, self.ended)
+            self.ended.clear()
 
     def watch(self, now: float, out: Effects) -> None:
         """What has ended, or died with its rank, gives back what it had; where one of several ended badly, all end."""
@@ -305,7 +351,7 @@ class Placer:
                 if any(self._ranks.get(seat.rank.number) is not seat.rank for seat in placement.seats):
                     self._free(placement)
                     self._holdings.make(placement.grant, placement.piece.lo, placement.piece.hi, Cause.RELEASED)
-            elif all(seat.over() for seat in placement.seats):
+            elif placement.over:
                 self._free(placement)
             elif placement.grant.parts is not None and placement.grant.parts.failure is not None:
                 self._end_mates(placement, now, out)
@@ -321,10 +367,18 @@ class Placer:
 
     def _free(self, placement: Placement) -> None:
         self._placements.remove(placement)
+        if placement.terms.step and not placement.waits:
+            self.ended.append(token(placement))
         for seat in placement.seats:
             self._ranks.take_back(seat.lent)
             for which, part in seat.gpus:
                 self._gpu_left[which] += part
+
+
+def token(placement: Placement) -> str:
+    """By it all processes of a step are known, on all of its nodes: see runner/bound.py."""
+    item = placement.grant.item
+    return f"{item.job}.{item.first + placement.piece.lo - item.lo}.{item.attempt}"
 
 
 def _neighbours(free: list[Rank], width: int) -> list[Rank]:

@@ -9,7 +9,8 @@ there, or what is ended there would start there again. Nothing is ended before s
 Somebody waits in the queue, or at a node, which was given a task to have at hand and runs longer ones before it. For
 what lies at a node so many ranks are made free as it takes and never more: it may wait for its code. A task that needs
 cores, memory, GPUs or named things that preemptible ones have gets those: for one such task at a time and node, the
-fewest are ended of those that come first.
+fewest are ended of those that come first. For a gang they are ended where the fewest make room for one more of its
+ranks, until all have it; where not all can have it, none is ended.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from pyfi_hpc.core import fits, health, walltime
+from pyfi_hpc.core import fits, gangs, health, walltime
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.queue import ClassKey
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.messages import Preempt
-from pyfi_hpc.model.terms import Terms, decode
+from pyfi_hpc.model.terms import Needs, Terms, decode
 
 #: a node that was asked and does nothing is asked again, seconds
 _AGAIN_S = 10.0
@@ -74,8 +75,10 @@ def look(s: State, since: float, room_on: Callable[[Node, ClassKey], int], now: 
         return
     if now < mine.look_at and mine.since:
         return
-    wanted = {node: room for node in _nodes(s, now) if (room := _room_wanted(s, node, since, room_on, now)) is not None}
-    if not wanted:
+    nodes = _nodes(s, now)
+    wanted = {node: room for node in nodes if (room := _room_wanted(s, node, since, room_on, now)) is not None}
+    gang = _for_gang(s, nodes, since, now)
+    if not wanted and gang is None:
         mine.rest()
         return
     waited = any(room.stuck for room in wanted.values())
@@ -84,6 +87,8 @@ def look(s: State, since: float, room_on: Callable[[Node, ClassKey], int], now: 
     mine.look_at = max(now + _LOOK_S, act_at)
     if now >= act_at:
         _forget_ended(s, now)
+        for grant, offset in gang or ():
+            _end(s, grant, offset, now, out)
         _make_room(s, wanted, now, out)
 
 
@@ -100,13 +105,11 @@ def _room_wanted(
 ) -> _Wanted | None:
     """What would run on a node if its preemptible tasks did not; None: nothing."""
     lowest = min(grant.batch.priority for grant in _preemptible(s, node))
-    running: dict[int, list[int]] = {}
-    for number, offset in node.running:
-        running.setdefault(number, []).append(offset)
+    running = _running(node)
     only = len(s.nodes.by_name) == 1
 
     def waiting(room: Callable[[ClassKey], int]) -> list[tuple[ClassKey, int]]:
-        return s.queue.waiting(node.name, lowest, only, since, room)
+        return s.queue.waiting(node.name, lowest, only, since, lambda key: 0 if _is_gang(key) else room(key))
 
     classes = waiting(lambda key: _MANY if _is_short(s, node, key, room_on, now) else 0)
     short = _short(s, node, running, *max(classes, key=lambda found: found[0].priority)) if classes else None
@@ -132,9 +135,7 @@ def _stuck(s: State, node: Node, lowest: int, running: dict[int, list[int]], now
 
 def _is_short(s: State, node: Node, key: ClassKey, room_on: Callable[[Node, ClassKey], int], now: float) -> bool:
     """Whether a class with needs gets nothing of this node because others have it."""
-    if not key.terms or decode(key.terms).ranks or not walltime.room_on(s, node, key, now):
-        return False
-    return room_on(node, key) == 0
+    return bool(key.terms) and walltime.room_on(s, node, key, now) > 0 and room_on(node, key) == 0
 
 
 def _short(s: State, node: Node, running: dict[int, list[int]], key: ClassKey, ranks: int) -> _Short | None:
@@ -163,6 +164,107 @@ def _short(s: State, node: Node, running: dict[int, list[int]], key: ClassKey, r
         else:
             stock.give(grant.needs, grant.width, grant.members, -tasks)
     return _Short(key, ranks // terms.cores, found)
+
+
+def _running(node: Node) -> dict[int, list[int]]:
+    """Offsets that ran at the last beat, by grant."""
+    found: dict[int, list[int]] = {}
+    for number, offset in node.running:
+        found.setdefault(number, []).append(offset)
+    return found
+
+
+def _is_gang(key: ClassKey) -> bool:
+    return bool(key.terms) and decode(key.terms).ranks > 0
+
+
+# --- for a gang ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Spot:
+    """A node's part in a gang: what is free, and what can be made free there."""
+
+    node: Node
+    width: int
+    free: int
+    stock: fits.Stock
+    #: what can be ended, first what comes first: the grant, its offset, tasks
+    can_end: list[tuple[Grant, int, int]]
+
+    def places(self, needs: Needs) -> int:
+        return max(0, min(self.free // self.width, self.stock.room(needs, self.node.rank_count)))
+
+    def take(self, grant: Grant, tasks: int) -> None:
+        self.free += tasks * grant.ranks
+        if grant.needs is not None:
+            self.stock.give(grant.needs, grant.width, grant.members, -tasks)
+
+
+def _for_gang(s: State, nodes: list[Node], since: float, now: float) -> list[tuple[Grant, int]] | None:
+    """What has to end for the gang of the highest priority, as (grant, offset); empty: it has been asked to. None: no
+    gang waits for preemptible tasks."""
+    only, found = len(s.nodes.by_name) == 1, set()
+    for node in nodes:
+        lowest = min(grant.batch.priority for grant in _preemptible(s, node))
+        waiting = s.queue.waiting(node.name, lowest, only, since, lambda key: int(_is_gang(key)))
+        found |= {key for key, _ in waiting}
+    if not found:
+        return None
+    key = max(found, key=lambda key: key.priority)
+    needs = decode(key.terms)
+    tried = [
+        _in_world(s, [_spot(s, node, needs, key.priority) for node, _ in shares], needs)
+        for shares in gangs.worlds_for(s, needs, now, lambda node: walltime.room_on(s, node, key, now) > 0)
+    ]
+    return min((ends for ends in tried if ends is not None), key=len, default=None)
+
+
+def _spot(s: State, node: Node, needs: Needs, priority: int) -> _Spot:
+    stock = replace(node.stock, named=dict(node.stock.named))
+    spot = _Spot(node, fits.width(needs, node.rank_count), node.vacant, stock, [])
+    running = _running(node)
+    for grant in sorted(_preemptible(s, node), key=_order):
+        if grant.batch.priority < priority:
+            runs = [offset for offset in running.get(grant.id, ()) if grant.left[offset - grant.lo]]
+            for offset in [_UNSTARTED] * (grant.open > len(runs)) + sorted(runs, reverse=True):
+                tasks = _tasks(grant, offset, runs)
+                if (grant.id, offset) in s.preempting.asked:
+                    spot.take(grant, tasks)
+                else:
+                    spot.can_end.append((grant, offset, tasks))
+    spot.can_end.sort(key=lambda one: one[1] != _UNSTARTED)  # it would take what becomes free
+    return spot
+
+
+def _in_world(s: State, spots: list[_Spot], needs: Needs) -> list[tuple[Grant, int]] | None:
+    """Greedily where the fewest tasks have to end for one more place. None: all of it is not enough."""
+    ends: list[tuple[Grant, int]] = []
+    missing = needs.ranks - sum(spot.places(needs) for spot in spots)
+    while missing > 0:
+        costs = [(cost, at) for at, spot in enumerate(spots) if (cost := _cost(spot, needs))]
+        if not costs:
+            return None
+        cost, at = min(costs)
+        spot = spots[at]
+        before = spot.places(needs)
+        for grant, offset, tasks in spot.can_end[:cost]:
+            spot.take(grant, tasks)
+            ends.append((grant, offset))
+        del spot.can_end[:cost]
+        missing -= spot.places(needs) - before
+    return ends
+
+
+def _cost(spot: _Spot, needs: Needs) -> int:
+    """How many of what can be ended make one more place; 0: not even all."""
+    trial = replace(spot, stock=replace(spot.stock, named=dict(spot.stock.named)))
+    before = spot.places(needs)
+    for count, (grant, _, tasks) in enumerate(spot.can_end, 1):
+        trial.take(grant, tasks)
+        if trial.places(needs) > before:
+            return count
+    return 0
 
 
 def _tasks(grant: Grant, offset: int, runs: list[int]) -> int:

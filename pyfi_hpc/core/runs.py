@@ -69,6 +69,8 @@ class Work:
             "run", number, b.job, b.first + self.base, b.attempt, b.grant, b.function, b.offsets[4 * self.base :],
             b.payload, b.inputs[self.base :], b.time_limit_s, b.ends_at, b.state,
         ]  # fmt: skip
+        if b.seats:
+            return [*frame, [[s.node, s.cores, s.gpus] for s in b.seats]]
         return [*frame, [b.python, b.workdir, b.module, b.roster, b.variables, b.cores]] if b.roster else frame
 
     def skips(self, positions: Iterable[int]) -> list[list[Any]]:

@@ -91,6 +91,8 @@ class State:
     looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
     #: allocations that may be asked for: ranks of each node, of all, and whether there are GPUs
     to_come: list[tuple[int, int, bool]] = field(default_factory=list)
+    #: allocations that somebody has asked for and that are not all here yet -> the same; see core/backlog.py
+    expected: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     #: gangs whose turn it was and for which there is no room now
     gangs_short: set[ClassKey] = field(default_factory=set)
     #: the one for which ranks are kept

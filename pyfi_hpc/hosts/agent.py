@@ -23,6 +23,7 @@ from pyfi_hpc.adapters.dealer import BROKER, DealerPort
 from pyfi_hpc.adapters.node_code import NodeCode
 from pyfi_hpc.adapters.processes import NodeProcesses
 from pyfi_hpc.adapters.signals import SignalPort
+from pyfi_hpc.adapters.surroundings import whose_steps
 from pyfi_hpc.adapters.unix_line import RanksPort
 from pyfi_hpc.core.agent import Agent
 from pyfi_hpc.errors import BrokerUnreachable, PyfiError, Refused
@@ -141,7 +142,7 @@ def run(
     rank_log = open(settings.log_dir / f"ranks-{node.name()}.log", "ab", buffering=0)
     command = [sys.executable, "-m", "pyfi_hpc.hosts.rank"]
     command += ["--instance", settings.instance, "--home", str(settings.home)]
-    around = NodeProcesses(command, rank_log, NodeCode(settings) if own_code else None)
+    around = NodeProcesses(command, rank_log, whose_steps(settings), NodeCode(settings) if own_code else None)
     left_s = slurm_adapter.own_time_left(clock.utc())
     machine = Agent(
         limits, node.name(), secrets.token_hex(8), node.allocation(), rank_count, len(node.usable_cores()), own_step,

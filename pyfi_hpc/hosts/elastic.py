@@ -27,7 +27,6 @@ from pyfi_hpc.adapters.asking import Asker
 from pyfi_hpc.adapters.batch_command import COMMAND_S_MAX
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.signals import SignalPort
-from pyfi_hpc.core.demand import shape_of
 from pyfi_hpc.core.elastic import Elastic
 from pyfi_hpc.errors import PyfiError, Refused
 from pyfi_hpc.hosts import allocation, daemon, pools
@@ -109,15 +108,15 @@ class Hands:
         os.eventfd_write(self.waitable, 1)
 
     def _ask_backlog(self, action: e.AskBacklog) -> None:
-        shapes: list[e.Shape] = []
+        shapes: list[Any] = []
         try:
             found = read(self._settings)
-            shapes = [shape_of(pool) for pool in found.pools.values()]
+            shapes = pools.shapes(found.pools)
             self._tell(found)
         except PyfiError as error:
             log.warning("! %s", error)
         try:
-            answer = self._asker.ask("backlog", {"shapes": msgspec.to_builtins(shapes)}, _ASK_S)
+            answer = self._asker.ask("backlog", {"shapes": shapes}, _ASK_S)
             self._tell(e.BacklogTold(msgspec.msgpack.decode(answer, type=e.Backlog)))
         except (PyfiError, msgspec.MsgspecError) as error:
             self._tell(e.BacklogTold(None, words_of(error)))

@@ -28,6 +28,7 @@ from pyfi_hpc.hosts.brokers import start_broker as start_broker
 from pyfi_hpc.hosts.spawn import Part, end_child, spawn, tell_to_end
 from pyfi_hpc.hosts.spawn import children as _children
 from pyfi_hpc.ledger import embedded
+from pyfi_hpc.model.allocations import key_of
 from pyfi_hpc.settings import Settings
 
 _END_S = 8.0
@@ -39,6 +40,8 @@ ELASTIC = "elastic"
 _SEEN_S = 2.0
 #: allocations whose agents were told to end have so long before scancel, seconds
 _ALLOCATION_END_S = 10.0
+#: the broker is told of an allocation within so long, or is not, seconds
+_ANNOUNCE_S = 5.0
 
 def start_ledger(settings: Settings) -> Part:
     """Start the embedded Postgres, or only name the one that was given by URL."""
@@ -114,6 +117,8 @@ def start_allocation(
     started = request.broker == "here" and reach(settings, tell)
     try:
         answer = allocation.request(settings, request)
+        if request.broker == "here":
+            _announce(settings, key_of(str(answer.slurm_job_id), request.cluster), request)
         if request.broker == "here" and pools.stored(settings):
             tell(start_elastic(settings))
         return answer
@@ -121,6 +126,22 @@ def start_allocation(
         if started:
             stop(settings, lambda: None)
         raise
+
+
+def _announce(settings: Settings, key: str, request: AllocationRequest) -> None:
+    """The broker does not refuse calls that need what the allocation will have. If it does not hear of it, it may."""
+    import msgspec
+
+    from pyfi_hpc.adapters.asking import Asker  # brings ZeroMQ, which `pyfi up` can do without
+    from pyfi_hpc.core.demand import shape_of
+
+    asker = Asker(settings, "up")
+    try:
+        asker.ask("expect", {"allocation": key, "shape": msgspec.to_builtins(shape_of(request))}, _ANNOUNCE_S)
+    except PyfiError:
+        pass
+    finally:
+        asker.close()
 
 
 def start_elastic(settings: Settings) -> Part:

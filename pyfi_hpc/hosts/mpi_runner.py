@@ -45,6 +45,7 @@ def serve(read_fd: int, write_fd: int, board_fd: int, parent: int, limits: Limit
     payload = child.load("payload")
     outputs = child.output_files(limits.output_bytes_max)
     current = child.Current()
+    current.step.in_gang = True
     child.add_task_module(current)
     outbox.put(["ready", os.getpid(), sys.version.split()[0], time()])
     answers = child.answering.Answers(board_fd, outbox)

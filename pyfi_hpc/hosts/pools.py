@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from pyfi_hpc.adapters.access import write_json
+from pyfi_hpc.core.demand import shape_of
 from pyfi_hpc.errors import NotFound, SettingsError, UsageError
 from pyfi_hpc.model.allocations import Pool
 from pyfi_hpc.settings import Settings, private_folder
@@ -75,6 +76,11 @@ def find(settings: Settings, name: str) -> Pool:
         return _read(_folder(settings) / f"{check_name(name)}.json")
     known = ", ".join(stored(settings)) or "none"
     raise NotFound(f"there is no allocation pool {name!r}", where=str(_folder(settings)), fix=f"pools are: {known}")
+
+
+def shapes(known: dict[str, Pool]) -> list[Any]:
+    """What the broker is told may come, with the verb ``backlog``: it refuses what fits neither that nor a node."""
+    return [msgspec.to_builtins(shape_of(pool.request)) for pool in known.values()]
 
 
 def store(settings: Settings, pool: Pool) -> None:

@@ -12,16 +12,17 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pyfi_hpc.adapters import mpi, node
+from pyfi_hpc.adapters import launcher, mpi, node, surroundings
 from pyfi_hpc.adapters.child import Runners
 from pyfi_hpc.adapters.clock import SystemClock
 from pyfi_hpc.adapters.signals import SignalPort
 from pyfi_hpc.adapters.unix_line import AgentPort
 from pyfi_hpc.core.rank import RankMachine
-from pyfi_hpc.errors import PyfiError, SiteError
+from pyfi_hpc.errors import MpiMissing, PyfiError, SiteError
 from pyfi_hpc.hosts import daemon, mpi_runner
 from pyfi_hpc.loop import Loop
 from pyfi_hpc.model.limits import Limits
@@ -42,7 +43,10 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=-1, help="core of the replaced rank")
     options = parser.parse_args()
     signals = SignalPort()  # handlers, not SIG_IGN: runners would inherit that
+    with suppress(MpiMissing):  # for what runners start on several ranks
+        os.environ.setdefault("PYFI_MPIEXEC", launcher.find_mpiexec())
     settings = daemon.load(options)
+    os.environ[surroundings.STEPS] = surroundings.whose_steps(settings)
     _start_log(settings, -1 if options.replace is None else options.replace)
     try:
         private_folder(settings.scratch / f"pyfi-{os.getuid()}")

@@ -149,6 +149,13 @@ class KillProcess:
 
 
 @dataclass(slots=True)
+class EndStep:
+    """No process of a step that has ended is to be left on this node; ``token``: see core/placing.py."""
+
+    token: str
+
+
+@dataclass(slots=True)
 class CheckCode:
     """See that the code of a mount can run here; prepare it where it is missing."""
 
@@ -175,5 +182,5 @@ class Sample:
 
 Action = (
     StartRunner | WriteRunner | TakePermits | GivePermits | KillRunner
-    | StartRanks | ReplaceRank | KillProcess | CheckCode | WatchProcess | Sample | ElasticAction
+    | StartRanks | ReplaceRank | KillProcess | EndStep | CheckCode | WatchProcess | Sample | ElasticAction
 )

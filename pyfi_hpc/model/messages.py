@@ -264,9 +264,19 @@ Link: TypeAlias = tuple[int, int]
 class Gang(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """A task of several ranks of one MPI world, as one node is told."""
 
-    world: str
+    world: str  #: empty: any ranks will do, the task is one of a step (see Seats)
     here: int  #: ranks on this node
     total: int
+
+
+class Seats(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Where the programs of a step run on one node: the cores and GPUs of each of its ranks there."""
+
+    #: cores; empty: they are not bound to any
+    cores: Annotated[list[list[Count]], Meta(max_length=1 << 16)]
+    #: what CUDA_VISIBLE_DEVICES says to each; empty: the node has none
+    gpus: Annotated[list[Name], Meta(max_length=1 << 16)] = []
+    node: Name = ""
 
 
 class Item(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -306,6 +316,7 @@ class Go(Message):
     grant: int
     roster: list[int]
     in_s: float = 0.0
+    seats: list[Seats] = []  #: of a step, on all nodes; told to that node only on which its function runs
 
 
 class Renew(Message):
@@ -345,6 +356,7 @@ class Gathered(Message):
     grant: Id
     ranks: Annotated[list[Count], Meta(max_length=1 << 16)]
     in_s: Seconds = 0.0
+    seats: Seats | None = None  #: of a step, here
 
 
 class Preempt(Message):
@@ -427,6 +439,7 @@ class Bundle(Message):
     roster: list[int] = []
     ends_at: float = 0.0  #: of the walltime, monotonic seconds of this node; 0: it has no end
     state: bytes = b""  #: as in Item
+    seats: list[Seats] = []  #: where the programs of its step run, this node first; empty: it has none
 
 
 class Done(Message):

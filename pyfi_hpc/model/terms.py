@@ -48,6 +48,8 @@ class Needs(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     exclusive: bool = False
     #: as few of its ranks on one node as possible; else as many
     spread: bool = False
+    #: the function runs once, and its ranks are for programs that it starts as steps of their own
+    step: bool = False
 
     @property
     def members(self) -> int:
@@ -116,6 +118,8 @@ def problem(needs: Needs) -> str:
     gpus = needs.gpu_thousandths
     if gpus > 1000 and gpus % 1000:
         return f"{gpus / 1000:g} GPUs: ask for whole ones, or for a part of one"
+    if needs.step and not needs.ranks:
+        return "a step has ranks: ask for one at least"
     if needs.ranks and 0 < gpus < 1000:
         return "a part of a GPU for each of several ranks: ask for whole ones"
     names = [name for name, _ in needs.named]
@@ -155,7 +159,8 @@ def words(needs: Needs) -> str:
     each += [f"{count} {name}" for name, count in needs.named]
     text = ", ".join(each)
     if needs.ranks:
-        text = f"{needs.ranks} ranks of one MPI world, each with {text}"
+        where = "for a step of its own" if needs.step else "of one MPI world"
+        text = f"{needs.ranks} rank{'s' * (needs.ranks != 1 or not needs.step)} {where}, each with {text}"
     if needs.exclusive:
         text += ", nothing beside it"
     if needs.labels:
@@ -175,7 +180,8 @@ def make(**values: Any) -> Terms:
     **values
         ``ranks``, ``cores``, ``threads``: whole numbers. ``gpus``: a whole number, or a part of one. ``memory``: bytes
         or "2G", for each rank. ``resources``: a map of names to whole numbers. ``labels``: names. ``exclusive``,
-        ``spread``: true or false. ``otherwise``: a list of maps of these, other ways to run it.
+        ``spread``: true or false. ``launch``: "step", or "" for a gang. ``otherwise``: a list of maps of these, other
+        ways to run it.
 
     Raises
     ------
@@ -201,16 +207,20 @@ def _needs(**values: Any) -> Needs:
     named = values.get("resources") or {}
     if not isinstance(named, dict):
         raise ValueError(f"resources cannot be {named!r}; write a map such as {{'license': 1}}")
+    launch = values.get("launch") or ""
+    if launch not in ("", "step"):
+        raise ValueError(f"launch cannot be {launch!r}; it is 'step', or left out")
+    ranks = _whole("ranks", values.get("ranks", 0), 0)
     return Needs(
-        _whole("ranks", values.get("ranks", 0), 0), _whole("cores", values.get("cores", 1), 1),
+        max(1, ranks) if launch else ranks, _whole("cores", values.get("cores", 1), 1),
         size_of(values.get("memory") or 0), _gpus(values.get("gpus", 0)),
         tuple(sorted((str(name), _whole(str(name), count, 1)) for name, count in named.items())),
         tuple(sorted(labels.split() if isinstance(labels, str) else map(str, labels))),
-        bool(values.get("exclusive", False)), bool(values.get("spread", False)),
+        bool(values.get("exclusive", False)), bool(values.get("spread", False)), bool(launch),
     )  # fmt: skip
 
 
-_KNOWN = {"ranks", "cores", "memory", "gpus", "resources", "labels", "exclusive", "spread"}
+_KNOWN = {"ranks", "cores", "memory", "gpus", "resources", "labels", "exclusive", "spread", "launch"}
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -242,11 +252,15 @@ def _words(text: str) -> dict[str, Any]:
         name, mark, value = word.partition("=")
         if mark and name in ("label", "labels"):
             values.setdefault("labels", []).append(value)
+        elif mark and name == "launch":
+            values[name] = value
         elif mark:
             values[name] = value if name == "memory" else _number(name, value)
         elif ":" in word:
             name, _, value = word.rpartition(":")
             values.setdefault("resources", {})[name] = _number(name, value)
+        elif word == "step":
+            values["launch"] = word
         elif word in ("exclusive", "spread"):
             values[word] = True
         else:

@@ -7,6 +7,7 @@ list::
     child -> rank   ready pid version utc | broken error | look
                     done run index cause started_utc duration_s result stdout stderr
     rank -> child   run number job first attempt grant function offsets payload inputs time_limit_s ends_at state
+                    and, where it has a step, what ``step.py`` calls its seats
                     skip run lo hi | go | stop
 
 Permits and answers pass over the board (``board.py``). A task is started only with a permit; one that is skipped is
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pyfi_hpc.runner.answers import Answers
     from pyfi_hpc.runner.ending import Ending
     from pyfi_hpc.runner.pipes import Inbox, Outbox
+    from pyfi_hpc.runner.step import Step
     from pyfi_hpc.runner.streams import Output
 
 
@@ -57,7 +59,7 @@ def load(name: str) -> Any:
 
 pipes, streams = load("pipes"), load("streams")
 answering = load("answers")
-ending = load("ending")
+ending, stepping = load("ending"), load("step")
 PERMIT, NONE = answering.PERMIT, answering.NONE
 _LENGTH_MAX = load("board").LENGTH_MAX
 # as in model.states.Cause
@@ -158,6 +160,8 @@ class Runner:
         answers, current, set_variable = self._answers, self._current, self._variable.of(job)
         current.begin(job, attempt, grant)
         current.ending.of_run(limit_s, ends_at)
+        if not current.step.in_gang:
+            current.step.seats = frame[13] if len(frame) > 13 else []
         end = current.ending
         ended = perf_counter()
         utc = time() - ended
@@ -219,6 +223,8 @@ class Runner:
                 what = "the function returned Continue, and takes no argument state: write def f(..., state=None)"
                 return ERROR, payload.encode_failure("builtins", "TypeError", what)
             cause, value = CONTINUED, value.state
+        elif type(value) is stepping.Finished:
+            value = value.as_dict()
         try:
             result = payload.encode_value(value)
         except Exception as error:
@@ -252,6 +258,7 @@ class Current:
 
     def __init__(self) -> None:
         self.ending: Ending = ending.Ending()
+        self.step: Step = stepping.Step(self.token)
 
     def begin(self, job: int, attempt: int, grant: int) -> None:
         self._job, self._attempt, self.grant = job, attempt, grant
@@ -259,6 +266,10 @@ class Current:
     def task(self) -> Task | None:
         index = self.index
         return None if index is None else Task(self._job, index, self._attempt, self.grant)
+
+    def token(self) -> str:
+        """As core/placing.py has it."""
+        return "" if self.index is None else f"{self._job}.{self.index}.{self._attempt}"
 
 
 class _Variable:
@@ -321,12 +332,14 @@ def _for_the_agent(number: int, frame: object) -> None:
 
 def add_task_module(current: Current) -> None:
     """The module ``pyfi_task`` for user code: ``pyfi_task.current()`` is the task that runs now, or None; for the rest
-    see ``ending.py``."""
-    module: Any = types.ModuleType("pyfi_task", "The task that runs now: current(), remaining(), on_end(); Continue.")
+    see ``ending.py`` and ``step.py``."""
+    what = "The task that runs now: current(), remaining(), on_end(), step(), hosts(); Continue."
+    module: Any = types.ModuleType("pyfi_task", what)
     module.Task = Task
     module.current = current.task
     module.remaining, module.on_end = current.ending.remaining, current.ending.on_end
     module.Continue = ending.Continue
+    module.step, module.hosts = current.step.run, current.step.hosts
     sys.modules["pyfi_task"] = module
 
 

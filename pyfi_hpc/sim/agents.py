@@ -9,6 +9,7 @@ from pyfi_hpc.core.agent import Agent
 from pyfi_hpc.model.effects import (
     CheckCode,
     Effects,
+    EndStep,
     KillProcess,
     ReplaceRank,
     Sample,
@@ -136,6 +137,9 @@ class AgentHost(Host):
             problem = "the cache is not mounted"
         self.world.after(0.01, self.tell, CodeChecked(action.code, problem))
 
+    def _end_step(self, action: EndStep) -> None:
+        pass  # imagined steps have no processes
+
     def _sample(self, action: Sample) -> None:
         self.world.after(_NOTICED_S, self.tell, Sampled(0.5, 1 << 30))
 
@@ -212,6 +216,7 @@ _ACTIONS: dict[type, Any] = {
     ReplaceRank: AgentHost._replace_rank,
     KillProcess: AgentHost._kill_process,
     CheckCode: AgentHost._check_code,
+    EndStep: AgentHost._end_step,
     Sample: AgentHost._sample,
     WatchProcess: AgentHost._watch_process,
 }

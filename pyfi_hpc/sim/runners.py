@@ -92,6 +92,7 @@ class Runner:
     def __init__(self, rank: RankHost, number: int, mpi: bool = False) -> None:
         self.rank = rank
         self.number = number
+        self._mpi = mpi
         self.dead = False
         self.broken = not mpi and rank.chance.random() < rank.cluster.plan.import_fails
         self._inbox: list[list[Any]] = []
@@ -207,7 +208,7 @@ class Runner:
 
     def _start(self, frame: list[Any], at: int) -> None:
         _, run, job, first, attempt, grant, _, offsets, data, inputs, _, ends_at, state = frame[:13]
-        roster = frame[13][3] if len(frame) > 13 else [self.rank.number]
+        roster = frame[13][3] if self._mpi else [self.rank.number]
         self._has_permit = False
         start, end = array("I", offsets[4 * at : 4 * at + 8])
         work = work_of(data[start:end], attempt, state)

@@ -136,13 +136,15 @@ def release_all(cluster: Cluster) -> None:
 
 
 def a_gang(client: ClientHost, chance: random.Random) -> None:
-    """Tasks of several ranks of one MPI world, of which some fail, or of several cores of one node."""
+    """Tasks of several ranks of one MPI world or with a step, of which some fail, or of several cores of one node."""
     plan = client.world.plan
     most = plan.ranks_per_node * (2 if plan.one_world else 1)
     ranks = chance.randrange(1, most + 1)
     alone = ranks == 1 and chance.random() < 0.7
     cores = chance.randrange(1, plan.ranks_per_node + 1) if alone else 1
-    needs = terms.encode(terms.Terms(ranks=0 if alone else ranks, cores=cores, spread=chance.random() < 0.3))
+    draw = chance.random()
+    spread, step = draw < 0.3, not alone and 0.2 < draw < 0.6
+    needs = terms.encode(terms.Terms(ranks=0 if alone else ranks, cores=cores, spread=spread, step=step))
     payloads = [payload(chance) for _ in range(chance.randrange(1, 6))]
     client.submit(payloads, terms=needs, retries=chance.randrange(2), priority=chance.randrange(-1, 2))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,23 @@ def test_a_failed_program_that_is_tried_again(instance: Pyfi, tmp_path: Path) ->
     script = "mkdir done && exit 1; exit 0"
     done = instance("xargs", "-C", str(tmp_path), "--retries", "1", "-o", "-", "sh", "-c", script, data="x\n")
     assert [(line["exit_code"], line["attempt"]) for line in lines(done.stdout)] == [(0, 2)]
+
+
+def test_a_program_of_several_ranks(instance: Pyfi) -> None:
+    """Two processes, which are one MPI world if they speak MPI; one that fails; ranks without a step are refused."""
+    script = "from mpi4py import MPI; import os; os.write(1, b'%d\\n' % MPI.COMM_WORLD.allreduce(21))"
+    for options in (["--ranks", "2"], ["--ranks", "2", "--launch", "step"], ["--needs", "ranks=2 step"]):
+        done = instance("xargs", *options, "-o", "-", sys.executable, "-c", script, data="x\n")
+        (line,) = lines(done.stdout)
+        assert line["exit_code"] == 0
+        assert instance("logs", line["id"]).stdout.count("42") == 2
+    script = "echo it is wrong >&2; exit 4"
+    done = instance("xargs", "--ranks", "2", "-o", "-", "sh", "-c", script, data="x\n", code=1)
+    (line,) = lines(done.stdout)
+    assert line["exit_code"] == 4
+    assert "it is wrong" in line["error"]["message"]
+    done = instance("xargs", "--needs", "ranks=2", "true", data="x\n", code=2)
+    assert "--launch step" in done.stderr
 
 
 def test_a_name_that_is_taken(instance: Pyfi, tmp_path: Path) -> None:

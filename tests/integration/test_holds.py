@@ -15,6 +15,7 @@ import pytest
 from instance_fixture import Instance, until
 
 from pyfi_hpc.client.job import attach
+from pyfi_hpc.client.mapping import AHEAD_TASKS_MAX
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,13 @@ def test_submitted_on_hold(two: Instance, tmp_path: Path, pyfi: Callable[..., An
     assert (tmp_path / "x").exists()
     assert "no unfinished job" in pyfi("release", str(mapped), code=3)
     assert json.loads(pyfi("queue", "-j", str(task), "--json"))["jobs"][0]["done"] == 1
+
+
+def test_more_than_is_read_ahead_is_submitted_on_hold(two: Instance, pyfi: Callable[..., Any]) -> None:
+    """A map holds so much of its results in memory; on hold there are none, so all of it is in the ledger at once."""
+    told = pyfi("map", "trouble.same", f"1-{AHEAD_TASKS_MAX + 5000}", "--hold")
+    assert f"({AHEAD_TASKS_MAX + 5000} tasks)" in told
+    pyfi("cancel", str(submitted(told)))
 
 
 def _lines(folder: Path) -> Path:

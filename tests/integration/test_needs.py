@@ -100,7 +100,7 @@ def test_two_gpus_and_none(wide: Instance) -> None:
 def test_halves_share_a_gpu(wide: Instance) -> None:
     """Two halves lie on one GPU, so that the other one is free for a whole."""
     with wide.executor() as executor:
-        halves = [executor.with_options(gpus=0.5).submit("look.look", 0.4) for _ in range(2)]
+        halves = [executor.with_options(gpus=0.5).submit("look.look", 1.5) for _ in range(2)]
         found = [half.result(30) for half in halves]
     assert most_at_once(found) == 2
     assert len({gpu for *_, gpu, _ in found}) == 1

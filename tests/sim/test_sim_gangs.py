@@ -9,6 +9,7 @@ import pytest
 from pyfi_hpc.core import gangs
 from pyfi_hpc.model import terms
 from pyfi_hpc.sim import run, workload
+from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.cluster import Cluster, Plan
 
 
@@ -25,6 +26,44 @@ def test_gangs_under_faults(first: int, monkeypatch: pytest.MonkeyPatch) -> None
         return made
 
     monkeypatch.setattr(run, "_plan", one_world)
+    for seed in range(first, first + 10):
+        run.run_seed(seed)
+
+
+def a_step(client: ClientHost, chance: random.Random) -> None:
+    """Tasks with a step over several ranks, of which some fail, take too long, or are ended for others."""
+    ranks = chance.randrange(1, 2 * client.world.plan.ranks_per_node + 1)
+    needs = terms.encode(terms.Terms(ranks=ranks, step=True, spread=chance.random() < 0.5))
+    payloads = [workload.payload(chance) for _ in range(chance.randrange(1, 6))]
+    limit_s, preemptible = chance.choice([0.0, 0.0, 0.3]), chance.random() < 0.3
+    client.submit(
+        payloads, terms=needs, retries=chance.randrange(2), priority=chance.randrange(-1, 2), time_limit_s=limit_s,
+        preemptible=preemptible,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("first", range(100, 160, 10))
+def test_steps_under_faults(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with steps, whose ranks on other nodes run nothing: in the end all of them are given back."""
+    orders = {a_step: 6, workload.a_gang: 1, workload.a_map: 1, workload.a_cancel: 2}
+    monkeypatch.setattr(workload, "ORDERS", orders)
+    plan = run._plan
+
+    def one_world(chance: random.Random) -> Plan:
+        made = plan(chance)
+        made.one_world, made.nodes = True, max(2, made.nodes)
+        return made
+
+    monkeypatch.setattr(run, "_plan", one_world)
+    checked = run.check
+
+    def given_back(cluster: Cluster) -> None:
+        checked(cluster)
+        for agent in cluster.agents.values():
+            placer = agent.machine._bundler._placer
+            assert (placer.taken(), placer.tasks()) == (0, 0), agent.name
+
+    monkeypatch.setattr(run, "check", given_back)
     for seed in range(first, first + 10):
         run.run_seed(seed)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pyfi_hpc.sim import run, workload
+from pyfi_hpc.model.records import HoldChanged
+from pyfi_hpc.sim import recording, run, workload
 from pyfi_hpc.sim.checks import check
 from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.cluster import Cluster, Plan
@@ -76,3 +79,16 @@ def test_what_is_tried_again_waits_too() -> None:
     cluster.run(lambda: client.satisfied, 60.0)
     assert client.satisfied
     check(cluster)
+
+
+def test_a_record_with_holds_is_replayed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Written to a file and read again; a replay does not know who ran when, so it passes them over."""
+    monkeypatch.setattr(workload, "ORDERS", {workload.a_hold: 3, workload.a_map: 1})
+    made = run.make(3)
+    made.go()
+    log = made.cluster.store.log
+    assert {record.on_hold for record in log if isinstance(record, HoldChanged)} == {True, False}
+    recording.write(log, str(tmp_path / "log"))
+    found = recording.read(str(tmp_path / "log"))
+    assert found == log
+    assert recording.replay(found)["differences"] == []

@@ -96,3 +96,18 @@ def test_what_others_hold_is_made_free_for_a_task_with_needs(held: str, wanted: 
     cluster.run(lambda: all(client.satisfied for client in cluster.clients), 100.0)
     assert len([1 for _, _, attempt, _ in cluster.executed if attempt > 1]) == ended
     check(cluster)
+
+
+@pytest.mark.parametrize(("terms", "ended"), [("ranks=2", 2), ("ranks=5", 5), ("ranks=2 cores=2", 4)])
+def test_preemptible_tasks_make_room_for_a_gang(terms: str, ended: int) -> None:
+    """All ranks of both nodes run long preemptible tasks. A gang of a higher priority does not wait for them, and no
+    more are ended than it needs."""
+    cluster = Cluster(3, Plan(nodes=2, ranks_per_node=3, one_world=True))
+    cluster.run_for(3.0)
+    submit(cluster, 6, "20", preemptible=True)
+    cluster.run_for(5.0)
+    assert len(cluster.executed) == 6
+    assert took_s(cluster, 1, "0.5", priority=1, terms=encode(read(terms))) < 5.0
+    cluster.run(lambda: all(client.satisfied for client in cluster.clients), 100.0)
+    assert len([1 for _, _, attempt, _ in cluster.executed if attempt > 1]) == ended
+    check(cluster)

@@ -108,6 +108,20 @@ def test_two_partitions_feed_one_queue(yard: Yard) -> None:
     assert len(ran) == 2
 
 
+def test_calls_that_need_gpus_ask_the_pool_that_has_some(yard: Yard) -> None:
+    """Ten calls of one GPU and two pools, the first without GPUs: only the second asks."""
+    site, marks = yard.site, yard.site.marks("gpus")
+    yard.add("plain", "--max", "2", "--ntasks-per-node", "2")
+    yard.add("gpus", "--max", "2", "--ntasks-per-node", "2", "--gres", "gpu:2")
+    wanting = Executor().with_options(gpus=1)
+    futures = [wanting.submit("naps.nap", str(marks), number, 0.5) for number in range(10)]
+    assert [future.result(90)[2] for future in futures] == [1] * 10, yard.story()
+    assert _submitted(yard.log("gpus")), yard.story()
+    assert not _submitted(yard.log("plain")), yard.story()
+    ran = {row["node"].split("/")[1] for row in site.calls(site.last_job())}
+    assert ran <= set(_submitted(yard.log("gpus"))), yard.story()
+
+
 def test_a_refused_submission_backs_off_and_tells_slurms_words(yard: Yard) -> None:
     """A partition that is not there: tries after 3 and 6 s, Slurm's words in why and log; put right, it runs."""
     future = Executor().submit("naps.nap", str(yard.site.marks("refused")), 1, 0.1)

@@ -102,6 +102,17 @@ def test_what_tasks_need_is_told() -> None:
     assert [work.never for work in backlog(broker).work] == [False, True]
 
 
+def test_what_nodes_have_of_tasks_with_needs_is_told() -> None:
+    """Two of three tasks of two cores fit a node of four ranks: one waits, two are with the node, of one rank each."""
+    broker = LoneBroker()
+    broker.node("n1", 4, "77")
+    broker.client()
+    data = offsets_of([b"x"] * 3), b"x" * 3
+    broker.say("c1", m.Submit(bytes(16), 0, 0, 3, True, "sample.work", *data, terms=encode(Terms(cores=2))))
+    (work,) = backlog(broker).work
+    assert (work.ready, work.granted, work.ranks, work.cores) == (1, 2, 1, 2)
+
+
 def test_what_a_pool_could_give_is_not_refused() -> None:
     """Eight cores or a GPU are refused while there is a node of two ranks; accepted once a pool has such nodes."""
     broker = LoneBroker()
@@ -121,3 +132,28 @@ def test_what_a_pool_could_give_is_not_refused() -> None:
     assert answer(6, ranks=9) == "Accepted"
     ask(broker, "backlog", shapes=[[8, 32, True]])
     assert answer(7, gpu_thousandths=1000) == "Accepted"
+
+
+def test_what_an_allocation_that_waits_could_give_is_not_refused() -> None:
+    """Two nodes of four ranks were asked for, and one of two ranks is here: what they could give waits, more is
+    refused. When both are here, what they have counts: it is known that they have no such label."""
+    broker = LoneBroker()
+    broker.node("n1", 2)
+    ask(broker, "expect", allocation="77", shape=[4, 8, False])
+
+    def answer(number: int, **needs: Any) -> str:
+        broker.client()
+        key = bytes([number]) * 16
+        submit = m.Submit(key, 0, 0, 1, True, "sample.work", offsets_of([b"x"]), b"x", terms=encode(Terms(**needs)))
+        broker.say("c1", submit)
+        return next(type(said).__name__ for _, said in reversed(broker.sent) if getattr(said, "key", b"") == key)
+
+    assert [answer(1, ranks=8), answer(2, cores=4), answer(3, cores=2, labels=("fast",))] == ["Accepted"] * 3
+    assert [answer(4, ranks=9), answer(5, cores=5), answer(6, gpu_thousandths=1000)] == ["Refused"] * 3
+    broker.node("n2", 4, "77")
+    assert answer(7, ranks=8) == "Accepted"
+    broker.node("n3", 4, "77")
+    assert answer(8, cores=4) == "Accepted"
+    assert answer(9, cores=2, labels=("fast",)) == "Refused"
+    ask(broker, "expect", allocation="77", shape=[4, 8, False])  # told late: it is all here
+    assert answer(10, cores=2, labels=("fast",)) == "Refused"

@@ -78,6 +78,8 @@ def test_an_interrupted_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("add queue", "Missing option"),
         ("up -n 0", "Invalid value"),
         ("up -N 2", "say --slurm too"),
+        ("up --slurm -N 2 -G 3", "3 GPUs cannot be shared out evenly to 2 nodes"),
+        ("alloc add x -G 4 --gpus-per-node 2", "say the same"),
         ("map x", "give one of"),
         ("map x 1-3 --each-line /dev/null", "give one of"),
         ("wait 1..2", "is not an id"),

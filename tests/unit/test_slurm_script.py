@@ -93,6 +93,8 @@ def test_script_takes_no_command_from_a_value() -> None:
         (AllocationRequest(extra=("--mem=0\nrm -r x",)), "extra has a line break"),
         (AllocationRequest(extra=("mem=0",)), "not an sbatch option"),
         (AllocationRequest(mpi="pmi2; id"), "not an MPI plugin"),
+        (AllocationRequest(extra=("--gpus=4",)), "different numbers of GPUs"),
+        (AllocationRequest(extra=("-G4",)), "different numbers of GPUs"),
     ],
 )
 def test_bad_request_is_refused(request_: AllocationRequest, words: str) -> None:

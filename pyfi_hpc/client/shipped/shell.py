@@ -1,4 +1,4 @@
-"""What ``pyfi xargs`` runs on the ranks: one program for each task, without a shell.
+"""What ``pyfi xargs`` runs on the ranks: one program for each task, without a shell; with a step on each of its ranks.
 
 This file is deployed as any other code is: it becomes a git repository and runs in an environment of its own.
 It stands on the standard library.
@@ -12,7 +12,9 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 #: of each output the first and the last so many bytes are kept: together less than the runner keeps of a task
 HALF_BYTES = 60 << 10
@@ -60,6 +62,9 @@ def run(argv: Sequence[str], cwd: str = "", env: Mapping[str, str] | None = None
     """
     if cwd and not os.path.isdir(cwd):
         raise ProgramFailed(NO_FOLDER, f"node {_node()} does not see the folder {cwd}")
+    task = sys.modules.get("pyfi_task")
+    if task is not None and task.hosts():
+        return _on_all_ranks(task.step, list(argv), cwd, env or {})
     try:
         process = subprocess.Popen(
             list(argv), cwd=cwd or None, env=_environment(env or {}), stdin=subprocess.DEVNULL,
@@ -74,6 +79,16 @@ def run(argv: Sequence[str], cwd: str = "", env: Mapping[str, str] | None = None
     code = process.wait()
     if code:
         raise ProgramFailed(code if code > 0 else 128 - code, _story(argv, code, last))
+    return 0
+
+
+def _on_all_ranks(step: Any, argv: list[str], cwd: str, env: Mapping[str, str]) -> int:
+    """Run a program as a step on the ranks of the task."""
+    more = {"VIRTUAL_ENV": None, "PATH": _environment({}).get("PATH", os.defpath), **env}
+    done = step(argv, cwd=cwd or None, env=more)
+    code = done.returncode
+    if code:
+        raise ProgramFailed(code if code > 0 else 128 - code, _story(argv, code, done.stderr.encode()))
     return 0
 
 
