@@ -57,7 +57,7 @@ def _next_gang(s: State, nodes: list[Node], since: float, at: float, out: Effect
     if s.next_gang is None:
         return
     key, now = s.next_gang.key, at - s.utc_offset
-    if not s.queue.wants(key) or not gangs.may_ever_run(s, decode(key.terms), now, _in_time(s, key, now)):
+    if not s.queue.wants(key) or not gangs.worlds_for(s, decode(key.terms), now, _in_time(s, key, now)):
         s.next_gang = None
     elif (placed := _gang_place(s, key, now)) is not None:
         s.next_gang = None

@@ -73,11 +73,6 @@ def place(
     return None
 
 
-def may_ever_run(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> bool:
-    """Whether a gang could start, were all ranks idle."""
-    return any(_fitting(s, needs, now, may, lambda node: _room_ever(node, needs)))
-
-
 def worlds_for(s: State, needs: Needs, now: float, may: Callable[[Node], bool]) -> list[list[Share]]:
     """Of each world that could run a gang, were all its ranks idle, the nodes with what they could have."""
     return [shares for _, shares in _fitting(s, needs, now, may, lambda node: _room_ever(node, needs))]

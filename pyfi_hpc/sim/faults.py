@@ -58,7 +58,12 @@ class Faults:
         for host in self._frozen:
             host.thaw()
         self._start_broker()
-        # nodes that have no end: what takes long may need one
+        self.keep_nodes()
+
+    def keep_nodes(self) -> None:
+        """Nodes that have no end: what takes long may need one, or several together. One may still go after the storm,
+        when it was told before that it will."""
+        cluster = self._cluster
         while sum(agent.up and agent.ends_in_s == float("inf") for agent in cluster.agents.values()) < _NODES_MIN:
             self._new_node(ends=False)
 

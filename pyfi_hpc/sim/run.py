@@ -146,6 +146,7 @@ class Run:
             look(cluster)
             if self._healed:  # again and again: a request to hold may have been on its way
                 workload.release_all(cluster)
+                self._faults.keep_nodes()
             if cluster.now >= replay_at:
                 replay_at = cluster.now + _REPLAY_S
                 replay(cluster)
