@@ -174,7 +174,7 @@ def _srun(seats: list[Seats], count: int, folder: str, variables: dict[str, str]
     if _has_mpich():  # as adapters/mpi.py says
         variables.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
     return [
-        "srun", f"--jobid={job}", "--job-name=pyfi-step", "--overlap", "--mem=0", "--cpu-bind=none",
+        "srun", f"--jobid={job}", "--job-name=pyfi-step", "--overlap", "--mem=0",
         f"--mpi={os.environ.get('PYFI_SLURM_MPI', 'pmi2')}", f"--nodes={len(seats)}", f"--ntasks={count}",
         "--distribution=arbitrary", "--kill-on-bad-exit=1", "--wait=0", f"--immediate={BUSY_S}", "--chdir=/",
     ]  # fmt: skip
