@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 
 _PR_SET_PDEATHSIG = 1
 #: exit codes for what never ran, as env(1) and the shell have them
@@ -58,6 +57,8 @@ def _go_to(asked: str, usual: str) -> None:
     except OSError as error:
         if asked:
             _give_up(f"node {_node()} cannot enter {asked}: {error.strerror}", _NO_FOLDER)
+        import tempfile
+
         os.chdir(tempfile.gettempdir())
 
 

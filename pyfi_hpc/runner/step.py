@@ -13,11 +13,9 @@ only.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -110,6 +108,9 @@ class Step:
         Finished
             ``returncode``, and the last MiB of ``stdout`` and ``stderr`` as text. All of both is the task's output.
         """
+        import json  # a runner starts without what few tasks need
+        import tempfile
+
         if self.in_gang:
             raise RuntimeError('this function runs on each of its ranks: pyfi_task.step wants launch="step" for it')
         words = ["bash", "-c", argv] if isinstance(argv, str) else [os.fspath(word) for word in argv]
