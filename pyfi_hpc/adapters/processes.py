@@ -157,7 +157,7 @@ class NodeProcesses:
         for token, looks in list(self._ended_steps.items()):
             ended = end_step(self._whose_steps, token)
             if ended:
-                log.warning("= %d processes were left of the step of task %s", ended, token)
+                log.warning("= %d processes were left of the step of grant %s", ended, token)
             self._ended_steps[token] = looks - 1
             if looks <= 1:
                 del self._ended_steps[token]

@@ -233,7 +233,7 @@ def start(
     gang = Gang(seats=None if world else {})
     total = sum(count for _, count in shares)
     for node, count in shares:
-        told = m.Gang(world, count, total)
+        told = m.Gang(world, count, total, gang.grants[0].id if gang.grants else 0)
         item = items.grant(
             s, node, pick.batch, pick.lo, pick.lo + 1, pick.attempt, inputs, now, out, told, first=not gang.grants
         )

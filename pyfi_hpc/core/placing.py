@@ -379,9 +379,12 @@ class Placer:
 
 
 def token(placement: Placement) -> str:
-    """By it all processes of a step are known, on all of its nodes: see runner/bound.py."""
+    """By it all processes of a step are known, on all of its nodes: see runner/bound.py.
+
+    Not by the attempt, which has the same number again where nothing was charged.
+    """
     item = placement.grant.item
-    return f"{item.job}.{item.first + placement.piece.lo - item.lo}.{item.attempt}"
+    return str(item.gang and item.gang.leader or item.grant)
 
 
 def _choose(left: list[int], wanted: int, had: list[int]) -> list[tuple[int, int]] | None:

@@ -267,6 +267,7 @@ class Gang(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     world: str  #: empty: any ranks will do, the task is one of a step (see Seats)
     here: int  #: ranks on this node
     total: int
+    leader: int = 0  #: the leader's grant; 0: it is this one
 
 
 class Seats(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):

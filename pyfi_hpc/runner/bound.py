@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 
 _PR_SET_PDEATHSIG = 1
 #: exit codes for what never ran, as env(1) and the shell have them
@@ -26,9 +25,9 @@ def main(place: str, argv: list[str]) -> None:
     token, mark, names, asked, usual, table = json.loads(place)
     found = [os.environ[name] for name in names.split() if name in os.environ]
     cores, gpus = table[int(found[0]) if found else 0]
-    if cores:
+    if cores or names:  # without cores of its own, any: what the launcher chose may be another's
         try:
-            os.sched_setaffinity(0, cores)
+            os.sched_setaffinity(0, cores or range(os.cpu_count() or 1))
         except OSError as error:
             print(f"pyfi: cannot use the cores {cores} of {_node()}: {error.strerror}", file=sys.stderr)
     if gpus is not None:
@@ -58,6 +57,8 @@ def _go_to(asked: str, usual: str) -> None:
     except OSError as error:
         if asked:
             _give_up(f"node {_node()} cannot enter {asked}: {error.strerror}", _NO_FOLDER)
+        import tempfile
+
         os.chdir(tempfile.gettempdir())
 
 

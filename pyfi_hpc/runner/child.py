@@ -269,7 +269,7 @@ class Current:
 
     def token(self) -> str:
         """As core/placing.py has it."""
-        return "" if self.index is None else f"{self._job}.{self.index}.{self._attempt}"
+        return "" if self.index is None else str(self.grant)
 
 
 class _Variable:

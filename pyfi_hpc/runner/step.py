@@ -13,11 +13,10 @@ only.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -83,6 +82,8 @@ class Step:
         #: this process is one of several ranks that run the function together
         self.in_gang = False
         self._token = token
+        #: the runner's own, which its rank removes
+        self._folder = os.getcwd()
 
     def hosts(self) -> list[str]:
         """The node of each rank of the task's step; empty: it was not called with ``launch="step"``."""
@@ -110,23 +111,24 @@ class Step:
         Finished
             ``returncode``, and the last MiB of ``stdout`` and ``stderr`` as text. All of both is the task's output.
         """
+        import json  # a runner starts without what few tasks need
+
         if self.in_gang:
             raise RuntimeError('this function runs on each of its ranks: pyfi_task.step wants launch="step" for it')
         words = ["bash", "-c", argv] if isinstance(argv, str) else [os.fspath(word) for word in argv]
         if not words:
             raise ValueError("a step needs a program")
         seats = self.seats or [("", [[]], [])]
-        with tempfile.TemporaryDirectory(prefix="pyfi-step-") as folder:
-            head, variables, number = _launcher(seats, folder)
-            table = [[cores, gpus[at] if gpus else None] for _, each, gpus in seats for at, cores in enumerate(each)]
-            token = f"{os.environ.get('PYFI_STEPS', '')}/{self._token()}"
-            # by the runner's mark its rank ends what is left here; other nodes know no such
-            mark = os.environ.get("PYFI_RUNNER", "") if number != _SLURM_NUMBER else ""
-            where = [token, mark, number, os.fspath(cwd or ""), os.getcwd(), table]
-            place = json.dumps(where, separators=(",", ":"))
-            command = [*head, sys.executable, "-I", "-S", _BOUND, place, *words]
-            given = {**variables, **(env or {})}
-            code, stdout, stderr = _run(command, {name: value for name, value in given.items() if value is not None})
+        head, variables, number = _launcher(seats, self._folder)
+        table = [[cores, gpus[at] if gpus else None] for _, each, gpus in seats for at, cores in enumerate(each)]
+        token = f"{os.environ.get('PYFI_STEPS', '')}/{self._token()}"
+        # by the runner's mark its rank ends what is left here; other nodes know no such
+        mark = os.environ.get("PYFI_RUNNER", "") if number != _SLURM_NUMBER else ""
+        where = [token, mark, number, os.fspath(cwd or ""), os.getcwd(), table]
+        place = json.dumps(where, separators=(",", ":"))
+        command = [*head, sys.executable, "-I", "-S", _BOUND, place, *words]
+        given = {**variables, **(env or {})}
+        code, stdout, stderr = _run(command, {name: value for name, value in given.items() if value is not None})
         if code and head and not stdout and (problem := _refused(stderr)):
             raise RuntimeError(f"the step could not be started: {problem}")
         done = Finished(words, code, stdout, stderr)
@@ -167,14 +169,14 @@ def _srun(seats: list[Seats], count: int, folder: str, variables: dict[str, str]
     for name in list(variables):
         if name.startswith(("SLURM_", "SLURMD_", "SRUN_", "SBATCH_")) and name != "SLURM_CONF":
             del variables[name]
-    hostfile = os.path.join(folder, "hosts")
+    hostfile = os.path.join(folder, f"hosts-{time.monotonic_ns()}")
     with open(hostfile, "w") as file:
         file.writelines(f"{node or _node()}\n" for node, cores, _ in seats for _ in cores)
     variables["SLURM_HOSTFILE"] = hostfile
     if _has_mpich():  # as adapters/mpi.py says
         variables.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
     return [
-        "srun", f"--jobid={job}", "--job-name=pyfi-step", "--overlap", "--mem=0", "--cpu-bind=none",
+        "srun", f"--jobid={job}", "--job-name=pyfi-step", "--overlap", "--mem=0",
         f"--mpi={os.environ.get('PYFI_SLURM_MPI', 'pmi2')}", f"--nodes={len(seats)}", f"--ntasks={count}",
         "--distribution=arbitrary", "--kill-on-bad-exit=1", "--wait=0", f"--immediate={BUSY_S}", "--chdir=/",
     ]  # fmt: skip

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from pyfi_hpc.client.options import DEFAULT
-from pyfi_hpc.core import gangs
+from pyfi_hpc.core import gangs, placing
+from pyfi_hpc.core.held import HeldGrant, Piece
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.errors import UsageError
+from pyfi_hpc.model import messages as m
 from pyfi_hpc.model import terms
 from pyfi_hpc.model.ids import NodeName, Peer
 from pyfi_hpc.runner import step
@@ -47,6 +49,17 @@ def test_only_slurm_starts_a_step_on_several_nodes(allocation: str, world: str) 
     node.worlds = {"w": 3}
     assert gangs.worlds_of(node, terms.read("ranks=2 step")) == {world: 4}
     assert gangs.worlds_of(node, terms.read("ranks=2")) == {"w": 3}
+
+
+def test_a_step_is_known_by_the_grant_of_its_leader() -> None:
+    """On all of its nodes, and not by the attempt: one that was not charged has the same number again."""
+    tokens = []
+    for grant, leader in ((71, 0), (72, 71), (90, 0)):
+        gang = m.Gang("", 1, 2, leader)
+        item = m.Item(grant, 1, 1, 0, 0, 1, 1, 1, "f", 0.0, b"", b"", gang=gang)
+        held = HeldGrant(item, bytearray(1), bytearray(1), 1)
+        tokens.append(placing.token(placing.Placement(held, Piece(held, 0, 1), terms.read("step"), [])))
+    assert tokens == ["71", "71", "90"]
 
 
 def test_what_srun_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
