@@ -52,7 +52,7 @@ def test_what_goes_first_and_about_when(instance: Pyfi) -> None:
     """Both ranks are busy and a higher priority is in line; with one more it would be next, and is."""
     # a node takes more in hand of what was short so far: tasks of a second, and it takes one for each rank
     instance("map", f"{SAMPLE}.wait", ",".join("1" * 10), "--wait")
-    first = submitted(instance, f"{SAMPLE}.wait", ",".join("1" * 16), "--priority", "4")
+    first = submitted(instance, f"{SAMPLE}.wait", ",".join("1" * 100), "--priority", "4")
     last = submitted(instance, f"{SAMPLE}.wait", "1")
     running(instance, first, 2)
     found = why(instance, last)
@@ -60,7 +60,9 @@ def test_what_goes_first_and_about_when(instance: Pyfi) -> None:
     assert any(re.search(r"go first: \d+ of \S+\.wait with priority 4", line) for line in found["because"])
     assert any("--priority 5" in line for line in found["would"])
     raised = submitted(instance, f"{SAMPLE}.wait", "1", "--priority", "5")
-    instance("wait", raised, last)
+    instance("wait", raised)
+    instance("cancel", first)
+    instance("wait", last)
     ends = {job: json.loads(instance("ls", "call", "--id", f"{job}.0", "--json").stdout) for job in (raised, last)}
     assert ends[raised]["call"]["started"] < ends[last]["call"]["started"]
     # now it is known how long such calls take

@@ -1,4 +1,7 @@
-"""The code of the examples, deployed from this repository and called as a runner calls it (no ranks)."""
+"""The code of the examples, deployed from this repository and called as a runner calls it (no ranks).
+
+The README's test runs the whole of examples/digits.
+"""
 
 from __future__ import annotations
 
@@ -21,31 +24,6 @@ def _run(spec: DeploymentSpec, code: str) -> object:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_digits_finds_a_good_model(tmp_path: Path) -> None:
-    """Several hundred models; one fit of each kind, the best of them, and its test on unseen images."""
-    settings = Settings(home=tmp_path / "home", scratch=tmp_path)
-    spec = prepare(settings, EXAMPLES / "digits", allow_dirty=True)
-    assert [socket.name for socket in spec.sockets] == [
-        "digits.grid",
-        "digits.fit",
-        "digits.best",
-        "digits.final",
-    ]
-    code = """
-grid = m.grid()
-kinds = {p["model"]: p for p in grid}
-scores = [m.fit(p) for p in kinds.values()]
-best = m.best(scores)
-print(json.dumps([len(grid), sorted(kinds), best["tried"], m.final(best)]))
-"""
-    count, kinds, tried, final = _run(spec, code)  # type: ignore[misc]
-    assert 200 <= count <= 1000
-    assert kinds == ["bayes", "logistic", "neighbours", "ridge", "svc"]
-    assert tried == 5
-    assert final["accuracy"] > 0.9
-    assert sum(map(sum, final["confusion"])) == final["tested"] == 450
 
 
 def test_the_sample_shows_shapes(tmp_path: Path) -> None:

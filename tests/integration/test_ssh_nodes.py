@@ -408,6 +408,7 @@ def test_a_node_with_a_home_of_its_own(lab: Lab) -> None:
     """It gets keys of agents only, the code that is there and what is deployed later; --purge takes all away."""
     host = lab.hosts[1]
     lab.hide_home(host)
+    before = lab.run(host, ["ls", "-A", "/tmp"]).stdout
     add(lab, host, "-n", "2")
     assert places(lab) == {lab.login, host}
     (access,) = lab.home_of(host).glob(".pyfi/nodes/*/lab/access.json")
@@ -424,7 +425,7 @@ def test_a_node_with_a_home_of_its_own(lab: Lab) -> None:
     lab.pyfi("node", "rm", host, "--purge")
     assert left(lab, host) == []
     assert not (lab.home_of(host) / ".pyfi").exists()
-    assert lab.run(host, ["ls", "-A", "/tmp"]).stdout == ""
+    assert lab.run(host, ["ls", "-A", "/tmp"]).stdout == before
 
 
 def test_a_host_that_was_away(lab: Lab) -> None:
