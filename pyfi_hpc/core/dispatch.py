@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyfi_hpc.core import fits, follow, gangs, health, items, preempt, walltime
+from pyfi_hpc.core import fits, follow, gangs, health, items, preempt, reserve, walltime
 from pyfi_hpc.core.nodes import Node
 from pyfi_hpc.core.queue import ClassKey, Pick, key_of
 from pyfi_hpc.core.settle import settle_unrun
@@ -31,7 +31,7 @@ def fill(s: State, now: float, out: Effects) -> None:
             several = sum(node.rank_count > 0 for node in usable) > 1
             at = now + s.utc_offset
             since = at - s.limits.elsewhere_s if several else float("inf")
-            _next_gang(s, usable, since, at, out)
+            _next(s, usable, since, at, out)
             _share(s, nodes, lambda node: min(node.spare, node.vacant), since, at, out)
             _share(s, nodes, lambda node: node.spare, since, at, out)
             if s.gangs_short:
@@ -51,25 +51,48 @@ def fill(s: State, now: float, out: Effects) -> None:
         _rebalance(s, now, out)
 
 
-def _next_gang(s: State, nodes: list[Node], since: float, at: float, out: Effects) -> None:
-    """The gang for which ranks are kept goes before all others as soon as there are enough."""
+def _next(s: State, nodes: list[Node], since: float, at: float, out: Effects) -> None:
+    """For whom something is kept goes before all others as soon as there is enough."""
     s.gangs_short.clear()
-    if s.next_gang is None:
+    if s.ahead is None:
         return
-    key, now = s.next_gang.key, at - s.utc_offset
-    if not s.queue.wants(key) or not gangs.worlds_for(s, decode(key.terms), now, _in_time(s, key, now)):
-        s.next_gang = None
-    elif (placed := _gang_place(s, key, now)) is not None:
-        s.next_gang = None
-        for node, _ in placed[1]:
-            pick = s.queue.take(
-                node.name, 1, s.limits.grant_bytes_max, len(nodes) == 1, since,
-                lambda other: int(other == key), walltime.left_s(s, node, now),
-            )  # fmt: skip
-            if pick is not None:
-                _gang(s, pick, at, out)
-                return
-    gangs.count_spare(s)
+    key, now = s.ahead.key, at - s.utc_offset
+    where = _where(s, nodes, key, now)
+    if where is None:
+        s.ahead = None
+    for node in where or ():
+        s.ahead = None
+        pick = s.queue.take(
+            node.name, 1, s.limits.grant_bytes_max, len(nodes) == 1, since,
+            lambda other: int(other == key), walltime.left_s(s, node, now),
+        )  # fmt: skip
+        if pick is not None:
+            _give(s, node, pick, at, out)
+            return
+    reserve.count_spare(s)
+
+
+def _where(s: State, nodes: list[Node], key: ClassKey, now: float) -> list[Node] | None:
+    """Where there is enough for who is next; None: it does not wait any more, or never can start as things are."""
+    assert s.ahead is not None
+    if not s.queue.wants(key):
+        return None
+    if s.ahead.is_gang:
+        if not gangs.worlds_for(s, decode(key.terms), now, _in_time(s, key, now)):
+            return None
+        placed = _gang_place(s, key, now)
+        return [node for node, _ in placed[1]] if placed is not None else []
+    kept = [node for node in nodes if node.name in s.ahead.nodes and not node.draining]
+    if not kept or not walltime.room_on(s, kept[0], key, now):
+        return None
+    return [node for node in nodes if not node.draining and _fits(node, key)]
+
+
+def _give(s: State, node: Node, pick: Pick, at: float, out: Effects) -> None:
+    if decode(pick.batch.terms).ranks:
+        _gang(s, pick, at, out)
+    elif (item := _item(s, node, pick, at, out)) is not None:
+        out.send(node.peer, Grant(s.epoch, [item]))
 
 
 def _share(
@@ -109,7 +132,7 @@ def _grant(
         if item is None:
             continue
         want -= item.count
-        gangs.beside(s, s.nodes.grants[GrantId(item.grant)])
+        reserve.beside(s, s.nodes.grants[GrantId(item.grant)])
         size += s.nodes.grants[GrantId(item.grant)].size
         items.append(item)
     if items:
@@ -126,12 +149,19 @@ def _gang(s: State, pick: Pick, at: float, out: Effects) -> None:
         hi, inputs = _inputs(s, pick, at, out)
         if hi == pick.lo:
             return
-    gangs.start(s, pick, *placed, inputs, now, out)
+    for grant in gangs.start(s, pick, *placed, inputs, now, out):
+        reserve.beside(s, grant)
 
 
 def _gang_place(s: State, key: ClassKey, now: float) -> tuple[str, list[gangs.Share]] | None:
-    """Where a gang can start and end in time."""
-    return gangs.place(s, decode(key.terms), now, _in_time(s, key, now))
+    """Where a gang can start and end in time, beside what is kept for a task."""
+    in_time, ahead = _in_time(s, key, now), s.ahead
+    kept = ahead is not None and not ahead.is_gang
+
+    def may(node: Node) -> bool:
+        return in_time(node) and not (kept and reserve.room_beside(s, node, key, now) <= 0)
+
+    return gangs.place(s, decode(key.terms), now, may)
 
 
 def _in_time(s: State, key: ClassKey, now: float) -> Callable[[Node], bool]:
@@ -140,7 +170,7 @@ def _in_time(s: State, key: ClassKey, now: float) -> Callable[[Node], bool]:
 
 def _room_on(s: State, node: Node, key: ClassKey, now: float, out: Effects) -> int:
     """How many tasks of a class this node may get now; of gangs one, if there are idle ranks for it anywhere."""
-    room = min(walltime.room_on(s, node, key, now), gangs.room_beside(s, node, key, now))
+    room = min(walltime.room_on(s, node, key, now), reserve.room_beside(s, node, key, now))
     if room <= 0 or key in s.gangs_short:
         return 0
     if not key.terms:
@@ -150,19 +180,27 @@ def _room_on(s: State, node: Node, key: ClassKey, now: float, out: Effects) -> i
         return room
     terms = decode(key.terms)
     if not terms.ranks:
-        return min(room, fits.way_for(terms.ways, node.stock, node.rank_count)[1])
+        here = _fits(node, key)
+        if not here and reserve.may_be_next(s, key):
+            reserve.for_task(s, key, now, _in_time(s, key, now))
+        return min(room, here)
     if _gang_place(s, key, now) is not None:
         return 1
     s.gangs_short.add(key)
-    if (s.next_gang is None or key.priority > s.next_gang.key.priority) and s.queue.wants(key):
-        gangs.becomes_next(s, key, now, _in_time(s, key, now), out)
+    if reserve.may_be_next(s, key):
+        reserve.for_gang(s, key, now, _in_time(s, key, now), out)
     return 0
+
+
+def _fits(node: Node, key: ClassKey) -> int:
+    """How many tasks of a class that is none of gangs find what they need on a node."""
+    return fits.way_for(decode(key.terms).ways, node.stock, node.rank_count)[1]
 
 
 def _room_made(s: State, node: Node, key: ClassKey, now: float) -> int:
     """The same of a class that is none of gangs, were there no plain tasks."""
     room = walltime.room_on(s, node, key, now)
-    return min(room, fits.way_for(decode(key.terms).ways, node.stock, node.rank_count)[1]) if key.terms else room
+    return min(room, _fits(node, key)) if key.terms else room
 
 
 def _has_room(s: State, node: Node) -> bool:

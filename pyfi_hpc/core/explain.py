@@ -288,9 +288,9 @@ def _no_rank(s: State, batch: Batch, offset: int, now: float) -> Why:
         because.append(f"up to {ahead} go first: " + _classes(s, line, batch.priority))
     if other is not None:
         because.append(_less_used(s, batch.job, other))
-    if s.next_gang is not None and s.next_gang.key != key_of(batch):
-        wanted = _many(decode(s.next_gang.key.terms).ranks, "rank")
-        because.append(f"{wanted} are kept for a call of {_socket(s, s.next_gang.key.socket)} that was here before")
+    if s.ahead is not None and s.ahead.key != key_of(batch):
+        wanted = words(decode(s.ahead.key.terms).ways[0])
+        because.append(f"{wanted} are kept for a call of {_socket(s, s.ahead.key.socket)} that was here before")
     if batch.terms:
         because += _needs(batch, nodes)
         would = ["It would start now on a node that has all of that free: `pyfi up --slurm` asks for an allocation."]

@@ -11,11 +11,8 @@ A step is a gang whose ranks run nothing: the function runs on the leader's node
 ranks (runner/step.py). So what its leader's node says is the outcome, and then the others are told to give their ranks
 back. Its ranks need not share an MPI world, only an allocation.
 
-A gang is granted when enough ranks are idle, on as few nodes as have them. The first whose turn comes and that finds
-too few becomes the **next**: ranks that fall idle are kept for it, wherever in its world, and meanwhile get only what
-is thought to end by the time at which it can start, were nothing put in front. That time is fixed when it becomes the
-next, and after it nothing is put in front: the gang waits for what runs, which began no later. Ranks are kept for one
-gang at a time: kept ranks do nothing, and two gangs wait longer side by side than one after the other.
+A gang is granted when enough ranks are idle, on as few nodes as have them; for the first that finds too few they are
+kept (core/reserve.py).
 """
 
 from __future__ import annotations
@@ -23,13 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pyfi_hpc.core import fits, health, items, settle, walltime
+from pyfi_hpc.core import fits, health, items, settle
 from pyfi_hpc.core.nodes import Grant, Node
-from pyfi_hpc.core.queue import ClassKey, Pick
+from pyfi_hpc.core.queue import Pick
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model import messages as m
 from pyfi_hpc.model.effects import Effects
-from pyfi_hpc.model.ids import GrantId, NodeName
+from pyfi_hpc.model.ids import GrantId
 from pyfi_hpc.model.states import Cause
 from pyfi_hpc.model.terms import Needs, decode
 
@@ -101,91 +98,6 @@ def _fitting(
             yield world, shares
 
 
-# --- the next ------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Next:
-    """The gang for which ranks are kept."""
-
-    key: ClassKey
-    #: when it can start, were nothing put in front, monotonic seconds
-    at: float
-    #: where its ranks may be
-    nodes: set[NodeName]
-    #: idle ranks there beyond those that it needs; counted anew each time that ranks are filled
-    spare: int = 0
-
-
-def becomes_next(s: State, key: ClassKey, now: float, may: Callable[[Node], bool], out: Effects) -> None:
-    """There are not ranks enough for a gang whose turn it is. Cost: a look at all that runs."""
-    needs = decode(key.terms)
-    found = [(_starts_in_s(s, shares, needs, now), shares) for shares in worlds_for(s, needs, now, may)]
-    if not found:
-        return  # it never can, as things are
-    in_s, shares = min(found, key=lambda one: one[0])
-    s.next_gang = Next(key, now + in_s, {node.name for node, _ in shares})
-    for node, _ in shares:
-        if node.vacant < 0 and not node.recalled:
-            node.recalled = True  # what waits there behind what runs would make it wait twice
-            out.send(node.peer, m.Recall(-node.vacant))
-
-
-def count_spare(s: State) -> None:
-    """How many idle ranks there are that the next gang does not need."""
-    ahead = s.next_gang
-    if ahead is not None:
-        nodes = [s.nodes.by_name[name] for name in ahead.nodes if name in s.nodes.by_name]
-        needs = decode(ahead.key.terms)
-        ahead.spare = sum(max(0, node.vacant) for node in nodes) - needs.ranks * needs.cores
-
-
-def room_beside(s: State, node: Node, key: ClassKey, now: float) -> int:
-    """How many tasks of a class a node may get, as far as ranks are kept for a gang."""
-    ahead = s.next_gang
-    if ahead is None or key == ahead.key or key.priority > ahead.key.priority or node.name not in ahead.nodes:
-        return s.limits.grant_tasks_max
-    most_s = s.walltimes.most_s((key.socket, key.code, key.size), key.time_limit_s)
-    if now + most_s > ahead.at:
-        terms = decode(key.terms)
-        width = fits.width(terms, node.rank_count)
-        return min(node.vacant, ahead.spare) if not key.terms else ahead.spare // (terms.members * width)
-    # what is short may wait at the node too, so that ranks do not wait for the network
-    is_short = key.terms or most_s <= 2.0 * s.limits.buffer_s
-    return s.limits.grant_tasks_max if is_short else node.vacant
-
-
-def beside(s: State, grant: Grant) -> None:
-    """Others have got ranks while some are kept."""
-    if s.next_gang is not None and grant.node.name in s.next_gang.nodes:
-        s.next_gang.spare -= grant.open * grant.ranks
-
-
-def _starts_in_s(s: State, shares: list[Share], needs: Needs, now: float) -> float:
-    """In how many seconds so many ranks are free as a gang needs, with what runs now and nothing else."""
-    known: dict[tuple[walltime.Kind, int], float] = {}
-    ends: list[float] = []
-    for node, room in shares:
-        width = fits.width(needs, node.rank_count)
-        ends += _frees(s, node, known, now)[width - 1 : room * width : width]
-    return sorted(ends)[needs.ranks - 1]
-
-
-def _frees(s: State, node: Node, known: dict[tuple[walltime.Kind, int], float], now: float) -> list[float]:
-    """In how many seconds its ranks are free, soonest first."""
-    ends: list[float] = []
-    for grant in node.grants.values():
-        if len(ends) >= node.rank_count:
-            break  # the oldest run
-        kind, age_s = (grant.batch.socket, grant.batch.code, grant.batch.size), now - grant.at
-        key = kind, int(age_s * 8)
-        if key not in known:
-            known[key] = s.walltimes.rest_s(kind, age_s)
-        ends += [known[key]] * (grant.open * grant.ranks)
-    ends = sorted(ends[: node.rank_count])
-    return [0.0] * (node.rank_count - len(ends)) + ends
-
-
 # --- its life ------------------------------------------------------------------------------------------
 
 
@@ -228,7 +140,7 @@ def _spread(shares: list[Share], ranks: int) -> list[Share]:
 
 def start(
     s: State, pick: Pick, world: str, shares: list[Share], inputs: items.Inputs, now: float, out: Effects
-) -> None:
+) -> list[Grant]:
     """Grant one task to all of its nodes."""
     gang = Gang(seats=None if world else {})
     total = sum(count for _, count in shares)
@@ -240,9 +152,9 @@ def start(
         made = s.nodes.grants[GrantId(item.grant)]
         if len(shares) > 1:
             made.gang = gang
-        beside(s, made)
         gang.grants.append(made)
         out.send(node.peer, m.Grant(s.epoch, [item]))
+    return gang.grants
 
 
 def gathered(s: State, node: Node, message: m.Gathered, now: float, out: Effects) -> None:

@@ -22,7 +22,7 @@ from pyfi_hpc.model.messages import Mount, Range, Submit
 from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Record
 
 if TYPE_CHECKING:
-    from pyfi_hpc.core.gangs import Next
+    from pyfi_hpc.core.reserve import Next
 
 
 @dataclass(slots=True)
@@ -95,8 +95,8 @@ class State:
     expected: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     #: gangs whose turn it was and for which there is no room now
     gangs_short: set[ClassKey] = field(default_factory=set)
-    #: the one for which ranks are kept
-    next_gang: Next | None = None
+    #: for whom ranks and other things are kept
+    ahead: Next | None = None
     #: settled ranges of jobs in which others wait; see settle.wake
     to_wake: list[tuple[Batch, OutcomeSettled]] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)

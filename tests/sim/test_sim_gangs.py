@@ -176,3 +176,17 @@ def test_a_gang_takes_ranks_that_are_idle_on_whatever_node() -> None:
     job = max(cluster.store.jobs, default=0) + 1
     client.submit(["0.1"], terms=terms.encode(terms.Terms(ranks=4)))
     assert started_after(cluster, job, 5.0) < 0.5
+
+
+@pytest.mark.parametrize(("stream", "wide"), [("cores=2", "cores=4"), ("ranks=2", "exclusive"), ("cores=2", "ranks=8")])
+def test_a_wide_task_gets_its_turn_beside_an_endless_stream_of_narrower_ones(stream: str, wide: str) -> None:
+    """Two nodes of four ranks, full of tasks that each give back their part at another time. What needs all of a node
+    waits for what runs, no longer, though there is always a narrower one that would fit sooner."""
+    cluster = Cluster(5, Plan(nodes=2, ranks_per_node=4, one_world=True))
+    client = cluster.join()
+    cluster.run_for(3.0)
+    for seconds in ("0.5", "0.7"):
+        client.submit([seconds] * 200, terms=terms.encode(terms.read(stream)))
+    cluster.run_for(5.0)
+    client.submit(["1"], terms=terms.encode(terms.read(wide)))
+    assert started_after(cluster, max(cluster.store.jobs) + 1, 20.0) < 1.7
