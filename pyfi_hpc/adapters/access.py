@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from pyfi_hpc.adapters import address
 from pyfi_hpc.errors import BrokerUnreachable, Refused, SettingsError
 from pyfi_hpc.settings import Settings, private_folder
 
@@ -88,22 +87,6 @@ def read(settings: Settings) -> Access:
             "the access file has a damaged key", where=str(file), fix="remove it and start the instance again"
         )
     return access
-
-
-def check_reachable(settings: Settings, by: str, fix: str) -> None:
-    """See that the broker listens where others can reach it: ``by`` whom, and what to do else.
-
-    Raises
-    ------
-    SettingsError
-        It listens on loopback.
-    """
-    found = read(settings)
-    if address.is_loopback(found.host):
-        raise SettingsError(
-            f"the broker of instance {settings.instance!r} listens where {by} cannot reach it",
-            where=found.endpoint, fix=f"`pyfi down`, then {fix}",
-        )  # fmt: skip
 
 
 def write(settings: Settings, access: Access) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from pyfi_hpc.adapters import slurm
+from pyfi_hpc.adapters import access, slurm
 from pyfi_hpc.errors import SettingsError, SiteError, TransientError
+from pyfi_hpc.settings import Settings
 
 #: any port: connecting a UDP socket sends nothing
 _PORT = 9
@@ -71,3 +72,19 @@ def _source_towards(name: str) -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return ""
+
+
+def check_reachable(settings: Settings, by: str, fix: str) -> None:
+    """See that the broker listens where others can reach it: ``by`` whom, and what to do else.
+
+    Raises
+    ------
+    SettingsError
+        It listens on loopback.
+    """
+    found = access.read(settings)
+    if is_loopback(found.host):
+        raise SettingsError(
+            f"the broker of instance {settings.instance!r} listens where {by} cannot reach it",
+            where=found.endpoint, fix=f"`pyfi down`, then {fix}",
+        )  # fmt: skip

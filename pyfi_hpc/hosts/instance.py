@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pyfi_hpc.adapters import access, pidfile
+from pyfi_hpc.adapters import address, pidfile
 from pyfi_hpc.adapters.pidfile import Daemon
 from pyfi_hpc.adapters.slurm import AllocationRequest, Submitted, render_sbatch
 from pyfi_hpc.errors import NotFound, PyfiError, SiteError
@@ -194,7 +194,7 @@ def reach(settings: Settings, tell: Callable[[Part], None] = lambda part: None) 
     """
     if find(settings, "broker") is not None:
         fix = "`pyfi up --slurm ...`: that listens on the cluster's network"
-        access.check_reachable(settings, "compute nodes", fix)
+        address.check_reachable(settings, "compute nodes", fix)
         return False
     there = allocation.reachable(settings)
     try:

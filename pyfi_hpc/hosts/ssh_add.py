@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pyfi_hpc.adapters import access, own_wheel
+from pyfi_hpc.adapters import access, address, own_wheel
 from pyfi_hpc.adapters.on_node.install import ROOM_BYTES
 from pyfi_hpc.adapters.own_wheel import Wheel
 from pyfi_hpc.adapters.ssh_target import Ask, Login
@@ -189,9 +189,9 @@ class Adding:
 
 
 def check_broker(settings: Settings) -> None:
-    """Raises SettingsError where no other host can reach the broker, as ``access.check_reachable`` does."""
+    """Raises SettingsError where no other host can reach the broker, as ``address.check_reachable`` does."""
     fix = "`pyfi up --bind ADDRESS` with an address of this machine that they reach"
-    access.check_reachable(settings, "other hosts", fix)
+    address.check_reachable(settings, "other hosts", fix)
 
 
 def take_away(settings: Settings, node: Node, note: Note, drain_s: float, purge: bool) -> dict[str, Any]:
