@@ -11,10 +11,13 @@ WORLDS = [("w", COUNT_MAX)]
 
 
 class Plenty(Stock):
-    """Room for anything."""
+    """Room for anything, and idle ranks for gangs however much runs."""
 
     def room(self, needs: Needs, rank_count: int) -> int:
         return COUNT_MAX
+
+    def give(self, needs: Needs, width: int, members: int, tasks: int) -> None:
+        pass
 
 
 def give(broker: Broker) -> None:
@@ -22,4 +25,4 @@ def give(broker: Broker) -> None:
     broker.state.to_come = [(COUNT_MAX, COUNT_MAX**2, True)]
     for node in broker.state.nodes.by_name.values():
         if type(node.stock) is not Plenty:
-            node.stock = Plenty()
+            node.stock = Plenty(ranks=-(COUNT_MAX**2))

@@ -42,6 +42,7 @@ from pyfi_hpc.model.records import (
     Recovered,
 )
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
+from pyfi_hpc.model.terms import COUNT_MAX
 from pyfi_hpc.sim import plenty
 from pyfi_hpc.sim.told import End, Place, Told, mark_of, read_error, words
 
@@ -118,7 +119,7 @@ class _Life:
     def go(self) -> dict[str, Any]:
         self._put(Received(_NODE, "agent", "", m.Hello(PROTOCOL_VERSION, "agent", "n1", "x", 1, 1)))
         plenty.give(self._broker)
-        self._put(Received(_NODE, "agent", "", m.Capacity(_ROOM, 1, worlds=plenty.WORLDS)))
+        self._put(Received(_NODE, "agent", "", m.Capacity(_ROOM, COUNT_MAX, worlds=plenty.WORLDS)))
         for request, step in groupby((r for r in self._records if type(r) in _FEED), _request):
             if request:
                 self._cancel(list(step))  # type: ignore[arg-type]
