@@ -340,6 +340,8 @@ def _stale(s: State, node: Node, o: Outcome, now: float, out: Effects) -> None:
 def lost(s: State, node: Node, cause: Cause, now: float, out: Effects) -> None:
     """A node fell silent or left: what it held goes elsewhere; only what ran is an attempt."""
     s.nodes.leave(node)
+    if all(other.allocation != node.allocation for other in s.nodes.by_name.values()):
+        s.expected.pop(node.allocation, None)  # it has ended: the rest of it does not come
     for grant in list(node.grants.values()):
         batch = grant.batch
         if grant.gang is not None:

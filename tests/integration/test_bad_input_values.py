@@ -30,6 +30,7 @@ from pyfi_hpc.errors import (
     UsageError,
 )
 from pyfi_hpc.model import messages as m
+from pyfi_hpc.model.limits import PROTOCOL_VERSION
 
 WAIT_S = 20.0
 
@@ -241,7 +242,7 @@ def test_an_old_client(box: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     session._talk._hello = m.Hello(0, "client", "old", "x")
     with pytest.raises(PyfiError) as caught:
         session.ask("info", timeout=WAIT_S)
-    for words in ("protocol 3", "old speaks 0", "same version"):
+    for words in (f"protocol {PROTOCOL_VERSION}", "old speaks 0", "same version"):
         assert words in str(caught.value)
 
 

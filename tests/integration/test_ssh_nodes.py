@@ -457,6 +457,9 @@ def test_a_host_that_was_away(lab: Lab) -> None:
     assert noted(lab) == []
     for file in lab.home_of(host).glob(".pyfi/nodes/*/*/access.json"):
         file.unlink()
+    deadline = time.monotonic() + 30
+    while len(info(lab)["broker"]["nodes"]) > 1:  # until its lease ends
+        assert time.monotonic() < deadline
 
 
 def test_down_ends_them_and_notes_what_it_cannot_reach(lab: Lab) -> None:

@@ -59,7 +59,7 @@ def test_a_lost_rank_costs_the_gang_and_not_the_allocation(site: Site) -> None:
 
 def test_what_an_allocation_that_waits_could_give_is_not_refused(site: Site) -> None:
     """Four ranks are here, eight in an allocation that Slurm lets wait for them: a call of eight waits with it and runs
-    there, one of nine is refused."""
+    there, one of more than this cluster ever gives is refused."""
     cluster, marks = site.cluster, site.marks("waits")
     here, both = (f"--nodelist={','.join(cluster.nodes[:count])}" for count in (1, 2))
     first = site.up(nodes=1, ntasks_per_node=4, extra=(here,))
@@ -68,7 +68,7 @@ def test_what_an_allocation_that_waits_could_give_is_not_refused(site: Site) -> 
     with Executor() as executor:
         gang = executor.with_options(ranks=8).submit("naps.together", str(marks), 0.0)
         assert gang.job and cluster.job_state(second) == "PENDING"
-        with pytest.raises(Unsatisfiable, match="9 ranks of one MPI world"):
-            executor.with_options(ranks=9).submit("naps.together", str(marks), 0.0).result(20)
+        with pytest.raises(Unsatisfiable, match="33 ranks of one MPI world"):
+            executor.with_options(ranks=33).submit("naps.together", str(marks), 0.0).result(20)
         cluster.run(["scancel", str(first)])
         assert len(gang.result(100)[0]) == 8
