@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 from dataclasses import dataclass
@@ -131,6 +130,8 @@ def _choose_network() -> None:
     """
     if "SLURM_STEP_ID" not in os.environ or "PMI_FD" not in os.environ:
         return
+    import importlib.metadata  # costs as much as a tenth of a rank's start, and only Slurm's ranks need it
+
     try:
         importlib.metadata.distribution("mpich")
     except importlib.metadata.PackageNotFoundError:

@@ -8,12 +8,14 @@ Only the loop carries effects out, and there is no other way to send.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pyfi_hpc.model.elastic import ElasticAction
 from pyfi_hpc.model.ids import BatchId, JobId, Peer
 from pyfi_hpc.model.messages import Message
 from pyfi_hpc.model.records import Record
+
+if TYPE_CHECKING:
+    from pyfi_hpc.model.elastic import ElasticAction  # which ranks and brokers start without
 
 
 @dataclass(slots=True)
@@ -180,7 +182,7 @@ class Sample:
     """Read load and memory of this node."""
 
 
-Action = (
-    StartRunner | WriteRunner | TakePermits | GivePermits | KillRunner
-    | StartRanks | ReplaceRank | KillProcess | EndStep | CheckCode | WatchProcess | Sample | ElasticAction
+Action: TypeAlias = (
+    "StartRunner | WriteRunner | TakePermits | GivePermits | KillRunner | StartRanks | ReplaceRank | KillProcess"
+    " | EndStep | CheckCode | WatchProcess | Sample | ElasticAction"
 )
