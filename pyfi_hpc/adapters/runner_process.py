@@ -292,9 +292,11 @@ class RunnerProcess:
         grown = False
         for fd in self.outputs:
             found = os.fstat(fd)
-            if found.st_blocks * 512 > _FLOOD_BYTES:
+            lo, hi = output_max // 2, found.st_size - output_max // 2
+            # a large file that is being emptied has no size any more, and blocks for a moment longer
+            if found.st_blocks * 512 > _FLOOD_BYTES and lo < hi:
                 grown = True
-                _punch(fd, output_max // 2, found.st_size - output_max // 2)
+                _punch(fd, lo, hi)
         self._look_s = _LOOK_MIN_S if grown else min(2 * self._look_s, _LOOK_MAX_S)
         self.look_at = now + self._look_s
 
