@@ -23,7 +23,7 @@ _LANES = 2
 
 
 def ask(plan: Plan) -> Iterator[Figure]:
-    calls = plan.size(300, 40)
+    calls = plan.size(200, 40)
     array = numpy.random.default_rng(plan.seed).standard_normal(_BYTES // 8)
     others = itertools.count(1)
     with (

@@ -52,7 +52,7 @@ _PATTERNS = {"stencil": stencil, "fans": fans, "tree": tree}
 
 
 def ask(plan: Plan) -> Iterator[Figure]:
-    goal_s = plan.size(10, 4) / 10
+    goal_s = plan.size(7, 4) / 10
     with bench.fresh_instance(plan.ranks), Executor() as executor:
         bench.warm(executor)
         for kind in work.KINDS:

@@ -22,7 +22,7 @@ _SECONDS = 0.01
 def ask(plan: Plan) -> Iterator[Figure]:
     for ranks in in_slurm.rank_counts(plan.ranks) if in_slurm.inside() else [1, 2, 4] + [8, 16] * (not plan.quick):
         with bench.fresh_instance(ranks), Executor() as executor:
-            tasks = work.tasks_for(_SECONDS, ranks, plan.size(4, 1), 1_000_000)
+            tasks = work.tasks_for(_SECONDS, ranks, plan.size(3, 1), 1_000_000)
 
             def run(executor: Executor = executor, ranks: int = ranks, tasks: int = tasks) -> float:
                 return work.fill(lambda: work.independent(executor, "wait", _SECONDS, tasks), ranks).efficiency

@@ -18,7 +18,7 @@ from trace_player import Score
 
 
 def ask(plan: Plan) -> Iterator[Figure]:
-    ranks, tasks = plan.size(32, 16), plan.size(4_000, 200)
+    ranks, tasks = plan.size(32, 16), plan.size(2_000, 200)
     seeds = range(plan.seed, plan.seed + plan.runs)
     for name, shape in workloads.SHAPES.items():
         found = trace_player.play(lambda seed, shape=shape: shape(seed, ranks, tasks), ranks, seeds)
