@@ -182,7 +182,7 @@ def test_e1_e2_e3_e5_links_fail_under_running_calls(yard: Yard, links: ExitStack
     # one that is heard, and hears nothing, can still hand back what it ends: no attempt was lost there
     failed = yard.failed(results.id)
     lost = {(x, where[x], Cause.NODE_FAIL) for x in moved if where[x] != "deaf"}
-    assert lost <= failed, (lost - failed, failed, runs)
+    assert lost <= failed, f"missing {lost - failed} of {failed}; {runs}"
     assert {node for _, node, _ in failed} <= {"cut", "mute", "deaf", "gone"}
     until(lambda: (late, "cut", Cause.STALE) in yard.failed(results.id), 10.0, "the late result is noted as STALE")
     until(lambda: broker.num_fds() <= descriptors + 2, 20.0, f"{descriptors} descriptors before, {broker.num_fds()}")
