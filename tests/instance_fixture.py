@@ -220,6 +220,21 @@ class Instance:
             del os.environ[_MARK]
 
 
+@contextmanager
+def instance_with(home: Path, name: str, ranks: int, module: str, code: str, **given: Any) -> Iterator[Instance]:
+    """A private instance with one module of functions deployed, which no other test uses."""
+    made = Instance(home, name, **given)
+    repository = make_repository(home / "repositories" / module, {f"{module}.py": code})
+    try:
+        made.start_ledger()
+        made.start_broker()
+        made.start_agent(ranks)
+        made.deploy(repository)
+        yield made
+    finally:
+        made.down()
+
+
 @pytest.fixture(scope="session")
 def test_home() -> Iterator[Path]:
     """One home for all private instances of a test run: they share mirrors and environments."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from instance_fixture import Instance, instance_with, until
 
 from pyfi_hpc.errors import TaskError, Unsatisfiable
-from tests.instance_fixture import Instance, make_repository, until
 
 _CODE = '''
 import os, time
@@ -72,16 +72,8 @@ def in_legs(legs, comm, state=None):
 @pytest.fixture(scope="module")
 def four(test_home: Path) -> Iterator[Instance]:
     """Four ranks of one world. The last tests break it; it heals by itself."""
-    made = Instance(test_home, "gangs")
-    repository = make_repository(test_home / "repositories" / "together", {"together.py": _CODE})
-    try:
-        made.start_ledger()
-        made.start_broker()
-        made.start_agent(4)
-        made.deploy(repository)
+    with instance_with(test_home, "gangs", 4, "together", _CODE) as made:
         yield made
-    finally:
-        made.down()
 
 
 def call(four: Instance, name: str, *args: Any, **needs: Any) -> Any:

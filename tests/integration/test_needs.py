@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from instance_fixture import Instance, instance_with, until
 
 from pyfi_hpc.errors import Unsatisfiable, UsageError
-from tests.instance_fixture import Instance, make_repository, until
 
 _CODE = '''
 import os, time
@@ -35,18 +35,9 @@ pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 @pytest.fixture(scope="module")
 def wide(test_home: Path) -> Iterator[Instance]:
     """Two ranks, two GPUs by name, two licenses."""
-    made = Instance(
-        test_home, "wide", gpus=_GPUS, resources=("license:2", "tape:1"), labels=("bigmem",)
-    )
-    repository = make_repository(test_home / "repositories" / "look", {"look.py": _CODE})
-    try:
-        made.start_ledger()
-        made.start_broker()
-        made.start_agent(2)
-        made.deploy(repository)
+    given = {"gpus": _GPUS, "resources": ("license:2", "tape:1"), "labels": ("bigmem",)}
+    with instance_with(test_home, "wide", 2, "look", _CODE, **given) as made:
         yield made
-    finally:
-        made.down()
 
 
 def ran(wide: Instance, count: int, seconds: float, **needs: Any) -> list[Any]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from instance_fixture import Instance, instance_with, until
 
 from pyfi_hpc.errors import TaskError
-from tests.instance_fixture import Instance, make_repository, until
 
 _CODE = '''
 import os
@@ -50,16 +50,9 @@ os.write(1, b"sum %d of %d\\n" % (comm.allreduce(comm.Get_rank() + 1), comm.Get_
 
 @pytest.fixture(scope="module")
 def four(test_home: Path) -> Iterator[Instance]:
-    made = Instance(test_home, "steps", gpus=("GPU-a", "GPU-b", "GPU-c"))
-    repository = make_repository(test_home / "repositories" / "steps", {"steps.py": _CODE})
-    try:
-        made.start_ledger()
-        made.start_broker()
-        made.start_agent(4)
-        made.deploy(repository)
+    gpus = ("GPU-a", "GPU-b", "GPU-c")
+    with instance_with(test_home, "steps", 4, "steps", _CODE, gpus=gpus) as made:
         yield made
-    finally:
-        made.down()
 
 
 def call(four: Instance, name: str, *args: Any, retries: int = 0, **needs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,8 @@ from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.cluster import Cluster, Plan
 
 
-@pytest.mark.parametrize("first", range(0, 40, 10))
-def test_gangs_under_faults(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worlds over several nodes, mostly gangs of which some fail: all checks of the simulator hold."""
-    orders = {workload.a_gang: 6, workload.a_map: 1, workload.a_cancel: 1}
+def in_one_world(orders: dict[Any, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have these orders, and several nodes whose ranks are one MPI world."""
     monkeypatch.setattr(workload, "ORDERS", orders)
     plan = run._plan
 
@@ -26,6 +25,13 @@ def test_gangs_under_faults(first: int, monkeypatch: pytest.MonkeyPatch) -> None
         return made
 
     monkeypatch.setattr(run, "_plan", one_world)
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_gangs_under_faults(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worlds over several nodes, mostly gangs of which some fail: all checks of the simulator hold."""
+    orders = {workload.a_gang: 6, workload.a_map: 1, workload.a_cancel: 1}
+    in_one_world(orders, monkeypatch)
     for seed in range(first, first + 10):
         run.run_seed(seed)
 
@@ -46,15 +52,7 @@ def a_step(client: ClientHost, chance: random.Random) -> None:
 def test_steps_under_faults(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same with steps, whose ranks on other nodes run nothing: in the end all of them are given back."""
     orders = {a_step: 6, workload.a_gang: 1, workload.a_map: 1, workload.a_cancel: 2}
-    monkeypatch.setattr(workload, "ORDERS", orders)
-    plan = run._plan
-
-    def one_world(chance: random.Random) -> Plan:
-        made = plan(chance)
-        made.one_world, made.nodes = True, max(2, made.nodes)
-        return made
-
-    monkeypatch.setattr(run, "_plan", one_world)
+    in_one_world(orders, monkeypatch)
     checked = run.check
 
     def given_back(cluster: Cluster) -> None:
