@@ -33,6 +33,8 @@ from machines import Machine
 
 _PREFIX = "pyfi-slurm-"
 _CPUS_PER_NODE = 4
+#: of slurmctld
+_PORT = 6817
 GPUS_PER_NODE = 4
 #: words of a node that Slurm counts on
 _UP = ("IDLE", "MIXED", "ALLOCATED")
@@ -43,17 +45,18 @@ _PROGRAMS = {
 }  # fmt: skip
 
 _SLURM_CONF = """\
-ClusterName={tag}
-SlurmctldHost={tag}head({net}.2)
+ClusterName={name}
+SlurmctldHost={head}({net}.2)
+SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={state}/munge/socket
-StateSaveLocation={state}/ctld
+StateSaveLocation={here}/ctld
 SlurmdSpoolDir={state}/%n/spool
-SlurmctldPidFile={state}/slurmctld.pid
+SlurmctldPidFile={here}/slurmctld.pid
 SlurmdPidFile={state}/%n/slurmd.pid
-SlurmctldLogFile={state}/slurmctld.log
+SlurmctldLogFile={here}/slurmctld.log
 SlurmdLogFile={state}/%n/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -72,7 +75,7 @@ KillWait=2
 InactiveLimit=0
 MinJobAge=600
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+{accounting}
 {nodes}
 PartitionName=batch Nodes=ALL Default=YES MaxTime=60:00 State=UP
 PartitionName=short Nodes=ALL MaxTime=20:00 State=UP
@@ -83,7 +86,7 @@ def missing() -> list[str]:
     """What this machine lacks for a cluster, in words; empty when it can start."""
     if not sys.platform.startswith("linux"):
         return ["Linux"]
-    lacks = sorted({pkg for name, pkg in _PROGRAMS.items() if not shutil.which(name, path=_path())})
+    lacks = sorted({pkg for name, pkg in _PROGRAMS.items() if not shutil.which(name, path=path())})
     if os.geteuid() != 0:
         lacks.append("root")
     elif not lacks:
@@ -108,6 +111,9 @@ class Cluster:
     env : dict
         The environment for Slurm commands.
     """
+
+    #: lines of slurm.conf
+    accounting = "AccountingStorageType=accounting_storage/none"
 
     def __init__(self, nodes: int = 4) -> None:
         self.tag = "c" + secrets.token_hex(2) + "x"
@@ -135,9 +141,16 @@ class Cluster:
         return f"{self._net}.1"
 
     @property
+    def _all_nodes(self) -> list[str]:
+        return self.nodes
+
+    def address(self, node: str) -> str:
+        return f"{self._net}.{self._all_nodes.index(node) + 11}"
+
+    @property
     def env(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-        return clean | {"SLURM_CONF": str(self.state / "slurm.conf"), "PATH": _path()}
+        return clean | {"SLURM_CONF": str(self.state / "slurm.conf"), "PATH": path()}
 
     # --- what tests do with it ---------------------------------------------------------------------
 
@@ -267,15 +280,16 @@ class Cluster:
     # --- start and end -----------------------------------------------------------------------------
 
     def _start(self) -> None:
-        for folder in ("shared", "munge", "ctld", self.head, *self.nodes):
+        for folder in ("shared", "munge", "ctld", self.head, *self._all_nodes):
             (self.state / folder).mkdir(parents=True)
         self.state.chmod(0o755)
         (self.state / "owner").write_text(f"{os.getpid()} {machines.started(os.getpid())}")
         self._start_head()
         self._write_config()
-        for number, node in enumerate(self.nodes):
-            self._start_node(node, f"{self._net}.{number + 11}")
-        self._start_daemons()
+        for node in self._all_nodes:
+            self._start_node(node, self.address(node))
+        self._start_munged()
+        self._start_slurm()
         machines.edit_hosts(self.state.name, self._host_lines())
 
     def stop(self) -> None:
@@ -314,32 +328,36 @@ class Cluster:
         node.ip("link set eth0 up")
 
     def _write_config(self) -> None:
-        has = f"CPUs={_CPUS_PER_NODE} RealMemory=4000 Gres=gpu:pretend:{GPUS_PER_NODE}"
-        nodes = "\n".join(
-            f"NodeName={node} NodeAddr={self._net}.{i + 11} {has}"
-            for i, node in enumerate(self.nodes)
-        )
-        text = _SLURM_CONF.format(tag=self.tag, net=self._net, state=self.state, nodes=nodes)
-        (self.state / "slurm.conf").write_text(text)
-        # null devices stand for GPUs: Slurm gives them out and names them as it does real ones
-        for number in range(GPUS_PER_NODE):
-            os.mknod(self.state / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        devices = f"{self.state}/gpu[0-{GPUS_PER_NODE - 1}]"
-        (self.state / "gres.conf").write_text(f"AutoDetect=off\nName=gpu Type=pretend File={devices}\n")
+        self._write_slurm_conf(self.state, self.tag, self.nodes, _PORT)
         # written in place: the machines see this very file over their /etc/hosts
         here = socket.gethostname()
         lines = ["127.0.0.1 localhost", f"{self.host_address} {here}", *self._host_lines()]
         (self.state / "hosts").write_text("\n".join(lines) + "\n")
 
-    def _host_lines(self) -> list[str]:
-        named = {self.head: 2} | {node: i + 11 for i, node in enumerate(self.nodes)}
-        return [f"{self._net}.{last} {name}" for name, last in named.items()]
+    def _write_slurm_conf(self, here: Path, name: str, nodes: Sequence[str], port: int) -> None:
+        """A cluster's files, and stand-ins for its GPUs: null devices, which Slurm gives out and names as real ones."""
+        has = f"CPUs={_CPUS_PER_NODE} RealMemory=4000 Gres=gpu:pretend:{GPUS_PER_NODE}"
+        text = _SLURM_CONF.format(
+            name=name, head=self.head, net=self._net, state=self.state, here=here, port=port,
+            accounting=self.accounting.format(net=self._net, state=self.state),
+            nodes="\n".join(f"NodeName={node} NodeAddr={self.address(node)} {has}" for node in nodes),
+        )  # fmt: skip
+        (here / "slurm.conf").write_text(text)
+        for number in range(GPUS_PER_NODE):
+            os.mknod(here / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        devices = f"{here}/gpu[0-{GPUS_PER_NODE - 1}]"
+        (here / "gres.conf").write_text(f"AutoDetect=off\nName=gpu Type=pretend File={devices}\n")
 
-    def _start_daemons(self) -> None:
+    def _host_lines(self) -> list[str]:
+        return [f"{self._net}.2 {self.head}", *(f"{self.address(node)} {node}" for node in self._all_nodes)]
+
+    def _start_munged(self) -> None:
         key = self.state / "munge" / "key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
         self._daemon(self.head, "munged", *self._munged())
+
+    def _start_slurm(self) -> None:
         conf = str(self.state / "slurm.conf")
         self._daemon(self.head, "slurmctld", "-i", "-f", conf)
         for node in self.nodes:
@@ -347,14 +365,14 @@ class Cluster:
         for node in self.nodes:
             self._wait_node(node, 30)
 
-    def _daemon(self, machine: str, program: str, *options: str) -> None:
-        """Start a program that puts itself into the background."""
+    def _daemon(self, machine: str, program: str, *options: str, **more: str) -> None:
+        """Start a program that puts itself into the background; ``more`` are variables."""
         log = self.state / machine / f"{program}.start.log"
         with open(log, "wb") as out:
             done = subprocess.run(
                 self._machines[machine].enter(program, *options),
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=20, env=self.env, check=False,
-                cwd="/",
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=20, env=self.env | more,
+                check=False, cwd="/",
             )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{program} did not start on {machine}: {log.read_text()}")
@@ -416,5 +434,5 @@ def _remove_state(state: Path) -> None:
     shutil.rmtree(state, ignore_errors=True)
 
 
-def _path() -> str:
+def path() -> str:
     return os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"

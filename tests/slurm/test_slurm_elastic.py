@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -10,10 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import slurm_yard
 from slurm_site import Site, wait
+from slurm_yard import INTERVAL_S, Yard, submitted
 
 from pyfi_hpc import Executor
 from pyfi_hpc.errors import Refused
@@ -22,55 +22,13 @@ from pyfi_hpc.model.allocations import mark_of
 
 pytestmark = pytest.mark.slurm
 
-#: between two questions to Slurm in these tests, seconds
-_INTERVAL_S = 1.0
-
-
-class Yard:
-    """A person with an instance and pools of allocations, and what they type."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-
-    def pyfi(self, *words: str, check: bool = True) -> Any:
-        """A command with ``--json``: what it printed."""
-        command = [sys.executable, "-m", "pyfi_hpc.cli.main", *words, "--json"]
-        done = self.site.cluster.run(command, 60, env=self.site.environment, check=check)
-        return json.loads(done.stdout or done.stderr)
-
-    def add(self, name: str, *words: str) -> None:
-        self.pyfi("alloc", "add", name, "-t", "5", "--idle", "3", "--worth", "2", *words)
-
-    def pool(self, name: str) -> dict[str, Any]:
-        (found,) = [one for one in self.pyfi("alloc", "ls")["pools"] if one["name"] == name]
-        return dict(found)
-
-    def log(self, name: str) -> str:
-        return "\n".join(pools.log(self.site.settings, name))
-
-    def queue(self, text: str = "") -> list[str]:
-        """Jobs that wait or run in Slurm, as ID PARTITION STATE COMMENT."""
-        lines = self.site.cluster.run(["squeue", "-h", "-o", "%i %P %T %k"]).stdout.splitlines()
-        return [line for line in lines if text in line and "COMPLETING" not in line]
-
-    def story(self) -> str:
-        texts = [self.log(name) for name in pools.stored(self.site.settings)]
-        file = self.site.settings.log_dir / "elastic.log"
-        logs = [f.read_text()[-2000:] for f in sorted(self.site.settings.log_dir.glob("pyfi-*.out"))]
-        return "\n".join([*texts, file.read_text()[-3000:] if file.exists() else "", *self.queue(), *logs])
-
 
 @pytest.fixture
 def yard(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
     """An instance with ledger and broker, no pool and no allocation; everything of it has ended after the test."""
-    monkeypatch.setenv("PYFI_BATCH_INTERVAL_S", str(_INTERVAL_S))
+    monkeypatch.setenv("PYFI_BATCH_INTERVAL_S", str(INTERVAL_S))
     yield Yard(site)
-    if instance.find(site.settings, instance.ELASTIC) is not None:
-        instance.stop_elastic(site.settings)
-    site.cancel_all()
-    allocation.end(site.settings, 0.0)
-    for name in pools.stored(site.settings):
-        pools.remove(site.settings, name)
+    slurm_yard.clear(site)
 
 
 def test_a_backlog_is_served_and_idle_allocations_go(yard: Yard) -> None:
@@ -88,7 +46,7 @@ def test_a_backlog_is_served_and_idle_allocations_go(yard: Yard) -> None:
     assert [attempt for _, _, attempt in done] == [1] * 60, yard.story()
     assert most == 2, yard.story()
     wait(lambda: not yard.queue(), 30, yard.story)
-    assert all(yard.site.cluster.job_state(int(key)) == "COMPLETED" for key in _submitted(yard.log("batch")))
+    assert all(yard.site.cluster.job_state(int(key)) == "COMPLETED" for key in submitted(yard.log("batch")))
     wait(lambda: allocation.noted(site.settings) == [], 10, yard.story)
     assert "without work for" in yard.log("batch")
     assert yard.pool("batch")["allocations"] == []
@@ -104,7 +62,7 @@ def test_two_partitions_feed_one_queue(yard: Yard) -> None:
     partitions = {line.split()[1] for line in yard.queue()}
     assert partitions == {"batch", "short"}, yard.story()
     ran = {call["node"].split("/")[1] for call in site.calls(site.last_job())}
-    assert ran == set(_submitted(yard.log("batch")) + _submitted(yard.log("short"))), yard.story()
+    assert ran == set(submitted(yard.log("batch")) + submitted(yard.log("short"))), yard.story()
     assert len(ran) == 2
 
 
@@ -116,10 +74,10 @@ def test_calls_that_need_gpus_ask_the_pool_that_has_some(yard: Yard) -> None:
     wanting = Executor().with_options(gpus=1)
     futures = [wanting.submit("naps.nap", str(marks), number, 0.5) for number in range(10)]
     assert [future.result(90)[2] for future in futures] == [1] * 10, yard.story()
-    assert _submitted(yard.log("gpus")), yard.story()
-    assert not _submitted(yard.log("plain")), yard.story()
+    assert submitted(yard.log("gpus")), yard.story()
+    assert not submitted(yard.log("plain")), yard.story()
     ran = {row["node"].split("/")[1] for row in site.calls(site.last_job())}
-    assert ran <= set(_submitted(yard.log("gpus"))), yard.story()
+    assert ran <= set(submitted(yard.log("gpus"))), yard.story()
 
 
 def test_a_refused_submission_backs_off_and_tells_slurms_words(yard: Yard) -> None:
@@ -146,7 +104,7 @@ def test_a_killed_process_and_its_jobs_and_orphans(yard: Yard) -> None:
     site, cluster = yard.site, yard.site.cluster
     yard.add("keep", "--min", "1", "--max", "1")
     wait(lambda: bool(yard.pool("keep")["allocations"]) and yard.pool("keep")["ranks"] == 1, 60, yard.story)
-    (mine,) = _submitted(yard.log("keep"))
+    (mine,) = submitted(yard.log("keep"))
     os.kill(site.pid(instance.ELASTIC), signal.SIGKILL)
     wait(lambda: instance.find(site.settings, instance.ELASTIC) is None, 5)
     assert yard.pool("keep")["state"] == "no process"
@@ -161,9 +119,9 @@ def test_a_killed_process_and_its_jobs_and_orphans(yard: Yard) -> None:
     assert "its pool is not there any more" in yard.log("gone")
     assert "adopted" in yard.log("keep")
     wait(lambda: [note.key for note in allocation.noted(site.settings)] == [mine], 10, yard.story)
-    time.sleep(2 * _INTERVAL_S)
+    time.sleep(2 * INTERVAL_S)
     assert cluster.job_state(other) == "RUNNING" and cluster.job_state(int(mine)) == "RUNNING"
-    assert _submitted(yard.log("keep")) == [mine]
+    assert submitted(yard.log("keep")) == [mine]
     with pytest.raises(Refused, match="another process"):
         elastic.run(site.settings)
     yard.pyfi("alloc", "rm", "keep")
@@ -183,51 +141,28 @@ def test_slurm_is_asked_once_an_interval(yard: Yard, monkeypatch: pytest.MonkeyP
     times = [float(line.split()[0]) for line in calls.read_text().splitlines() if "--states=all" in line]
     mine = [at for at in times if at > before]
     assert 8 <= len(mine) <= 16
-    assert all(after - at > 0.7 * _INTERVAL_S for at, after in zip(mine, mine[1:], strict=False)), mine
+    assert all(after - at > 0.7 * INTERVAL_S for at, after in zip(mine, mine[1:], strict=False)), mine
 
 
-def _wrap(yard: Yard, monkeypatch: pytest.MonkeyPatch, *names: str, text: str = "") -> Path:
+def _wrap(yard: Yard, monkeypatch: pytest.MonkeyPatch, *names: str) -> Path:
     """Commands of Slurm that first write when and with what they are called; the file."""
     folder = yard.site.cluster.shared / "wrapped"
     folder.mkdir(exist_ok=True)
     calls = folder / "calls"
     calls.write_text("")
     for name in names:
-        script = f'#!/bin/bash\necho "$EPOCHREALTIME {name} $*" >> {calls}\n' + (text or 'exec @@ "$@"\n')
-        (folder / name).write_text(script.replace("@@", f"/usr/bin/{name}"))
+        first = f'#!/bin/bash\necho "$EPOCHREALTIME {name} $*" >> {calls}\n'
+        (folder / name).write_text(first + f'exec /usr/bin/{name} "$@"\n')
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return calls
-
-
-def test_another_cluster_by_its_name(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--cluster west, where commands that know it lead to this Slurm: submitted, run, watched and given back there."""
-    text = """\
-west=; args=()
-for arg; do [[ $arg == --clusters=west ]] && west=west || args+=("$arg"); done
-[[ $west || $* != *--me* ]] || exit 0
-if [[ $west && @@ == *sbatch ]]; then id=$(@@ "${args[@]}") && echo "$id;west"; exit; fi
-[[ $west && @@ == *squeue ]] && echo "CLUSTER: west"
-exec @@ "${args[@]}"
-"""
-    calls = _wrap(yard, monkeypatch, "sbatch", "squeue", "scancel", text=text)
-    yard.add("far", "--cluster", "west")
-    future = Executor().submit("naps.nap", str(yard.site.marks("west")), 1, 0.1)
-    assert future.result(60)[0] == 1, yard.story()
-    (key,) = _submitted(yard.log("far"))
-    assert re.fullmatch(r"\d+@west", key)
-    assert [node["allocation"] for node in yard.site.nodes()] == [key]
-    assert yard.pyfi("why", key)["allocation"]["state"] == "RUNNING"
-    wait(lambda: not yard.queue(), 30, yard.story)
-    asked = [line for line in calls.read_text().splitlines() if "--states=all" in line]
-    assert asked and all("--clusters=west" in line for line in asked)
 
 
 def test_slurms_words_for_an_allocation_that_waits(yard: Yard) -> None:
     """More time than the partition gives: `pyfi why` and `pyfi alloc why` tell Slurm's reason and what it means."""
     yard.pyfi("alloc", "add", "long", "--min", "1", "-p", "short", "-t", "60")
     wait(lambda: len(yard.queue()) == 1, 20, yard.story)
-    (key,) = _submitted(yard.log("long"))
+    (key,) = submitted(yard.log("long"))
 
     def told() -> str:
         return " ".join(yard.pyfi("why", key)["allocation"]["because"])
@@ -267,13 +202,13 @@ def test_the_controller_is_away_for_a_while(yard: Yard) -> None:
     finally:
         cluster.start("slurmctld")
     results = Executor().map("naps.nap", [str(marks)] * 20, range(10, 30), [2.0] * 20, timeout=120)
-    wait(lambda: len(_submitted(yard.log("batch"))) == 2, 90, yard.story)
+    wait(lambda: len(submitted(yard.log("batch"))) == 2, 90, yard.story)
     assert len(list(results)) == 20
 
 
 def test_down_ends_it_all_and_up_goes_on(person: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pyfi alloc add` starts ledger and broker; `pyfi down` ends all; `pyfi up` asks again for what is stored."""
-    monkeypatch.setenv("PYFI_BATCH_INTERVAL_S", str(_INTERVAL_S))
+    monkeypatch.setenv("PYFI_BATCHINTERVAL_S", str(INTERVAL_S))
     yard = Yard(person)
     yard.add("kept", "--min", "1")
     wait(lambda: len(yard.queue("RUNNING")) == 1, 30, yard.story)
@@ -285,7 +220,3 @@ def test_down_ends_it_all_and_up_goes_on(person: Site, monkeypatch: pytest.Monke
     wait(lambda: yard.pool("kept")["ranks"] == 1, 60, yard.story)
     yard.pyfi("down")
     pools.remove(person.settings, "kept")
-
-
-def _submitted(log: str) -> list[str]:
-    return [line.split()[1] for line in log.splitlines() if line.endswith("is submitted")]
