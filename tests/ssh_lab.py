@@ -11,13 +11,14 @@ there. Nothing here is Slurm, and it may run beside a Slurm cluster.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import machines
@@ -85,6 +86,8 @@ class Lab:
         #: PYFI_HOME of the person, which no host sees
         self.home = self.state / self.login / "home" / "state"
         self._machines: dict[str, Machine] = {}
+        #: a Python with what a node installs, and what that is
+        self._trial, self._package = self.state / "trial" / "bin" / "python", ""
         self._net = machines.free_network()
 
     def __enter__(self) -> Lab:
@@ -169,6 +172,24 @@ class Lab:
         folder.mkdir(exist_ok=True)
         self._mount(machine, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
         return folder
+
+    @contextlib.contextmanager
+    def only_pip(self, machine: str) -> Iterator[None]:
+        """A host without uv, whose pip is told of a folder with all that was fetched: there is no way out."""
+        wheels = self.state / "wheels"
+        if not wheels.exists():
+            download = [str(self._trial), "-I", "-m", "pip", "download", "-q", "-d", str(wheels), self._package]
+            subprocess.run(download, check=True, timeout=280)
+        uv = self.home_of(machine) / ".local" / "bin" / "uv"
+        config = self.home_of(machine) / ".config" / "pip" / "pip.conf"
+        config.parent.mkdir()
+        config.write_text(f"[global]\nno-index = true\nfind-links = {wheels}\n")
+        uv.rename(uv.with_suffix(".away"))
+        try:
+            yield
+        finally:
+            uv.with_suffix(".away").rename(uv)
+            shutil.rmtree(config.parent)
 
     def fingerprint(self, machine: str) -> str:
         return _must("ssh-keygen", "-l", "-f", str(self.state / machine / "host_key")).split()[1]
@@ -310,9 +331,9 @@ class Lab:
         uv = str(environment.find_uv())
         python = shutil.which("python3", path="/usr/bin") or sys.executable
         env = {**os.environ, **pip_config.for_uv(os.environ), "UV_PYTHON_DOWNLOADS": "never"}
-        trial = self.state / "trial"
-        install = ["pip", "install", "-q", "--python", str(trial / "bin" / "python"), f"{wheel.file}[mpi]"]
-        for words in (["venv", "-q", "--python", python, str(trial)], install):
+        self._package = f"{wheel.file}[mpi]"
+        install = ["pip", "install", "-q", "--python", str(self._trial), self._package]
+        for words in (["venv", "-q", "--seed", "--python", python, str(self._trial.parents[1])], install):
             subprocess.run([uv, *words], check=True, timeout=280, env=env)
 
     def _offline(self) -> dict[str, str]:

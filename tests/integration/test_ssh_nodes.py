@@ -274,6 +274,19 @@ def test_tasks_run_there_and_a_bad_host_does_not_harm_the_others(lab: Lab) -> No
     assert places(lab) == {lab.login}
 
 
+def test_a_host_without_uv(lab: Lab) -> None:
+    """Python's own venv and pip make the environment, from where the host's pip is told to look."""
+    host = lab.hosts[0]
+    base = lab.home_of(host) / "plain"
+    with lab.only_pip(host):
+        add(lab, host, "-n", "1", "--home", str(base))
+        assert places(lab, 4, "--needs", f"label={host}") == {host}
+        (venv,) = base.glob("venvs/[!.]*")
+        assert " -m venv " in (venv / "pyvenv.cfg").read_text()
+        lab.pyfi("node", "rm", host, "--purge")
+    assert not base.exists()
+
+
 def test_rm_lets_a_task_end(lab: Lab) -> None:
     """A task that runs on the node ends there and counts; nothing new begins. Before: calls that need that node."""
     host = lab.hosts[0]
