@@ -222,7 +222,7 @@ def _unsatisfiable(s: State, data: bytes) -> tuple[str, str] | None:
     """Why what the tasks need can never be given, as code and text.
 
     Judged by the nodes that are here, those that were, those that were asked for (``pyfi up --slurm``) and those that
-    may be (``pyfi alloc``): without any the task waits, the right one may come.
+    may be (``pyfi alloc``): without any of them the task waits, the right one may come.
     """
     if not data:
         return None
@@ -230,9 +230,7 @@ def _unsatisfiable(s: State, data: bytes) -> tuple[str, str] | None:
         terms = decode(data)
     except ValueError as error:
         return "protocol", str(error)
-    if any(fits.may_come(way, shape) for way in terms.ways for shape in (*s.to_come, *s.expected.values())):
-        return None
-    text = fits.too_much(terms.ways, s.shapes())
+    text = fits.too_much(terms.ways, s.shapes(), (*s.to_come, *s.expected.values()))
     return ("unsatisfiable", text) if text else None
 
 

@@ -133,9 +133,10 @@ class Agent:
         if self._stop_at is not None:
             return
         self._hello_at = now
+        running = {grant for grant, _ in self._bundler.running()}
         hello = m.Hello(
             PROTOCOL_VERSION, "agent", self._name, self._incarnation, len(self._ranks), self._cores, self._allocation,
-            self._holdings.tell(), encode(self._inventory),
+            self._holdings.tell(running), encode(self._inventory),
             ends_in_s=max(0.001, self._ends_at - now) if self._ends_at < float("inf") else 0.0,
         )  # fmt: skip
         out.send(BROKER, hello)

@@ -61,7 +61,7 @@ def _work(s: State, socket: SocketId, terms: bytes, stocks: list[tuple[str, Stoc
         return Work(name, 0, 0, 0, mean_s)
     ways = decode(terms).ways
     never = bool(fits.too_much(ways, stocks))
-    gpus = all(way.gpu_thousandths > 0 for way in ways)
+    gpus = min(way.gpu_thousandths for way in ways)
     first = ways[0]
     return Work(name, 0, 0, 0, mean_s, first.members, first.cores, first.exclusive, gpus, terms.hex(), never)
 
@@ -90,7 +90,7 @@ def asked(s: State, _verb: str, body: bytes, now: float, _out: Effects) -> tuple
         words = {"code": "usage_error", "what": "the request names no shapes", "where": BACKLOG, "fix": ""}
         return False, _encode(words)
     if shapes is not None:
-        s.to_come = [(shape.ranks_per_node, shape.ranks, shape.gpus) for shape in shapes]
+        s.to_come = shapes
     return True, _encode(told(s, now))
 
 
@@ -106,8 +106,7 @@ def expect(s: State, verb: str, body: bytes, _now: float, _out: Effects) -> tupl
         wanted = _expected.decode(body)
     except (msgspec.MsgspecError, ValueError):
         return False, _encode(_wrong("usage_error", "the request names no allocation and its shape", verb))
-    shape = wanted.shape
-    s.expected[wanted.allocation] = shape.ranks_per_node, shape.ranks, shape.gpus
+    s.expected[wanted.allocation] = wanted.shape
     while len(s.expected) > _EXPECTED_MAX:
         del s.expected[next(iter(s.expected))]
     arrived(s, wanted.allocation)
@@ -118,7 +117,7 @@ def arrived(s: State, allocation: str) -> None:
     """A node of an allocation is here, perhaps the last one."""
     if allocation in s.expected:
         nodes = [node for node in s.nodes.by_name.values() if node.allocation == allocation]
-        if sum(node.rank_count for node in nodes) >= s.expected[allocation][1]:
+        if sum(node.rank_count for node in nodes) >= s.expected[allocation].ranks:
             del s.expected[allocation]
 
 

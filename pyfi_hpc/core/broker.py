@@ -109,7 +109,7 @@ class Broker:
             out.queries += self._unready.queries
             self._unready.queries = []
         if s.recover_until and now >= s.recover_until:
-            recovery.end(s)
+            recovery.end(s, out)
         if now >= self._sweep_at:
             self._sweep_at = now + s.limits.heartbeat_s / 4
             self._sweep(now, out)

@@ -7,11 +7,15 @@ for the seconds that they are there: from the expected start of an allocation to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pyfi_hpc.model.allocations import AllocationRequest, Pool
-from pyfi_hpc.model.elastic import Backlog, Shape, Work
+from pyfi_hpc.model.elastic import UNTOLD, Backlog, Shape, Work
+
+#: of sbatch, which count GPUs
+_GPU_OPTIONS = re.compile(r"--(gres|gpus-per-node|gpus-per-task)=(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,22 @@ def ranks_of(work: Work, pool: Pool) -> int:
 
 def shape_of(request: AllocationRequest) -> Shape:
     """What the allocation has."""
-    gpus = bool(request.gpus_per_node) or any("gpu" in option for option in request.extra)
-    return Shape(request.ntasks_per_node, request.nodes * request.ntasks_per_node, gpus)
+    return Shape(request.ntasks_per_node, request.nodes * request.ntasks_per_node, _gpus_per_node(request))
+
+
+def _gpus_per_node(request: AllocationRequest) -> int:
+    found = request.gpus_per_node or 0
+    for option in (*request.extra, request.constraint):
+        told = _GPU_OPTIONS.fullmatch(option)
+        if told is None:
+            found = max(found, UNTOLD if "gpu" in option else 0)
+            continue
+        name, value = told.groups()
+        kinds = [kind for kind in value.split(",") if name != "gres" or re.match(r"gpu\b", kind)]
+        counts = [kind.rpartition(":")[2] for kind in kinds]  # TYPE:COUNT, or one of them
+        count = sum(int(count) if count.isdigit() else 1 for count in counts)
+        found = max(found, count * (request.ntasks_per_node if name == "gpus-per-task" else 1))
+    return found
 
 
 def unfit(work: Work, pool: Pool, cannot: Collection[str]) -> bool:
@@ -76,8 +94,8 @@ def unfit(work: Work, pool: Pool, cannot: Collection[str]) -> bool:
     What its nodes have besides ranks is known when one has joined: ``cannot`` names what could not run there.
     """
     shape = shape_of(pool.request)
-    ranks = shape.ranks_per_node < work.cores or shape.ranks < ranks_of(work, pool)
-    return ranks or (work.gpus and not shape.gpus) or work.key in cannot
+    cores = shape.ranks_per_node if work.exclusive else work.cores
+    return shape.seats(cores, work.gpu_thousandths) < work.ranks or work.key in cannot
 
 
 def too_long(work: Work, pool: Pool) -> bool:

@@ -6,9 +6,10 @@ cores and GPUs it is, the agent chooses (core/placing.py). Plain tasks are not c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from pyfi_hpc.model.elastic import UNTOLD, Shape, gpu_room
 from pyfi_hpc.model.inventory import NOTHING, Inventory
 from pyfi_hpc.model.terms import Needs, words
 
@@ -44,8 +45,7 @@ class Stock:
         if needs.memory_bytes and have.memory_bytes:
             room = min(room, (have.memory_bytes - self.memory_bytes) // needs.memory_bytes)
         if needs.gpu_thousandths:
-            # never more than what whole GPUs give: a part of one lies on one
-            room = min(room, _gpu_room(len(have.gpus), self.gpu_thousandths, needs.gpu_thousandths))
+            room = min(room, gpu_room(len(have.gpus), self.gpu_thousandths, needs.gpu_thousandths))
         for name, count in needs.named:
             room = min(room, (dict(have.named).get(name, 0) - self.named.get(name, 0)) // count)
         return max(0, room)
@@ -77,13 +77,6 @@ def free(stock: Stock, rank_count: int) -> str:
         parts.append(f"{(have.memory_bytes - stock.memory_bytes) / 2**30:.3g} of {have.memory_bytes / 2**30:.3g} GiB")
     parts += [f"{count - stock.named.get(name, 0)} of {count} {name}" for name, count in have.named]
     return ", ".join(parts) + " not given to tasks with needs"
-
-
-def _gpu_room(count: int, given: int, wanted: int) -> int:
-    if wanted >= 1000:
-        return (1000 * count - given) // wanted
-    each = 1000 // wanted
-    return each * count - -(-given // wanted)
 
 
 def nearest(needs: Iterable[Needs], stocks: Iterable[tuple[str, Stock, int]]) -> str:
@@ -130,17 +123,25 @@ def impossible(needs: Needs, stocks: list[tuple[str, Stock, int]]) -> bool:
     return True
 
 
-def may_come(needs: Needs, shape: tuple[int, int, bool]) -> bool:
+def may_come(needs: Needs, shape: Shape) -> bool:
     """Whether an allocation of this shape may do, as far as is known before its nodes are seen."""
-    ranks_per_node, ranks, gpus = shape
-    enough = needs.cores <= ranks_per_node and needs.members * needs.cores <= ranks
-    return enough and (gpus or not needs.gpu_thousandths)
+    return shape.seats(width(needs, shape.ranks_per_node), needs.gpu_thousandths) >= needs.members
 
 
-def too_much(ways: tuple[Needs, ...], stocks: list[tuple[str, Stock, int]]) -> str:
-    """Why none of these ways to run a task can ever be met by the nodes; "": one can."""
-    if not stocks or not all(impossible(way, stocks) for way in ways):
+def too_much(ways: tuple[Needs, ...], stocks: list[tuple[str, Stock, int]], coming: Collection[Shape] = ()) -> str:
+    """Why none of these ways to run a task can ever be met by the nodes, nor by the allocations that may come; "": one
+    can, or nothing is known of either."""
+    if any(may_come(way, shape) for way in ways for shape in coming):
+        return ""
+    if not (stocks or coming) or not all(impossible(way, stocks) for way in ways):
         return ""
     text = "no node can ever give " + ", nor ".join(words(way) for way in ways)
     near = nearest(ways, stocks)
-    return f"{text}: the nearest, {near}" if near else text
+    text = f"{text}: the nearest, {near}" if near else text
+    if coming:
+        gpus_first = all(way.gpu_thousandths for way in ways)
+        most = max(coming, key=lambda shape: (shape.gpus if gpus_first else 0, shape.ranks_per_node, shape.ranks))
+        gpus = f" and {most.gpus} GPU{'s' * (most.gpus != 1)}" if most.gpus != UNTOLD else ""
+        nodes, ranks = most.ranks // most.ranks_per_node, most.ranks_per_node
+        text += f"; an allocation that may come has {nodes} node{'s' * (nodes != 1)} of {ranks} ranks{gpus}"
+    return text

@@ -159,6 +159,8 @@ def start(
 
 def gathered(s: State, node: Node, message: m.Gathered, now: float, out: Effects) -> None:
     """A node has its part together, or thinks to have it at some time."""
+    if message.grant in s.parts:
+        return  # it says so again
     grant = s.nodes.grants.get(GrantId(message.grant))
     if grant is None or grant.node is not node or grant.gang is None:
         out.send(node.peer, m.Cancel(0, message.grant, 0, -1))  # it was taken back while it was on its way

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from pyfi_hpc.core.handover import Handover, Taker
@@ -295,15 +295,19 @@ class Holdings:
             if grant.unkept_count == 0:
                 del self.grants[grant_id]
 
-    def tell(self) -> list[Held]:
-        """All that is not kept, for Hello."""
-        return [
-            Held(
-                g.item.grant, g.item.batch, g.item.lo, g.item.count, g.item.attempt, bytes(g.unkept), g.takes,
-                g.item.terms, *((g.item.gang.here, g.item.gang.total) if g.item.gang else (1, 1)),
+    def tell(self, running: Container[int]) -> list[Held]:
+        """All that is not kept, for Hello. ``running``: grants whose task a rank has, or is lent to."""
+        found = []
+        for g in self.grants.values():
+            item, gang = g.item, g.item.gang
+            held = Held(
+                item.grant, item.batch, item.lo, item.count, item.attempt, bytes(g.unkept), g.takes, item.terms
             )
-            for g in self.grants.values()
-        ]
+            if gang is not None:
+                held.here, held.total, held.leader = gang.here, gang.total, gang.leader
+                held.begun = item.grant in running or not any(g.owed)
+            found.append(held)
+        return found
 
     @property
     def empty(self) -> bool:

@@ -7,6 +7,7 @@ is told to drop; what it still runs of an earlier epoch is adopted while the bro
 from __future__ import annotations
 
 from pyfi_hpc.core import fits, follow, gangs, holds, items, settle
+from pyfi_hpc.core.jobs import Batch
 from pyfi_hpc.core.nodes import Grant, Node
 from pyfi_hpc.core.state import State
 from pyfi_hpc.core.walltime import NEVER
@@ -73,8 +74,11 @@ def _compare(s: State, node: Node, held: list[m.Held], now: float, out: Effects)
 def _adopt(s: State, node: Node, held: m.Held, adoption: follow.Adoption) -> None:
     """A grant of an earlier epoch whose tasks run on: they are not started again."""
     batch = s.book.batches.get(BatchId(held.batch))
-    if batch is None or not s.recover_until or held.grant in s.nodes.grants or held.here < held.total:
-        return  # who else was in a gang is not known any more: it is ended, and goes out again
+    if batch is None or not s.recover_until or held.grant in s.nodes.grants:
+        return
+    if held.here < held.total:
+        _regroup(s, node, held, batch, adoption)
+        return
     lo, hi = held.lo, held.lo + held.count
     if not (0 <= lo < hi <= batch.count and len(held.left) == held.count):
         return
@@ -83,20 +87,58 @@ def _adopt(s: State, node: Node, held: m.Held, adoption: follow.Adoption) -> Non
         left[at] = 1 if left[at] and adoption.goes_on(batch, lo + at, held) else 0
         if left[at]:
             batch.states[lo + at] = TaskState.RUNNING
-    count = sum(left)
-    if count:
-        needs = items.held(held)
-        width = fits.width(needs, node.rank_count) if needs else 1
-        grant = Grant(
-            GrantId(held.grant), batch, lo, held.count, held.attempt, node, left, count, 0, needs, width, held.here
-        )
-        s.nodes.add(grant)
-        s.queue.started(grant)
+    if any(left):
+        s.queue.started(_taken_over(s, node, held, batch, left))
+
+
+def _taken_over(s: State, node: Node, held: m.Held, batch: Batch, left: bytearray) -> Grant:
+    needs = items.held(held)
+    width = fits.width(needs, node.rank_count) if needs else 1
+    grant = Grant(
+        GrantId(held.grant), batch, held.lo, held.count, held.attempt, node, left, sum(left), 0, needs, width, held.here
+    )
+    s.nodes.add(grant)
+    return grant
+
+
+def _regroup(s: State, node: Node, held: m.Held, batch: Batch, adoption: follow.Adoption) -> None:
+    """A part of a gang on several nodes that has begun: the gang goes on once all of its nodes are back."""
+    if not held.begun or held.count != 1 or held.left != b"\1" or held.lo >= batch.count:
+        return
+    s.parts[held.grant] = node, held
+    leader = held.leader or held.grant
+    parts = [(one, told) for one, told in s.parts.values() if leader in (told.leader, told.grant)]
+    parts.sort(key=lambda part: part[1].grant != leader)
+    first = parts[0][1]
+    alike = {(told.batch, told.lo, told.attempt, told.total) for _, told in parts}
+    here = all(s.nodes.by_name.get(one.name) is one for one, _ in parts)
+    whole = here and len(alike) == 1 and sum(told.here for _, told in parts) == held.total
+    if not (whole and first.grant == leader and adoption.goes_on(batch, held.lo, first)):
+        return
+    batch.states[held.lo] = TaskState.RUNNING
+    needs = items.held(first)
+    gang = gangs.Gang(seats={} if needs is not None and needs.step else None)
+    for one, told in parts:
+        del s.parts[told.grant]
+        grant = _taken_over(s, one, told, batch, bytearray(told.left))
+        grant.gang = gang
+        gang.grants.append(grant)
+        s.queue.started(grant, grant is gang.grants[0])
+
+
+def dissolve(s: State, out: Effects) -> None:
+    """The recovery is over: gangs that are not whole are ended, and go out again."""
+    for node, held in s.parts.values():
+        if s.nodes.by_name.get(node.name) is node:
+            out.send(node.peer, m.Cancel(0, held.grant, held.lo, -1))
+    s.parts.clear()
 
 
 def _forget_unknown(s: State, node: Node, held: list[m.Held], out: Effects) -> None:
     """Tell an agent to drop what it holds and nobody wants."""
     for entry in held:
+        if entry.grant in s.parts:
+            continue
         grant = s.nodes.grants.get(GrantId(entry.grant))
         if grant is None or grant.node is not node or (grant.lo, grant.count) != (entry.lo, entry.count):
             out.send(node.peer, m.Cancel(0, entry.grant, entry.lo, -1))

@@ -5,7 +5,7 @@ For a while nothing is queued: agents say hello, and what they still run is not 
 
 from __future__ import annotations
 
-from pyfi_hpc.core import admit
+from pyfi_hpc.core import admit, joining
 from pyfi_hpc.core.graph import edges_of
 from pyfi_hpc.core.state import State
 from pyfi_hpc.model.effects import Effects
@@ -35,11 +35,12 @@ def begin(s: State, recovered: Recovered, now: float) -> Effects:
     return unready
 
 
-def end(s: State) -> None:
+def end(s: State, out: Effects) -> None:
     """Who has not said hello does not run anything any more: the rest is ready."""
     s.recover_until = 0.0
     s.queue.held = False
     s.made_by = {}
+    joining.dissolve(s, out)
     for batch in s.book.batches.values():
         admit.enqueue_pending(s, batch)
 

@@ -35,6 +35,8 @@ def finished(s: State, node: Node, outcomes: list[Outcome], now: float, out: Eff
     """Outcomes of a node. Those of ranges that ended well cost a few slices, however many tasks they hold."""
     kept: list[tuple[int, int, int]] = []
     for outcome in outcomes:
+        if outcome.grant in s.parts:
+            continue  # it is offered again
         grant = s.nodes.grants.get(GrantId(outcome.grant))
         if grant is None or grant.node is not node:
             _stale(s, node, outcome, now, out)

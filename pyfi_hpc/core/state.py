@@ -11,14 +11,15 @@ from pyfi_hpc.core.fits import Stock
 from pyfi_hpc.core.graph import Graph
 from pyfi_hpc.core.health import Health
 from pyfi_hpc.core.jobs import Batch, Job, JobBook
-from pyfi_hpc.core.nodes import NodeTable
+from pyfi_hpc.core.nodes import Node, NodeTable
 from pyfi_hpc.core.queue import ClassKey, ReadyQueue
 from pyfi_hpc.core.walltime import Walltimes
 from pyfi_hpc.model.effects import Effects
+from pyfi_hpc.model.elastic import Shape
 from pyfi_hpc.model.events import SocketSpec
 from pyfi_hpc.model.ids import BatchId, CodeId, Epoch, GrantId, JobId
 from pyfi_hpc.model.limits import Limits
-from pyfi_hpc.model.messages import Mount, Range, Submit
+from pyfi_hpc.model.messages import Held, Mount, Range, Submit
 from pyfi_hpc.model.records import BatchClosed, OutcomeSettled, Record
 
 if TYPE_CHECKING:
@@ -85,14 +86,16 @@ class State:
     recover_until: float = 0.0
     #: while recovering: results that unfinished tasks take -> the grant under which each was made
     made_by: dict[tuple[JobId, int], GrantId] = field(default_factory=dict)
+    #: while recovering: by their grants, parts of gangs that run on several nodes of which some are not back
+    parts: dict[int, tuple[Node, Held]] = field(default_factory=dict)
     #: jobs whose last batch has not come and whose client has gone -> when they are closed, monotonic seconds
     orphans: dict[JobId, float] = field(default_factory=dict)
     #: submissions that were sent again and whose job is being looked up, by key
     looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
     #: allocations that may be asked for: ranks of each node, of all, and whether there are GPUs
-    to_come: list[tuple[int, int, bool]] = field(default_factory=list)
+    to_come: list[Shape] = field(default_factory=list)
     #: allocations that somebody has asked for and that are not all here yet -> the same; see core/backlog.py
-    expected: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
+    expected: dict[str, Shape] = field(default_factory=dict)
     #: gangs whose turn it was and for which there is no room now
     gangs_short: set[ClassKey] = field(default_factory=set)
     #: for whom ranks and other things are kept

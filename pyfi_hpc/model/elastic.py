@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -31,7 +32,8 @@ class Work(msgspec.Struct):
     ranks: int = 1
     cores: int = 1
     exclusive: bool = False
-    gpus: bool = False
+    #: of each rank, by the way that takes fewest
+    gpu_thousandths: int = 0
     #: what names its needs; empty: none
     terms: str = ""
     #: no node that is here could ever hold it
@@ -62,15 +64,36 @@ class Backlog(msgspec.Struct):
     nodes: list[NodeTold]
 
 
+#: GPUs of a node that may have any number
+UNTOLD = 1 << 16
+_RANKS_MAX = 1 << 40
+
+
 # --- events -------------------------------------------------------------------------------------------
 
 
 class Shape(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """What an allocation that may come has, as far as it is asked for: its nodes may have more."""
 
-    ranks_per_node: int
-    ranks: int
-    gpus: bool
+    ranks_per_node: Annotated[int, msgspec.Meta(ge=1, le=_RANKS_MAX)]
+    ranks: Annotated[int, msgspec.Meta(ge=1, le=_RANKS_MAX)]
+    #: GPUs of each node; `UNTOLD`: some, and how many only the node will tell
+    gpus: Annotated[int, msgspec.Meta(ge=0, le=UNTOLD)] = 0
+
+    def seats(self, cores: int, gpu_thousandths: int) -> int:
+        """How many ranks that each take so many cores, and so much of a GPU, there is room for at once."""
+        on_node = self.ranks_per_node // cores
+        if gpu_thousandths:
+            on_node = min(on_node, gpu_room(self.gpus, 0, gpu_thousandths))
+        return on_node * (self.ranks // self.ranks_per_node)
+
+
+def gpu_room(count: int, given: int, wanted: int) -> int:
+    """How many more ranks get what they want of so many GPUs, all in thousandths of one; a part of one lies on one."""
+    if wanted >= 1000:
+        return (1000 * count - given) // wanted
+    each = 1000 // wanted
+    return each * count - -(-given // wanted)
 
 
 @dataclass(slots=True)

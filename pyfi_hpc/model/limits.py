@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pyfi_hpc.model.budgets import BUDGETS, Budgets
 
 #: raised when a message changes its meaning; peers of another version are refused by name
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     terms: Terms = b""  #: see Item
     here: Count = 1  #: ranks of its gang on this node, and in all
     total: Count = 1
+    leader: Id = 0  #: see Gang
+    begun: bool = False  #: the gang has all its ranks, on whatever nodes
 
 
 class Hello(Message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyfi_hpc.core.broker import Broker
 from pyfi_hpc.core.fits import Stock
+from pyfi_hpc.model.elastic import UNTOLD, Shape
 from pyfi_hpc.model.terms import COUNT_MAX, Needs
 
 #: all ranks are one MPI world
@@ -22,7 +23,7 @@ class Plenty(Stock):
 
 def give(broker: Broker) -> None:
     """Nodes of this broker have all, and nothing is refused because none could ever hold it."""
-    broker.state.to_come = [(COUNT_MAX, COUNT_MAX**2, True)]
+    broker.state.to_come = [Shape(COUNT_MAX, COUNT_MAX**2, UNTOLD)]
     for node in broker.state.nodes.by_name.values():
         if type(node.stock) is not Plenty:
             node.stock = Plenty(ranks=-(COUNT_MAX**2))

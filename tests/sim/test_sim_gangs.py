@@ -10,6 +10,7 @@ import pytest
 from pyfi_hpc.core import gangs
 from pyfi_hpc.model import terms
 from pyfi_hpc.sim import run, workload
+from pyfi_hpc.sim.checks import check
 from pyfi_hpc.sim.client import ClientHost
 from pyfi_hpc.sim.cluster import Cluster, Plan
 
@@ -79,6 +80,43 @@ def test_a_broken_world_is_renewed() -> None:
     assert cluster.broker is not None
     broker = cluster.broker.machine.state
     assert gangs.may_ever(broker, terms.decode(needs))
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_a_gang_on_two_nodes_outlives_its_broker(step: bool) -> None:
+    """It runs when the broker is killed, and goes on under the next one, to which both nodes come back."""
+    cluster = Cluster(3, Plan(nodes=2, ranks_per_node=2, one_world=True))
+    client = cluster.join()
+    cluster.run_for(2.0)
+    client.submit(["4"], terms=terms.encode(terms.Terms(ranks=4, step=step)))
+    cluster.run_for(1.0)
+    begun = list(cluster.executed)
+    assert len(begun) == 1  # of its leader
+    cluster.kill_broker()
+    cluster.start_broker()
+    cluster.run_for(1.0)
+    cluster.run(lambda: client.satisfied, 20.0)
+    assert cluster.executed == begun
+    assert cluster.now < 9.0
+    check(cluster)
+
+
+def test_a_gang_whose_node_does_not_come_back_to_the_next_broker_runs_again() -> None:
+    """One of its nodes dies with the broker: what the other one still runs is ended, uncharged."""
+    cluster = Cluster(3, Plan(nodes=3, ranks_per_node=2, one_world=True))
+    client = cluster.join()
+    cluster.run_for(2.0)
+    client.submit(["4"], terms=terms.encode(terms.Terms(ranks=4)))
+    cluster.run_for(1.0)
+    assert len(cluster.executed) == 1
+    gone = next(name for name, agent in cluster.agents.items() if any(rank.busy for rank in agent.ranks.values()))
+    cluster.kill_broker()
+    cluster.kill_agent(gone)
+    cluster.count("an agent dies")
+    cluster.start_broker()
+    cluster.run(lambda: client.satisfied, 60.0)
+    assert [attempt for _, _, attempt, _ in cluster.executed] == [1, 1]
+    check(cluster)
 
 
 @pytest.mark.parametrize("spread", [False, True])

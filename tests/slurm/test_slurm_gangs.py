@@ -10,6 +10,7 @@ from slurm_site import ROOT, Site, node_ranks, wait
 
 from pyfi_hpc import Executor
 from pyfi_hpc.errors import Unsatisfiable
+from pyfi_hpc.hosts import allocation, instance
 
 pytestmark = pytest.mark.slurm
 
@@ -55,6 +56,23 @@ def test_a_lost_rank_costs_the_gang_and_not_the_allocation(site: Site) -> None:
     assert (len(nodes), attempt) == (8, 2)
     assert cluster.job_state(job) == "RUNNING"
     assert {node["name"].split("/")[1] for node in site.nodes()} == {str(job)}
+
+
+def test_a_gang_outlives_the_broker(site: Site) -> None:
+    """kill -9 of the broker while a gang runs on two nodes: it goes on under the next one, and runs once."""
+    marks = site.marks("outlives")
+    job = site.up(nodes=2, ntasks_per_node=2)
+    site.wait_ranks(4, job)
+    with Executor() as executor:
+        gang = executor.with_options(ranks=4).submit("naps.together", str(marks), 6.0)
+        wait(lambda: len(list(marks.glob("*-1"))) == 4, 60, lambda: site.said(job))
+        ranks = {mark.read_text() for mark in marks.glob("*-1")}
+        os.kill(site.pid("broker"), signal.SIGKILL)
+        instance.start_broker(allocation.reachable(site.settings))
+        nodes, attempt = gang.result(60)
+    assert (len(set(nodes)), attempt) == (2, 1)
+    assert {mark.read_text() for mark in marks.glob("*-*")} == ranks
+    assert len(site.attempts(gang.job, 0)) == 1
 
 
 def test_what_an_allocation_that_waits_could_give_is_not_refused(site: Site) -> None:

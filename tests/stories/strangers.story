@@ -6,7 +6,7 @@ at 0.010  c1: Submit k1
 at 0.020  n2: Capacity tasks=1 ranks=1
   at once n2: Unknown
 at 0.030  c1: Hello version=99
-  at once c1: Denied version: this broker speaks protocol 4, c1 speaks 99
+  at once c1: Denied version: this broker speaks protocol 5, c1 speaks 99
 at 0.040  n1: Hello life=2
   at once n1: Denied name_in_use: an agent named n1 is alive here
 at 0.050  c1: Hello

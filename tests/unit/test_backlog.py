@@ -127,10 +127,10 @@ def test_what_a_pool_could_give_is_not_refused() -> None:
         return next(type(said).__name__ for _, said in reversed(broker.sent) if getattr(said, "key", b"") == key)
 
     assert [answer(1, cores=8), answer(2, gpu_thousandths=1000), answer(3, ranks=9)] == ["Refused"] * 3
-    ask(broker, "backlog", shapes=[[8, 32, False]])
+    ask(broker, "backlog", shapes=[[8, 32, 0]])
     assert [answer(4, cores=8), answer(5, gpu_thousandths=1000)] == ["Accepted", "Refused"]
     assert answer(6, ranks=9) == "Accepted"
-    ask(broker, "backlog", shapes=[[8, 32, True]])
+    ask(broker, "backlog", shapes=[[8, 32, 1]])
     assert answer(7, gpu_thousandths=1000) == "Accepted"
 
 
@@ -139,7 +139,7 @@ def test_what_an_allocation_that_waits_could_give_is_not_refused() -> None:
     refused. When both are here, what they have counts: it is known that they have no such label."""
     broker = LoneBroker()
     broker.node("n1", 2)
-    ask(broker, "expect", allocation="77", shape=[4, 8, False])
+    ask(broker, "expect", allocation="77", shape=[4, 8, 0])
 
     def answer(number: int, **needs: Any) -> str:
         broker.client()
@@ -155,5 +155,24 @@ def test_what_an_allocation_that_waits_could_give_is_not_refused() -> None:
     broker.node("n3", 4, "77")
     assert answer(8, cores=4) == "Accepted"
     assert answer(9, cores=2, labels=("fast",)) == "Refused"
-    ask(broker, "expect", allocation="77", shape=[4, 8, False])  # told late: it is all here
+    ask(broker, "expect", allocation="77", shape=[4, 8, 0])  # told late: it is all here
     assert answer(10, cores=2, labels=("fast",)) == "Refused"
+
+
+def test_what_no_pool_could_give_is_refused_with_the_nearest_shape() -> None:
+    """No node is here yet, but pools say what their allocations have: more than that is refused, and named."""
+    broker = LoneBroker()
+    ask(broker, "backlog", shapes=[[4, 8, 2], [16, 16, 0]])
+
+    def refusal(number: int, **needs: Any) -> str:
+        broker.client()
+        key = bytes([number]) * 16
+        submit = m.Submit(key, 0, 0, 1, True, "sample.work", offsets_of([b"x"]), b"x", terms=encode(Terms(**needs)))
+        broker.say("c1", submit)
+        said = next(said for _, said in reversed(broker.sent) if getattr(said, "key", b"") == key)
+        return said.what if isinstance(said, m.Refused) else ""
+
+    assert refusal(1, cores=16) == refusal(2, ranks=4, gpu_thousandths=1000) == refusal(3, gpu_thousandths=2000) == ""
+    for number, needs in enumerate(({"ranks": 5, "gpu_thousandths": 1000}, {"gpu_thousandths": 3000}), 5):
+        assert "an allocation that may come has 2 nodes of 4 ranks and 2 GPUs" in refusal(number, **needs)
+    assert "an allocation that may come has 1 node of 16 ranks and 0 GPUs" in refusal(7, cores=17)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from elastic_world import INSTANCE, World
 
-from pyfi_hpc.core.demand import Supply, demand_of, worth
+from pyfi_hpc.core.demand import Supply, demand_of, shape_of, worth
 from pyfi_hpc.model.allocations import AllocationRequest, Pool, mark_of, pool_of
-from pyfi_hpc.model.elastic import Backlog, Work
+from pyfi_hpc.model.elastic import UNTOLD, Backlog, Shape, Work
 
 
 def world(seed: int = 1, **pool: object) -> World:
@@ -359,7 +360,7 @@ def backlog(*work: Work) -> Backlog:
         # a rank on more cores than a node has, more ranks than an allocation has, a GPU where none is asked for
         (Work("f", 10, 10, 0, 60.0, cores=5, terms="a"), [], 0.0, False),
         (Work("f", 10, 10, 0, 60.0, ranks=9, terms="a"), [], 0.0, False),
-        (Work("f", 10, 10, 0, 60.0, gpus=True, terms="a"), [], 0.0, False),
+        (Work("f", 10, 10, 0, 60.0, gpu_thousandths=1000, terms="a"), [], 0.0, False),
         # a gang that fits, and one that takes both nodes whole
         (Work("f", 1, 1, 0, 60.0, ranks=8, terms="a"), [], 0.0, True),
         (Work("f", 1, 1, 0, 60.0, ranks=2, exclusive=True, terms="a"), [], 0.0, True),
@@ -371,6 +372,41 @@ def test_worth(work: Work, supplies: list[Supply], wait_s: float, wanted: bool) 
     """The rule for one more allocation, case by case."""
     demand = demand_of(backlog(work), POOL, {})
     assert worth(POOL, demand, supplies, wait_s)[0] is wanted, worth(POOL, demand, supplies, wait_s)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus"),
+    [
+        ({}, 0),
+        ({"gpus_per_node": 3}, 3),
+        ({"extra": ("--mem=0", "--gres=gpu")}, 1),
+        ({"extra": ("--gres=gpu:2",)}, 2),
+        ({"extra": ("--gres=shard:8,gpu:a100:2,gpu:v100:1",)}, 3),
+        ({"extra": ("--gres=tape:4",)}, 0),
+        ({"extra": ("--gpus-per-node=a100:4",)}, 4),
+        ({"extra": ("--gpus-per-task=2",)}, 8),
+        ({"extra": ("--constraint=gpu80",)}, UNTOLD),
+        ({"constraint": "mem=8gb:ngpus=1"}, UNTOLD),
+    ],
+)
+def test_gpus_that_are_asked_for(options: dict[str, Any], gpus: int) -> None:
+    """How many each node has, as far as sbatch's options tell."""
+    assert shape_of(replace(POOL.request, **options)) == Shape(4, 8, gpus)
+
+
+@pytest.mark.parametrize(
+    ("work", "fits"),
+    [
+        (Work("f", 1, 1, 0, 60.0, gpu_thousandths=2000, terms="a"), True),
+        (Work("f", 1, 1, 0, 60.0, gpu_thousandths=3000, terms="a"), False),
+        (Work("f", 1, 1, 0, 60.0, ranks=4, gpu_thousandths=1000, terms="a"), True),
+        (Work("f", 1, 1, 0, 60.0, ranks=5, gpu_thousandths=1000, terms="a"), False),
+    ],
+)
+def test_a_pool_with_too_few_gpus_is_not_asked(work: Work, fits: bool) -> None:
+    """Two nodes of two GPUs each."""
+    pool = replace(POOL, request=replace(POOL.request, gpus_per_node=2))
+    assert demand_of(backlog(work), pool, {}).unfit == (0 if fits else 1)
 
 
 def test_what_its_nodes_do_not_have_is_learned_once() -> None:
