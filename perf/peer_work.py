@@ -136,7 +136,8 @@ def _one(peer: PeerHost, work: Work, plan: Plan, found: Found) -> float:
             peer.ask(work.ask, _LIMIT_S, tasks=tasks, **work.given)
             seconds = time.perf_counter() - begun
             # long enough, and longer with more tasks: not only the poll at the end, of a second with one peer
-            if (seconds > goal_s and seconds > 1.5 * before) or tasks >= work.largest:
+            grew = seconds > 1.5 * before if before else seconds > 3 * goal_s
+            if (seconds > goal_s and grew) or tasks >= work.largest:
                 break
             before, tasks = seconds, min(work.largest, 4 * tasks)
         found.sizes[work.name] = max(work.first, min(work.largest, round(tasks * max(goal_s, 3 * before) / seconds)))
