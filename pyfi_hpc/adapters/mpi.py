@@ -74,7 +74,6 @@ def join(limit_s: float) -> Place:
 
 def _join() -> Place:
     _choose_network()
-    _share_cores()
     try:
         import mpi4py
 
@@ -138,19 +137,6 @@ def _choose_network() -> None:
     except importlib.metadata.PackageNotFoundError:
         return
     os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
-
-
-def _share_cores() -> None:
-    """Where ranks outnumber cores, MPICH is to sleep for a moment where it waits: whom it waits for needs the core.
-
-    To spin, and only yield, took twice as long and twice the processor time for a communicator of eight ranks on two
-    cores: see perf/README.md.
-    """
-    allowed = len(os.sched_getaffinity(0))
-    cores = allowed if allowed > 1 else os.cpu_count() or 1  # bound to one, each rank may well have one of its own
-    if _by_launcher("").local_size > cores:
-        os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "10")
-        os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
 
 def _by_launcher(problem: str) -> Place:
