@@ -30,7 +30,6 @@ from pyfi_hpc.model.effects import Effects
 from pyfi_hpc.model.events import PayloadsRead, Received, SocketSpec, ValuesRead
 from pyfi_hpc.model.ids import BatchId, Peer
 from pyfi_hpc.model.limits import PROTOCOL_VERSION, Limits
-from pyfi_hpc.model.packed import pick
 from pyfi_hpc.model.records import (
     AttemptFailed,
     BatchAdmitted,
@@ -44,7 +43,7 @@ from pyfi_hpc.model.records import (
 from pyfi_hpc.model.states import FIRST_FINAL, TaskState
 from pyfi_hpc.sim import plenty
 from pyfi_hpc.sim.reliving import relive, unlimited
-from pyfi_hpc.sim.told import Told, malformed, mark_of
+from pyfi_hpc.sim.told import Told, malformed
 
 #: restarts that are tried on the way to the end of a record
 CUTS_MAX = 50
@@ -151,9 +150,9 @@ def _restart(
     specs = [SocketSpec(socket, f"s{socket}", "", "f", mounts[code]) for socket, code in sockets.items()]
     broker = Broker(Limits(), recovered, specs, list(mounts.values()), 0.0, 0.0)
     differences += [f"after record {position}: {text}" for text in _compare(book, broker.state.book)]
-    granted = _grants(broker, ledger)
+    granted = _grants(broker, ledger, told)
     ready = {
-        (batch.job.id, batch.first + offset): (batch.attempt(offset), told.mark((batch.id, offset)))
+        (batch.job.id, batch.first + offset): batch.attempt(offset)
         for batch in book.batches.values()
         for offset, state in enumerate(batch.states)
         if state < FIRST_FINAL and needs.met(batch.id, offset)
@@ -162,8 +161,8 @@ def _restart(
         kind = "is ready and not granted" if task in ready else "is granted and not ready"
         differences.append(f"after record {position}: task {task[0]}.{task[1]} {kind}")
     for task in ready.keys() & granted.keys():
-        if ready[task] != granted[task]:
-            (due, _), (attempt, _) = ready[task], granted[task]
+        due, (attempt, as_told) = ready[task], granted[task]
+        if due != attempt or not as_told:
             how = f"at attempt {attempt}, not {due}" if attempt != due else "with other arguments"
             differences.append(f"after record {position}: task {task[0]}.{task[1]} is granted {how}")
     return len(granted)
@@ -175,6 +174,7 @@ class _Needs:
     def __init__(self) -> None:
         self._first: dict[int, tuple[int, int]] = {}
         self._of: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._takers: set[int] = set()
         self._completed: set[tuple[int, int]] = set()
 
     def note(self, record: Record) -> None:
@@ -182,6 +182,7 @@ class _Needs:
             self._first[record.batch] = (record.job, record.first)
             for offset, _, producer, index in edges_of(record.edges, record.job) if record.edges else ():
                 self._of.setdefault((record.batch, offset), []).append((producer, index))
+                self._takers.add(record.batch)
         elif isinstance(record, OutcomeSettled):
             job, first = self._first[record.batch]
             for at, state in enumerate(record.states):
@@ -189,7 +190,7 @@ class _Needs:
                     self._completed.add((job, first + record.lo + at))
 
     def met(self, batch: int, offset: int) -> bool:
-        return self._completed.issuperset(self._of.get((batch, offset), ()))
+        return batch not in self._takers or self._completed.issuperset(self._of.get((batch, offset), ()))
 
 
 def _compare(book: JobBook, live: JobBook) -> list[str]:
@@ -214,9 +215,10 @@ def _compare(book: JobBook, live: JobBook) -> list[str]:
     return found
 
 
-def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple[int, bytes]]:
-    """One node with room for everything joins: task -> attempt and arguments of what it is granted."""
-    granted: dict[tuple[int, int], tuple[int, bytes]] = {}
+def _grants(broker: Broker, ledger: MemoryLedger, told: Told) -> dict[tuple[int, int], tuple[int, int]]:
+    """One node with room for everything joins: task -> attempt of what it is granted, and whether it carries what is
+    told of it."""
+    granted: dict[tuple[int, int], tuple[int, int]] = {}
     peer = Peer(b"n1")
     events: list[Any] = [
         Received(peer, "agent", "", m.Hello(PROTOCOL_VERSION, "agent", "n1", "x", 1, 1)),
@@ -233,12 +235,9 @@ def _grants(broker: Broker, ledger: MemoryLedger) -> dict[tuple[int, int], tuple
         events = _answers(ledger, out)
         for _, message in out.messages:
             for item in message.items if isinstance(message, m.Grant) else ():
-                for k in range(item.count):
-                    inputs = item.inputs[k] if item.inputs else []
-                    known = [value for value in inputs if isinstance(value, bytes)]
-                    if len(known) == len(inputs):  # else it is a follower, and not ready
-                        carried = mark_of(pick(item.offsets, item.payload, k), known)
-                        granted[item.job, item.first + k] = item.attempt, carried
+                for index, carries in enumerate(told.carries(item), item.first):
+                    if carries < 2:  # else it is a follower, and not ready
+                        granted[item.job, index] = item.attempt, carries
         node = broker.state.nodes.by_peer[peer]
         node.lease_until, node.outstanding_bytes = now + 100.0, 0
         if any(isinstance(message, m.Grant) for _, message in out.messages) and not events:

@@ -9,7 +9,8 @@ from dataclasses import replace
 import msgspec
 
 from pyfi_hpc.core.graph import edges_of
-from pyfi_hpc.model.packed import pick, well_formed
+from pyfi_hpc.model.messages import Item
+from pyfi_hpc.model.packed import cut, pick, well_formed
 from pyfi_hpc.model.records import AttemptFailed, BatchAdmitted, JobOpened, OutcomeSettled, Record
 from pyfi_hpc.model.states import FIRST_FINAL, Cause, TaskState
 
@@ -29,6 +30,8 @@ class Told:
         self.ends: dict[tuple[int, int], list[End]] = {}
         self._results: dict[tuple[int, int], bytes] = {}
         self._inputs: dict[Place, list[tuple[int, int]]] = {}
+        #: batches of which some tasks take results
+        self._takers: set[int] = set()
         for record in records:
             if isinstance(record, JobOpened):
                 self.jobs[record.job] = replace(record, opened_at=0.0)
@@ -44,6 +47,7 @@ class Told:
         self.batches[record.batch] = record
         for offset, _, producer, index in edges_of(record.edges, record.job) if record.edges else ():
             self._inputs.setdefault((record.batch, offset), []).append((producer, index))
+            self._takers.add(record.batch)
 
     def _settled(self, record: OutcomeSettled) -> None:
         first = self.batches[record.batch].first + record.lo
@@ -64,11 +68,33 @@ class Told:
             made.update(repr(task).encode() + self._results[task])
         return made.hexdigest()[:16]
 
+    def carries(self, item: Item) -> bytes:
+        """Of each task of a grant: 1 if it has the arguments and results that are told of it, 2 if some are being made.
+
+        Cost: one comparison, unless its tasks take results of others.
+        """
+        batch, lo = self.batches[item.batch], item.lo
+        arguments = cut(batch.offsets, batch.payload, lo, lo + item.count)
+        if item.batch not in self._takers and not any(item.inputs):
+            return bytes([arguments == (item.offsets, item.payload)]) * item.count
+        found = bytearray()
+        for at in range(item.count):
+            taken = item.inputs[at] if item.inputs else []
+            if not all(isinstance(value, bytes) for value in taken):
+                found.append(2)
+                continue
+            alike = pick(item.offsets, item.payload, at) == pick(*arguments, at)
+            found.append(alike and taken == self._taken((item.batch, lo + at)))
+        return bytes(found)
+
+    def _taken(self, place: Place) -> list[bytes]:
+        """Results that a task takes."""
+        return [self._results.get(key, b"?") for key in self._inputs.get(place, ())]
+
     def mark(self, place: Place) -> bytes:
         """Of the arguments with which a task should be granted."""
         batch = self.batches[place[0]]
-        inputs = [self._results.get(key, b"?") for key in self._inputs.get(place, ())]
-        return mark_of(pick(batch.offsets, batch.payload, place[1]), inputs)
+        return mark_of(pick(batch.offsets, batch.payload, place[1]), self._taken(place))
 
 
 def malformed(records: Sequence[Record]) -> list[str]:

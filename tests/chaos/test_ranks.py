@@ -149,7 +149,8 @@ def test_functions_that_spoil_their_process(arena: Instance, tmp_path: Path) -> 
     assert isinstance(ex.submit("trouble.close_all").exception(WAIT_S), TaskLost)
     assert isinstance(ex.submit("trouble.scribble").exception(WAIT_S), TaskLost)
     child = ex.submit("trouble.leave_grandchild", 600, True).result(WAIT_S)
-    load.ends_well(again_max=0)
+    # rubbish is not seen at once: of calls that begin behind it in that process until then the ends are not believed
+    load.ends_well(again_max=LOST)
     assert sorted(arena.ranks()) == ranks
     for pid in arena.runners():
         os.kill(pid, signal.SIGKILL)
