@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 threadpool_limits(1)
 
 #: cross-validation uses this many images, so that one fit stays a task of some ten milliseconds
-SAMPLE = 600
+SAMPLE = 400
 _MODELS: dict[str, type] = {
     "svc": SVC,
     "neighbours": KNeighborsClassifier,
@@ -41,8 +41,8 @@ def grid() -> list[dict[str, Any]]:
     return [
         *(
             {"model": "svc", "C": float(c), "gamma": float(gamma)}
-            for c in np.logspace(-1, 3, 21)
-            for gamma in np.logspace(-4.5, -1.5, 13)
+            for c in np.logspace(-1, 3, 17)
+            for gamma in np.logspace(-4.5, -1.5, 9)
         ),
         *(
             {"model": "neighbours", "n_neighbors": k, "weights": weights, "p": p}
@@ -74,7 +74,7 @@ def best(scores: list[dict[str, Any]]) -> dict[str, Any]:
 def final(best: dict[str, Any]) -> dict[str, Any]:
     """The winner trained on three quarters of all images and tested on the last quarter."""
     x, y = _images()
-    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.25, random_state=1, stratify=y)
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.25, random_state=2, stratify=y)
     found = _model(best["params"]).fit(x_train, y_train).predict(x_test)
     return {
         "params": best["params"],
