@@ -3,9 +3,12 @@
 # PYTHON chooses the interpreter. Downloads go where pip is configured to look.
 
 make_venv() {
-  local extras=$1 stamp=.venv/.pyfi-$1 want
+  local extras=$1 stamp=.venv/.pyfi-$1 want made
   want="$PWD $(cksum <pyproject.toml)"  # a moved or changed repository is installed again
-  [[ -x .venv/bin/python && -f $stamp && $(<"$stamp") == "$want" ]] && return 0
+  for made in .venv/.pyfi-*; do
+    # what has more extras will do, and is not to be installed anew below those that use it
+    [[ -x .venv/bin/python && -f $made && $(<"$made") == "$want" ]] && _has "${made#*.pyfi-}" "$extras" && return 0
+  done
 
   if [[ ! -x .venv/bin/pip ]]; then
     local python
@@ -36,6 +39,13 @@ make_venv() {
   fi
   rm -rf .venv/tmp
   echo "$want" >"$stamp"
+}
+
+_has() {  # EXTRAS EXTRAS: whether the first are all of the second
+  local one
+  for one in ${2//,/ }; do
+    [[ ,$1, == *",$one,"* ]] || return 1
+  done
 }
 
 _find_python() {

@@ -102,6 +102,8 @@ class Dashboard(App[None]):
 
     def _show(self, found: Frame, lines: list[str]) -> None:
         self._frame, self._looking = found, False
+        if not self.query("#title"):
+            return  # the user has quit, and the screen is being taken down
         self._title()
         if not found.problem:
             nodes: DataTable[Any] = self.query_one("#nodes", DataTable)

@@ -81,7 +81,7 @@ def test_tasks_run_in_an_allocation_of_pbs(made: Instance, pbs: Path) -> None:
     assert jobs(pbs)["1"]["code"] == 0, story(made, "work")
     until(lambda: allocation.noted(made.settings) == [], 10.0, "it is forgotten")
     log = "\n".join(pools.log(made.settings, "work"))
-    assert "1 has joined with 2 ranks" in log and "without work for" in log
+    assert re.search(r"1 has joined with [12] ranks", log) and "without work for" in log  # the second may follow
     assert not any(" qdel " in line for line in (pbs / "calls").read_text().splitlines())
 
 
