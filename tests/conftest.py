@@ -1,27 +1,19 @@
-"""What every test may ask for. What is not installed makes a test skip, and the reason names it.
-
-``PYFI_TEST_REQUIRE=slurm`` (set in CI) turns the skip into a failure: a check that silently stops running
-is worse than none.
-"""
+"""What every test may ask for."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import slurm_cluster
 from ledger_fixture import ledger_server, ledger_url, new_ledger  # noqa: F401  fixtures
+from needed import need
 from slurm_fixture import _lab, person, site  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")
 def _slurm() -> Iterator[slurm_cluster.Cluster]:
-    if lacks := slurm_cluster.missing():
-        reason = "a Slurm cluster needs " + ", ".join(lacks)
-        if "slurm" in os.environ.get("PYFI_TEST_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need("slurm", "a Slurm cluster", slurm_cluster.missing())
     with slurm_cluster.Cluster() as cluster:
         yield cluster
 

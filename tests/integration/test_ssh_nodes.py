@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import ssh_lab
 from instance_fixture import make_repository
+from needed import need
 from ssh_lab import PASSWORD, Lab
 
 from pyfi_hpc import settings as settings_module
@@ -46,11 +47,7 @@ def hold(seconds, mark):
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """A person's machine with an instance that listens to its network, one rank of its own, and two hosts."""
-    if lacks := ssh_lab.missing():
-        reason = "hosts with sshd need " + ", ".join(lacks)
-        if "ssh" in os.environ.get("PYFI_TEST_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need("ssh", "a lab of hosts with sshd", ssh_lab.missing())
     with Lab() as made:
         try:
             up(made)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import slurm_accounts
 import slurm_yard
+from needed import need
 from slurm_accounts import WEST, Accounted
 from slurm_site import Site, wait
 from slurm_yard import INTERVAL_S, Yard, submitted
@@ -22,8 +23,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture(scope="module")
 def accounted() -> Iterator[Accounted]:
-    if lacks := slurm_accounts.missing():
-        pytest.skip("Slurm's accounts need " + ", ".join(lacks))
+    need("slurm", "a Slurm with accounts", slurm_accounts.missing())
     with Accounted() as cluster:
         yield cluster
 
