@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from pyfi_hpc.core import fits
 from pyfi_hpc.model.allocations import AllocationRequest, Pool
 from pyfi_hpc.model.elastic import UNTOLD, Backlog, Shape, Work
 
@@ -95,7 +96,7 @@ def unfit(work: Work, pool: Pool, cannot: Collection[str]) -> bool:
     """
     shape = shape_of(pool.request)
     cores = shape.ranks_per_node if work.exclusive else work.cores
-    return shape.seats(cores, work.gpu_thousandths) < work.ranks or work.key in cannot
+    return fits.seats(shape, cores, work.gpu_thousandths) < work.ranks or work.key in cannot
 
 
 def too_long(work: Work, pool: Pool) -> bool:

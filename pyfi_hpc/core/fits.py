@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from pyfi_hpc.model.elastic import UNTOLD, Shape, gpu_room
+from pyfi_hpc.model.elastic import UNTOLD, Shape
 from pyfi_hpc.model.inventory import NOTHING, Inventory
 from pyfi_hpc.model.terms import Needs, words
 
@@ -45,13 +45,21 @@ class Stock:
         if needs.memory_bytes and have.memory_bytes:
             room = min(room, (have.memory_bytes - self.memory_bytes) // needs.memory_bytes)
         if needs.gpu_thousandths:
-            room = min(room, gpu_room(len(have.gpus), self.gpu_thousandths, needs.gpu_thousandths))
+            room = min(room, _gpu_room(len(have.gpus), self.gpu_thousandths, needs.gpu_thousandths))
         for name, count in needs.named:
             room = min(room, (dict(have.named).get(name, 0) - self.named.get(name, 0)) // count)
         return max(0, room)
 
     def may_hold(self, needs: Needs) -> bool:
         return set(needs.labels) <= set(self.inventory.labels)
+
+
+def _gpu_room(count: int, given: int, wanted: int) -> int:
+    """How many more ranks get what they want of so many GPUs, in thousandths of one; a part of one lies on one."""
+    if wanted >= 1000:
+        return (1000 * count - given) // wanted
+    each = 1000 // wanted
+    return each * count - -(-given // wanted)
 
 
 def width(needs: Needs, rank_count: int) -> int:
@@ -123,9 +131,17 @@ def impossible(needs: Needs, stocks: list[tuple[str, Stock, int]]) -> bool:
     return True
 
 
+def seats(shape: Shape, cores: int, gpu_thousandths: int) -> int:
+    """How many ranks that each take so many cores, and so much of a GPU, an allocation of this shape has room for."""
+    on_node = shape.ranks_per_node // cores
+    if gpu_thousandths:
+        on_node = min(on_node, _gpu_room(shape.gpus, 0, gpu_thousandths))
+    return on_node * (shape.ranks // shape.ranks_per_node)
+
+
 def may_come(needs: Needs, shape: Shape) -> bool:
     """Whether an allocation of this shape may do, as far as is known before its nodes are seen."""
-    return shape.seats(width(needs, shape.ranks_per_node), needs.gpu_thousandths) >= needs.members
+    return seats(shape, width(needs, shape.ranks_per_node), needs.gpu_thousandths) >= needs.members
 
 
 def too_much(ways: tuple[Needs, ...], stocks: list[tuple[str, Stock, int]], coming: Collection[Shape] = ()) -> str:
@@ -138,10 +154,13 @@ def too_much(ways: tuple[Needs, ...], stocks: list[tuple[str, Stock, int]], comi
     text = "no node can ever give " + ", nor ".join(words(way) for way in ways)
     near = nearest(ways, stocks)
     text = f"{text}: the nearest, {near}" if near else text
-    if coming:
-        gpus_first = all(way.gpu_thousandths for way in ways)
-        most = max(coming, key=lambda shape: (shape.gpus if gpus_first else 0, shape.ranks_per_node, shape.ranks))
-        gpus = f" and {most.gpus} GPU{'s' * (most.gpus != 1)}" if most.gpus != UNTOLD else ""
-        nodes, ranks = most.ranks // most.ranks_per_node, most.ranks_per_node
-        text += f"; an allocation that may come has {nodes} node{'s' * (nodes != 1)} of {ranks} ranks{gpus}"
-    return text
+    return f"{text}; an allocation that may come has {_largest(ways, coming)}" if coming else text
+
+
+def _largest(ways: tuple[Needs, ...], coming: Collection[Shape]) -> str:
+    """Of allocations that may come, the one with most GPUs, if all ways want some, or cores; in words."""
+    want_gpus = all(way.gpu_thousandths for way in ways)
+    most = max(coming, key=lambda shape: (shape.gpus if want_gpus else 0, shape.ranks_per_node, shape.ranks))
+    nodes, ranks = most.ranks // most.ranks_per_node, most.ranks_per_node
+    gpus = f" and {most.gpus} GPU{'s' * (most.gpus != 1)}" if most.gpus != UNTOLD else ""
+    return f"{nodes} node{'s' * (nodes != 1)} of {ranks} rank{'s' * (ranks != 1)}{gpus}"

@@ -92,7 +92,7 @@ class State:
     orphans: dict[JobId, float] = field(default_factory=dict)
     #: submissions that were sent again and whose job is being looked up, by key
     looked_up: dict[bytes, list[tuple[bytes, str, Submit]]] = field(default_factory=dict)
-    #: allocations that may be asked for: ranks of each node, of all, and whether there are GPUs
+    #: what allocations would have that may be asked for
     to_come: list[Shape] = field(default_factory=list)
     #: allocations that somebody has asked for and that are not all here yet -> the same; see core/backlog.py
     expected: dict[str, Shape] = field(default_factory=dict)

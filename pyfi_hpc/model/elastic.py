@@ -80,21 +80,6 @@ class Shape(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     #: GPUs of each node; `UNTOLD`: some, and how many only the node will tell
     gpus: Annotated[int, msgspec.Meta(ge=0, le=UNTOLD)] = 0
 
-    def seats(self, cores: int, gpu_thousandths: int) -> int:
-        """How many ranks that each take so many cores, and so much of a GPU, there is room for at once."""
-        on_node = self.ranks_per_node // cores
-        if gpu_thousandths:
-            on_node = min(on_node, gpu_room(self.gpus, 0, gpu_thousandths))
-        return on_node * (self.ranks // self.ranks_per_node)
-
-
-def gpu_room(count: int, given: int, wanted: int) -> int:
-    """How many more ranks get what they want of so many GPUs, all in thousandths of one; a part of one lies on one."""
-    if wanted >= 1000:
-        return (1000 * count - given) // wanted
-    each = 1000 // wanted
-    return each * count - -(-given // wanted)
-
 
 @dataclass(slots=True)
 class PoolsRead:
